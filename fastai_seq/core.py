@@ -18,14 +18,15 @@ from fastai.vision.core import PILImage, TensorImage, show_image
 import numpy as np
 import torch
 
-# %% ../nbs/00_core.ipynb #0c5fb3e8
+# %% ../nbs/00_core.ipynb #49ab7c9c
 def _strip(frames, n_max=3):
     "`n_max` evenly spaced frames (first and last among them), side by side as one `(C,H,n*W)` tensor"
     n = len(frames)
     idxs = range(n) if n <= n_max else [round(i*(n-1)/(n_max-1)) for i in range(n_max)]
     chw = [tensor(f) if isinstance(f, Tensor) else tensor(np.array(f)).permute(2,0,1) for f in (frames[i] for i in idxs)]
-    res = torch.cat(chw, dim=-1)
-    return res.clamp(0, 1) if res.is_floating_point() else res
+    if chw[0].is_floating_point(): chw = [f.clamp(0, 1) for f in chw]
+    gap = chw[0].new_full((*chw[0].shape[:-1], 2), 1 if chw[0].is_floating_point() else 255)
+    return torch.cat([o for f in chw for o in (f, gap)][:-1], dim=-1)
 
 # %% ../nbs/00_core.ipynb #95b1d0e2
 class ImageTuple(fastuple):

@@ -139,7 +139,7 @@ def _sample_frames(path, sampler, size=None):
     except ValueError as e: raise VideoError(f"{path}: {e}") from e
     return read_frames(path, idxs, size)
 
-# %% ../nbs/06_data.ipynb #14e0f9cf
+# %% ../nbs/06_data.ipynb #434eeb89
 class ImageTupleTfm(Transform):
     "Clip (a video or a folder of frames) to `ImageTuple` of `seq_len` `PILImage`s"
     def __init__(self,
@@ -148,7 +148,7 @@ class ImageTupleTfm(Transform):
         short='repeat_last' # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
     ): self.sampler = sampler(seq_len, short=short)
 
-    def encodes(self, path:Path|str): return ImageTuple(PILImage.create(f) for f in _sample_frames(path, self.sampler))
+    def encodes(self, path:Path): return ImageTuple(PILImage.create(f) for f in _sample_frames(path, self.sampler))
 
 # %% ../nbs/06_data.ipynb #75b6c8b7
 def _clip_grid(n, nrows=None, ncols=2, figsize=None):
@@ -188,7 +188,7 @@ def get_action_dataloaders(
     return ds.dataloaders(bs=bs, after_item=[Resize(image_size), ToTensor],
                           after_batch=[IntToFloatTensor, Normalize.from_stats(*imagenet_stats)], **kwargs)
 
-# %% ../nbs/06_data.ipynb #0f263d50
+# %% ../nbs/06_data.ipynb #3653e095
 class TensorVideoTfm(Transform):
     "Clip (a video or a folder of frames) to `TensorVideo`: uint8 `(seq_len,3,size,size)`"
     def __init__(self,
@@ -202,7 +202,7 @@ class TensorVideoTfm(Transform):
         self.sampler, self.method = sampler(seq_len, short=short), method
         self.size = (size,size) if isinstance(size, int) else tuple(size)
 
-    def encodes(self, path:Path|str):
+    def encodes(self, path:Path):
         h,w = self.size
         frames = _sample_frames(path, self.sampler, self.size if self.method == ResizeMethod.Squish else max(h,w))
         top,left = (frames.shape[1]-h)//2, (frames.shape[2]-w)//2

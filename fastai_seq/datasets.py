@@ -49,14 +49,14 @@ def _motion_frames(pair, seed, group, clip, n_frames, size):
     for t in np.linspace(0, speed, n_frames):
         yield _draw(back, *(start + direction*t) % 1, colour)
 
-# %% ../nbs/04_datasets.ipynb #9bf23092
+# %% ../nbs/04_datasets.ipynb #3439aaf0
 def motion_clips(
     dest=None, # Folder that gets `Class/v_Class_gNN_cNN.avi`; one in fastai's data folder if None
     n_classes=8, # 2, 4, 6 or 8: left/right, up/down, clockwise/anti-clockwise, grow/shrink
     n_groups=10, # Recording groups a class; clips of a group share their background
     clips_per_group=4, # Clips a class and group
     n_frames=32, # Frames a clip
-    size=(160,120), # Width and height in pixels, even
+    size=(128,128), # Width and height in pixels, even
     fps=25, # Frames a second
     seed=0 # The same seed gives the same frames, byte for byte
 )->Path: # `dest`
