@@ -7,7 +7,8 @@ Docs: https://fastai-seq.github.io/fastai_seq/learner.html.md"""
 # %% auto #0
 __all__ = ['seq_learner', 'show_results']
 
-# %% ../nbs/09_learner.ipynb #030ad304
+# %% ../nbs/09_learner.ipynb #7703b0ef
+import fastai.callback.all # gives `Learner` its fit_one_cycle, fine_tune, lr_find, to_fp16 …
 from fastai.data.core import show_results
 from fastai.torch_basics import dispatch
 from fastai.data.transforms import Normalize, get_c
