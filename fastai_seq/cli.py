@@ -39,12 +39,11 @@ def _table(rows):
     widths = [max(map(len, col)) for col in zip(*cells)]
     return '\n'.join('  '.join(c.ljust(w) for c,w in zip(r, widths)).rstrip() for r in cells)
 
-# %% ../nbs/12_cli.ipynb #66a97325
+# %% ../nbs/12_cli.ipynb #229b5ff5
 def _save_picture(path, draw, title):
     "Call `draw`, and save what it drew"
     with plt.ioff():
         draw()
-        plt.suptitle(title)
         plt.savefig(path, dpi=80, bbox_inches='tight')
         plt.close('all')
     return title, path
@@ -83,11 +82,11 @@ def _result_pictures(learn, out, name):
     return [_save_picture(out/'results.png', lambda: learn.show_results(max_n=8), f'{name}: held-out clips, green where right'),
             _save_picture(out/'confusion.png', lambda: interp.plot_confusion_matrix(figsize=(size,size)), f'{name}: confusion of classes')]
 
-# %% ../nbs/12_cli.ipynb #544268ac
+# %% ../nbs/12_cli.ipynb #8be8c2ea
 def demo(
     out:str='fastai_seq_demo', # Folder for clips, pictures and report
     seed:int=0 # Of clips, split and training
-):
+)->list: # Rows of the table
     "Make clips of motion, train three models on them, and show which of them understand motion"
     out, start = Path(out), time.time()
     path = motion_clips(out/'clips', n_classes=4, n_groups=24, clips_per_group=6, seed=seed)
@@ -106,8 +105,9 @@ def demo(
             "Chance is 0.25. A model that ignores the order of frames cannot exceed 0.5: it must answer alike for a motion and its opposite.")
     report = _write_report(out/'report.html', 'fastai_seq: who understands motion?', text, rows, pictures)
     print(f'\n{_table(rows)}\n\n{text}\n\n{time.time()-start:.0f} seconds in all; report and pictures: {report}')
+    return rows
 
-# %% ../nbs/12_cli.ipynb #adc3afb8
+# %% ../nbs/12_cli.ipynb #f4901469
 def train(
     path:str, # Folder of videos (or of folders of frames), one folder a class
     out:str='fastai_seq_train', # Folder for the learner, pictures and report
@@ -121,7 +121,7 @@ def train(
     bs:int=8, # Clips a batch
     valid_pct:float=0.2, # Share of the clips held out, by recording group if the names tell it
     seed:int=0 # Of split and training
-):
+)->list: # The row of the table
     "Train on your clips, report the accuracy on held-out ones, and save the learner"
     names = torchvision.models.list_models(module=torchvision.models)
     if arch not in names: raise ValueError(f"arch={arch!r}: choose one of {', '.join(names)}")
@@ -139,6 +139,7 @@ def train(
     text = f"{path}: {seq_len} frames a clip at {size} pixels, {dls.c} classes (chance is {1/dls.c:.2f}), seed {seed}."
     report = _write_report(out/'report.html', f'fastai_seq: {Path(path).resolve().name}', text, [row], pictures)
     print(f"\n{_table([row])}\n\n{text}\nreport: {report}\nmodel: {out/'model.pkl'}  (fastai-seq predict {out/'model.pkl'} FILE...)")
+    return [row]
 
 # %% ../nbs/12_cli.ipynb #203f92b3
 def _with_weights(build, weights):
@@ -150,7 +151,7 @@ def _with_weights(build, weights):
         print(f"{e}\nGoing on from scratch, which needs far more clips and epochs; --weights FILE takes local weights")
         return build(pretrained=False), False
 
-# %% ../nbs/12_cli.ipynb #e70119ca
+# %% ../nbs/12_cli.ipynb #d63ebe38
 def predict(
     model:str, # A learner saved by `train`, or by `learn.export`. It is a pickle: open only what you trust
     files:list # Clips: videos or folders of frames
@@ -164,7 +165,7 @@ def predict(
         except (ValueError, OSError) as e:
             failed += 1
             print(f'{f}\tfailed: {e}', file=sys.stderr)
-    return failed
+    if failed: raise ValueError(f"{failed} of {len(files)} clips could not be predicted")
 
 # %% ../nbs/12_cli.ipynb #2d0ed29f
 def _parser():
@@ -178,13 +179,14 @@ def _parser():
             else: p.add_argument(name, help=o.docment, **(dict(nargs='+') if o.anno is list else {}))
     return top
 
-# %% ../nbs/12_cli.ipynb #76321bce
+# %% ../nbs/12_cli.ipynb #d0491686
 def main(
     args:list=None # Words of the command line; the shell's, if None
-)->int: # Exit status: 0 if all went well, 1 if a clip could not be predicted, 2 for bad input
+)->int: # Exit status: 0 if all went well, 2 for bad input, which is named
     "The command `fastai-seq`"
     args = vars(_parser().parse_args(args))
-    try: return args.pop('run')(**args) and 1 or 0
+    try: args.pop('run')(**args)
     except (ValueError, OSError) as e:
         print(f'fastai-seq: error: {e}', file=sys.stderr)
         return 2
+    return 0
