@@ -12,13 +12,14 @@ import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit', category=FutureWarning)
 warnings.filterwarnings('ignore', message='.*load_learner', category=UserWarning)
 
-# %% ../nbs/12_cli.ipynb #2a3efeda
+# %% ../nbs/12_cli.ipynb #048d18a4
 import argparse, base64, html, inspect, random, sys, time
 from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torchvision
+from fastai.callback.training import BnFreeze
 from fastai.interpret import ClassificationInterpretation
 from fastai.layers import SimpleCNN
 from fastai.learner import Learner, load_learner
@@ -107,15 +108,16 @@ def demo(
     print(f'\n{_table(rows)}\n\n{text}\n\n{time.time()-start:.0f} seconds in all; report and pictures: {report}')
     return rows
 
-# %% ../nbs/12_cli.ipynb #f4901469
+# %% ../nbs/12_cli.ipynb #44aa76a1
 def train(
     path:str, # Folder of videos (or of folders of frames), one folder a class
     out:str='fastai_seq_train', # Folder for the learner, pictures and report
     arch:str='resnet18', # Name of a torchvision image network
     head:str='lstm', # What joins the frames: lstm or mean
     weights:str='download', # The network's weights: download, none, or a local file
-    epochs:int=5, # Epochs, after one with the encoder frozen if it has weights
-    lr:float=2e-3, # Learning rate
+    epochs:int=8, # Epochs; an encoder that has weights stays frozen, with its BatchNorm
+    fine_tune:int=0, # Further epochs in which the encoder learns too; pays with many clips
+    lr:float=4e-3, # Highest learning rate
     seq_len:int=8, # Frames a clip
     size:int=112, # Height and width in pixels
     bs:int=8, # Clips a batch
@@ -129,10 +131,10 @@ def train(
     dls = ImageSeqDataLoaders.from_folder(path, seq_len=seq_len, size=size, bs=bs, valid_pct=valid_pct, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     set_seed(seed)
-    build = partial(seq_learner, dls, torchvision.models.get_model_builder(arch), head=head, metrics=accuracy, path=out)
+    build = partial(seq_learner, dls, torchvision.models.get_model_builder(arch), head=head, metrics=accuracy, path=out, train_bn=False, cbs=BnFreeze)
     learn, pretrained = _with_weights(build, weights)
     name = f"{arch}, {head}, {'pretrained' if pretrained else 'from scratch'}"
-    row = _fit(name, learn, partial(learn.fine_tune, epochs, lr) if pretrained else partial(learn.fit_one_cycle, epochs, lr))
+    row = _fit(name, learn, partial(_fit_cycles, learn, epochs, fine_tune, lr))
     pictures = [_save_picture(out/'clips.png', lambda: dls.show_batch(max_n=8), 'A batch: first, middle and last frame of a clip')]
     pictures += _result_pictures(learn, out, name)
     learn.export('model.pkl')
@@ -140,6 +142,13 @@ def train(
     report = _write_report(out/'report.html', f'fastai_seq: {Path(path).resolve().name}', text, [row], pictures)
     print(f"\n{_table([row])}\n\n{text}\nreport: {report}\nmodel: {out/'model.pkl'}  (fastai-seq predict {out/'model.pkl'} FILE...)")
     return [row]
+
+# %% ../nbs/12_cli.ipynb #35d8e6e1
+def _fit_cycles(learn, epochs, fine_tune, lr):
+    learn.fit_one_cycle(epochs, lr)
+    if fine_tune:
+        learn.unfreeze()
+        learn.fit_one_cycle(fine_tune, slice(lr/200, lr/4))
 
 # %% ../nbs/12_cli.ipynb #203f92b3
 def _with_weights(build, weights):
@@ -179,14 +188,15 @@ def _parser():
             else: p.add_argument(name, help=o.docment, **(dict(nargs='+') if o.anno is list else {}))
     return top
 
-# %% ../nbs/12_cli.ipynb #d0491686
+# %% ../nbs/12_cli.ipynb #b58519d7
 def main(
     args:list=None # Words of the command line; the shell's, if None
-)->int: # Exit status: 0 if all went well, 2 for bad input, which is named
+)->int: # Exit status: 0 if all went well, 2 for bad input, which is named, 130 if interrupted
     "The command `fastai-seq`"
     args = vars(_parser().parse_args(args))
     try: args.pop('run')(**args)
     except (ValueError, OSError) as e:
         print(f'fastai-seq: error: {e}', file=sys.stderr)
         return 2
+    except KeyboardInterrupt: return 130
     return 0

@@ -8,7 +8,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/data.html.md"""
 __all__ = ['get_instances', 'get_videos', 'group_of', 'GroupSplitter', 'check_leakage', 'check_clips', 'ImageTupleTfm',
            'show_batch', 'get_action_dataloaders', 'TensorVideoTfm', 'ImageSeqBlock', 'ImageSeqDataLoaders']
 
-# %% ../nbs/06_data.ipynb #ea9a7658
+# %% ../nbs/06_data.ipynb #0f641d7f
 import random, re, warnings
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -17,7 +17,7 @@ from fastai.data.all import (Categorize, CategoryBlock, DataBlock, DataLoaders, 
                              ToTensor, Transform, TransformBlock, delegates, dispatch, get_files, parent_label)
 from fastai.data.core import get_show_batch_func, show_batch
 from fastai.data.transforms import IntToFloatTensor, Normalize
-from fastai.vision.augment import Resize, ResizeMethod
+from fastai.vision.augment import Resize
 from fastai.vision.core import PILImage, imagenet_stats
 from fastai.vision.data import get_grid
 from fastcore.foundation import L
@@ -131,13 +131,13 @@ def _problem(path):
     try: check_clip(path)
     except (ValueError, OSError) as e: return str(e)
 
-# %% ../nbs/06_data.ipynb #cbbe6da0
-def _sample_frames(path, sampler, size=None):
+# %% ../nbs/06_data.ipynb #2a07c1ef
+def _sample_frames(path, sampler, size=None, method='crop'):
     "The frames `sampler` picks of a clip: uint8 `(T,H,W,3)`"
     n = n_frames(path)
     try: idxs = sampler(n)
     except ValueError as e: raise VideoError(f"{path}: {e}") from e
-    return read_frames(path, idxs, size)
+    return read_frames(path, idxs, size, method)
 
 # %% ../nbs/06_data.ipynb #434eeb89
 class ImageTupleTfm(Transform):
@@ -150,12 +150,12 @@ class ImageTupleTfm(Transform):
 
     def encodes(self, path:Path): return ImageTuple(PILImage.create(f) for f in _sample_frames(path, self.sampler))
 
-# %% ../nbs/06_data.ipynb #75b6c8b7
+# %% ../nbs/06_data.ipynb #683b3ddc
 def _clip_grid(n, nrows=None, ncols=2, figsize=None):
     ncols = min(n, ncols)
     return get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize or (5*ncols, 2*-(-n//ncols)))
 
-def _show_clips(x, y, samples, ctxs=None, max_n=6, nrows=None, ncols=2, figsize=None, **kwargs):
+def _show_clips(x, y, samples, ctxs=None, max_n=9, nrows=None, ncols=2, figsize=None, **kwargs):
     if ctxs is None: ctxs = _clip_grid(min(len(samples), max_n), nrows, ncols, figsize)
     return get_show_batch_func(object)(x, y, samples, ctxs=ctxs, max_n=max_n, **kwargs)
 
@@ -188,7 +188,7 @@ def get_action_dataloaders(
     return ds.dataloaders(bs=bs, after_item=[Resize(image_size), ToTensor],
                           after_batch=[IntToFloatTensor, Normalize.from_stats(*imagenet_stats)], **kwargs)
 
-# %% ../nbs/06_data.ipynb #3653e095
+# %% ../nbs/06_data.ipynb #b311a50e
 class TensorVideoTfm(Transform):
     "Clip (a video or a folder of frames) to `TensorVideo`: uint8 `(seq_len,3,size,size)`"
     def __init__(self,
@@ -196,17 +196,13 @@ class TensorVideoTfm(Transform):
         size=112, # Height and width in pixels, or `(height, width)`
         sampler=UniformFrames, # Which frames: a sampler class, called with `seq_len` and `short`
         short='repeat_last', # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
-        method=ResizeMethod.Crop # `Crop` the centre of a frame that is not of that shape, or `Squish` the whole of it
+        method='crop' # A frame of another shape: 'crop' its centre, or 'squish' the whole
     ):
-        if method not in (ResizeMethod.Crop, ResizeMethod.Squish): raise ValueError(f"method={method!r}: choose 'crop' or 'squish'")
+        if method not in ('crop', 'squish'): raise ValueError(f"method={method!r}: choose 'crop' or 'squish'")
         self.sampler, self.method = sampler(seq_len, short=short), method
         self.size = (size,size) if isinstance(size, int) else tuple(size)
 
-    def encodes(self, path:Path):
-        h,w = self.size
-        frames = _sample_frames(path, self.sampler, self.size if self.method == ResizeMethod.Squish else max(h,w))
-        top,left = (frames.shape[1]-h)//2, (frames.shape[2]-w)//2
-        return TensorVideo.create(frames[:, top:top+h, left:left+w])
+    def encodes(self, path:Path): return TensorVideo.create(_sample_frames(path, self.sampler, self.size, self.method))
 
 # %% ../nbs/06_data.ipynb #9f09ec7f
 @delegates(TensorVideoTfm)
@@ -218,7 +214,7 @@ def ImageSeqBlock(
     "A `TransformBlock` for clips: videos or folders of frames"
     return TransformBlock(type_tfms=TensorVideoTfm(seq_len, size, **kwargs), batch_tfms=IntToFloatTensor)
 
-# %% ../nbs/06_data.ipynb #93555a1e
+# %% ../nbs/06_data.ipynb #acf99915
 class ImageSeqDataLoaders(DataLoaders):
     "`DataLoaders` of clips as `TensorVideo`"
     @classmethod
@@ -232,7 +228,7 @@ class ImageSeqDataLoaders(DataLoaders):
         splitter=None, # Function from clips to indices `(train, valid)`; by recording group if the names tell it, else random, if None
         sampler=UniformFrames, # Which frames: a sampler class
         short='repeat_last', # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
-        method=ResizeMethod.Crop, # `Crop` or `Squish` a frame that is not square
+        method='crop', # A frame of another shape: 'crop' its centre, or 'squish' the whole
         item_tfms=None, # fastai transforms for each item
         batch_tfms=None, # fastai transforms for each batch
         bs=8, # Clips a batch

@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/learner.html.md"""
 # %% auto #0
 __all__ = ['seq_learner', 'show_results']
 
-# %% ../nbs/09_learner.ipynb #7703b0ef
+# %% ../nbs/09_learner.ipynb #dc2e7b9b
 import fastai.callback.all # gives `Learner` its fit_one_cycle, fine_tune, lr_find, to_fp16 …
 from fastai.data.core import show_results
 from fastai.torch_basics import dispatch
@@ -17,13 +17,11 @@ from fastai.optimizer import Adam
 from fastai.torch_core import TensorCategory
 from fastai.vision.core import imagenet_stats
 
-from fastcore.meta import delegates
 from .core import ImageTuple, TensorVideo
 from .data import _clip_grid
 from .models import _model_and_splitter, create_seq_model
 
-# %% ../nbs/09_learner.ipynb #1be0fc46
-@delegates(create_seq_model)
+# %% ../nbs/09_learner.ipynb #5189755c
 def seq_learner(
     dls, # `DataLoaders` of clips
     arch, # Image network that encodes a frame, such as torchvision's `resnet34`
@@ -34,7 +32,7 @@ def seq_learner(
     loss_func=None, # See fastai's `Learner` for this and the following
     opt_func=Adam, lr=defaults.lr, splitter=None, cbs=None, metrics=None, path=None, model_dir='models',
     wd=None, wd_bn_bias=False, train_bn=True, moms=(0.95,0.85,0.95),
-    **kwargs
+    **kwargs # To the model: `hidden_size`, `pool_size`, … of `RNNModel`
 )->Learner:
     "A `Learner` for clips: frames through `arch`, joined by `head`"
     n_out = n_out or get_c(dls)
@@ -47,8 +45,8 @@ def seq_learner(
     if pretrained: learn.freeze()
     return learn
 
-# %% ../nbs/09_learner.ipynb #93923735
-def _show_clip_results(x, y, samples, outs, ctxs=None, max_n=6, nrows=None, ncols=2, figsize=None, **kwargs):
+# %% ../nbs/09_learner.ipynb #a39e1502
+def _show_clip_results(x, y, samples, outs, ctxs=None, max_n=9, nrows=None, ncols=2, figsize=None, **kwargs):
     if ctxs is None: ctxs = _clip_grid(min(len(samples), max_n), nrows, ncols, figsize)
     for (clip,target,*_),(pred,*_),ctx in zip(samples, outs, ctxs):
         clip.show(ctx=ctx, **kwargs)

@@ -149,43 +149,54 @@ def n_frames(
     stat = path.stat()
     return _count_frames(path, stat.st_mtime_ns, stat.st_size)
 
-# %% ../nbs/02_video.ipynb #c3dfc147
-def _target_size(h, w, size):
-    "`(h,w)` to read at: as is, with the short side `size`, or just `size`"
+# %% ../nbs/02_video.ipynb #06aa1c61
+def _scaled(h, w, size, method):
+    "Height and width to scale a frame of `h` x `w` to, before it is cropped"
     if size is None: return h, w
-    if not isinstance(size, int): return tuple(size)
-    return max(size, round(h*size/min(h,w))), max(size, round(w*size/min(h,w)))
+    if isinstance(size, int): size, scale = (size,size), size/min(h,w)
+    elif method == 'squish': return size
+    else: scale = max(size[0]/h, size[1]/w)
+    return max(size[0], round(h*scale)), max(size[1], round(w*scale))
 
-def _read_video(path, idxs, size):
+def _centre(frame, size):
+    "The middle of `frame`, of height and width `size`"
+    if not isinstance(size, tuple): return frame
+    top, left = (frame.shape[0]-size[0])//2, (frame.shape[1]-size[1])//2
+    return frame[top:top+size[0], left:left+size[1]]
+
+# %% ../nbs/02_video.ipynb #ec2846b9
+def _read_video(path, idxs, size, method):
     want, res, scaler = set(idxs), {}, VideoReformatter()
     for i,frame in enumerate(_decode(path)):
         if i in want:
-            h,w = _target_size(frame.height, frame.width, size)
-            res[i] = scaler.reformat(frame, w, h, 'rgb24', interpolation='AREA').to_ndarray()
+            h,w = _scaled(frame.height, frame.width, size, method)
+            res[i] = _centre(scaler.reformat(frame, w, h, 'rgb24', interpolation='AREA').to_ndarray(), size)
         if len(res) == len(want): return res
     raise VideoError(f"{path}: frame {max(want)} was asked for, it has {i+1} frames")
 
-def _read_folder(path, idxs, size):
+# %% ../nbs/02_video.ipynb #a182948a
+def _read_folder(path, idxs, size, method):
     files, res = _frame_files(path), {}
     for i in set(idxs):
         if i >= len(files): raise VideoError(f"{path}: frame {i} was asked for, it has {len(files)} frames")
         try:
             with Image.open(files[i]) as img: img = img.convert('RGB')
         except OSError as e: raise VideoError(f"{files[i]} cannot be read as an image ({e})") from e
-        h,w = _target_size(*img.size[::-1], size)
-        res[i] = np.asarray(img if img.size == (w,h) else img.resize((w,h), Image.BILINEAR))
+        h,w = _scaled(img.height, img.width, size, method)
+        res[i] = _centre(np.asarray(img if img.size == (w,h) else img.resize((w,h), Image.BILINEAR)), size)
     return res
 
-# %% ../nbs/02_video.ipynb #4030e863
+# %% ../nbs/02_video.ipynb #90d2504a
 def read_frames(
     path, # A video or a folder of frames
     idxs, # Indices of the frames to read, 0-based, in any order, repeats allowed
-    size=None # None: as they are; an int: length of the short side; (height, width): exactly that
+    size=None, # None: as they are; an int: length of the short side; (height, width): exactly that
+    method='crop' # To reach `(height, width)`: 'crop' the centre, or 'squish' the whole
 )->np.ndarray: # uint8 RGB `(T,H,W,3)`, `T = len(idxs)`
     "Read frames of a clip. Raises FileNotFoundError, or VideoError when it cannot be read or is too short."
     path, idxs = Path(path), [int(i) for i in idxs]
     if not idxs or min(idxs) < 0: raise ValueError(f"idxs={idxs}: expected one index or more, none negative")
-    frames = (_read_folder if path.is_dir() else _read_video)(path, idxs, size)
+    frames = (_read_folder if path.is_dir() else _read_video)(path, idxs, size, method)
     return np.stack([frames[i] for i in idxs])
 
 # %% ../nbs/02_video.ipynb #0ac6de5a

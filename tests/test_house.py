@@ -1,0 +1,83 @@
+"The repository is one piece: notebooks, modules, README and wheel agree; imports run downward; importing is cheap."
+import ast, json, re, shutil, subprocess, sys, zipfile
+
+import nbformat, pytest
+
+from conftest import root
+from make_readme import readme
+
+notebooks = sorted(p for p in root.glob('nbs/**/*.ipynb') if '.ipynb_checkpoints' not in p.parts)
+rooms = [re.sub(r'^\d+_', '', p.stem) for p in notebooks if re.match(r'\d+_', p.name)]
+modules = [root/'fastai_seq'/f'{r}.py' for r in rooms]
+
+def test_modules_are_exported_from_the_notebooks(tmp_path):
+    for name in ('nbs', 'pyproject.toml', 'fastai_seq'): (shutil.copytree if (root/name).is_dir() else shutil.copy)(root/name, tmp_path/name)
+    for m in modules: (tmp_path/'fastai_seq'/m.name).unlink()
+    subprocess.run(['nbdev-export'], cwd=tmp_path, check=True)
+    for m in modules: assert (tmp_path/'fastai_seq'/m.name).read_text() == m.read_text(), f'{m.name} is not what its notebook exports'
+
+def test_every_module_has_a_notebook():
+    assert {m.name for m in root.glob('fastai_seq/*.py')} == {m.name for m in modules} | {'__init__.py', '_modidx.py', 'all.py'}
+
+def test_readme_is_the_index():
+    assert (root/'README.md').read_text(encoding='utf-8') == readme()
+
+def test_links_and_pictures_of_the_readme_exist():
+    for target in re.findall(r'\]\((?!https?:|#)([^)]+)\)', readme()): assert (root/target).exists(), target
+
+def test_readme_names_exist():
+    import fastai_seq.all as lib
+    rows = [l for l in readme().splitlines() if re.match(r'\| .*\.ipynb\)', l)]
+    names = {n for l in rows for n in re.findall(r'`(\w+)`', l)}
+    assert len(rows) == len(rooms) and len(names) > 20
+    assert [n for n in names if not hasattr(lib, n)] == []
+
+@pytest.mark.parametrize('module', modules, ids=lambda m: m.stem)
+def test_imports_run_downward_and_are_named(module):
+    above = rooms[:rooms.index(module.stem)]
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert all(a.name != '*' for a in node.names), f'star import from {node.module}'
+            if node.level: assert node.module in above, f'{module.stem} imports from {node.module}, which is not above it'
+
+@pytest.mark.parametrize('module', modules, ids=lambda m: m.stem)
+def test_public_names_are_documented(module):
+    for node in ast.parse(module.read_text()).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith('_') and not any(
+            getattr(d, 'id', '') in ('patch', 'dispatch') for d in node.decorator_list): assert ast.get_docstring(node), node.name
+
+@pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
+def test_notebooks_are_run_clean_and_small(path):
+    nb = nbformat.read(path, as_version=4)
+    code = [c for c in nb.cells if c.cell_type == 'code' and c.source.strip() and 'skip-execution' not in c.metadata.get('tags', [])]
+    outputs = [o for c in code for o in c.outputs]
+    assert not [o for o in outputs if o.output_type == 'error']
+    assert path.stem == 'index' or any(o.get('data', {}) or o.get('text') for o in outputs), 'the notebook was not run'
+    assert path.stat().st_size < 600_000
+    assert len({c.id for c in nb.cells}) == len(nb.cells)
+
+def test_imports_are_cheap():
+    for name in ('fastai_seq', 'fastai_seq.sampling'):
+        code = f"import sys, {name}; print([m for m in ('torch', 'fastai', 'numpy', 'av') if m in sys.modules])"
+        assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+
+def test_wheel_holds_the_library_and_installs(tmp_path):
+    src = tmp_path/'src'
+    shutil.copytree(root, src, ignore=shutil.ignore_patterns('.git', '.venv', '*.egg-info', 'build', 'dist'))
+    subprocess.run([sys.executable, '-m', 'build', '-o', tmp_path/'dist'], cwd=src, check=True, capture_output=True)
+    wheel, = (tmp_path/'dist').glob('*.whl')
+    sdist, = (tmp_path/'dist').glob('*.tar.gz')
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {n.split('/')[0] for n in names if '.dist-info/' not in n} == {'fastai_seq'}
+    assert {f'fastai_seq/{m.name}' for m in modules} < set(names)
+    info = {n.rsplit('/', 1)[1]: n for n in names if '.dist-info/' in n}
+    read = lambda n: zipfile.ZipFile(wheel).read(info[n]).decode()
+    assert 'fastai-seq = fastai_seq.cli:main' in read('entry_points.txt') and 'fastai_seq._modidx:d' in read('entry_points.txt')
+    for line in ('License-Expression: Apache-2.0', 'Requires-Dist: timesformer-pytorch', 'Requires-Dist: av', 'Requires-Python: >=3.10'):
+        assert line in read('METADATA'), line
+    env = tmp_path/'env'    # the wheel itself, in an environment that has nothing else
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', env], check=True)
+    py = env/'bin/python'
+    subprocess.run([sys.executable, '-m', 'pip', '--python', py, 'install', '-q', '--no-deps', wheel], check=True)
+    out = subprocess.run([py, '-c', "import fastai_seq.sampling as s; print(s.UniformFrames(3)(9), s.__file__)"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert out.startswith('[0, 4, 8]') and str(env) in out

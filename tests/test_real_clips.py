@@ -1,0 +1,68 @@
+"The walk-through's steps on real clips of UCF101, HMDB51 and Kinetics, and real archives, where they are."
+import shutil
+from pathlib import Path
+
+import matplotlib.pyplot as plt, numpy as np, pytest, rarfile
+from torchvision.models import mobilenet_v2
+
+from conftest import real, shared
+from fastai.learner import Learner
+from fastai.metrics import accuracy
+from fastai_seq.archive import unrar
+from fastai_seq.core import ImageTuple
+from fastai_seq.data import ImageSeqDataLoaders, ImageTupleTfm, get_action_dataloaders, get_instances, get_videos, group_of
+from fastai_seq.learner import seq_learner
+from fastai_seq.models import SimpleModel, simple_splitter
+from fastai_seq.video import extract_dataset, extract_frames, n_frames, read_frames
+
+@pytest.fixture(scope='module')
+def ucf(tmp_path_factory):
+    "The real clips, laid out as a data set: three classes"
+    path = tmp_path_factory.mktemp('real')/'UCF-101'
+    for f in get_videos(real('clips')):
+        cls = 'Wave' if '_wave_' in f.name else 'Juggling' if 'Juggling' in f.name else 'Other'
+        (path/cls).mkdir(parents=True, exist_ok=True)
+        shutil.copy(f, path/cls)
+    return path
+
+def test_every_real_clip_reads_alike(ucf):
+    for f in get_instances(ucf):
+        frames = [np.asarray(img) for img in extract_frames(f)]
+        assert len(frames) == n_frames(f) > 20
+        idxs = [0, len(frames)//2, len(frames)-1]
+        for i, frame in zip(idxs, read_frames(f, idxs)): assert np.array_equal(frame, frames[i])
+        assert frames[0].std() > 5
+
+def test_walk_through_on_real_clips(ucf, tmp_path):
+    assert extract_dataset(ucf, tmp_path/'frames') == []
+    folders, videos = get_instances(tmp_path/'frames'), get_instances(ucf)
+    assert [f.name for f in folders] == [v.stem for v in videos]
+    a, b = ImageTupleTfm(5)(folders[0]), ImageTupleTfm(5)(videos[0])
+    assert np.abs(np.array(a[4]).astype(int) - np.array(b[4])).mean() < 4
+    for files in (folders, videos):
+        dls = get_action_dataloaders(files, bs=2, image_size=64, seq_len=5, val_idxs=[0, 3, 6], num_workers=0)
+        x, y = dls.one_batch()
+        assert isinstance(x, ImageTuple) and len(x) == 5 and x[0].shape == (2, 3, 64, 64)
+    learn = Learner(dls, SimpleModel(mobilenet_v2, n_out=dls.c, pretrained=real('weights', 'mobilenet_v2_imagenet.pth')),
+                    splitter=simple_splitter, metrics=accuracy, path=tmp_path)
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(1)
+    learn.show_results(); dls.show_batch(); plt.close('all')
+    assert learn.predict(videos[0])[0] in dls.vocab
+
+def test_gestures_are_split_by_recording():
+    dls = ImageSeqDataLoaders.from_folder(real('gestures'), seq_len=4, size=48, seed=0, num_workers=0)
+    assert len(dls.train_ds) + len(dls.valid_ds) == 240 and dls.c == 8
+    train, valid = ({group_of(f) for f in d.items} for d in (dls.train, dls.valid))
+    assert not train & valid and {g.split('_g')[0] for g in train} == {g.split('_g')[0] for g in valid}
+    assert .1 < len(dls.valid_ds)/240 < .35
+
+def test_real_rar_archives(tmp_path):
+    if not any(map(shutil.which, ('unrar', 'unar', '7z', 'bsdtar'))): pytest.skip("none of unrar, unar, 7z, bsdtar is installed")
+    for name in ('rar3-subdirs', 'rar5-subdirs', 'rar5-solid', 'rar3-solid', 'rar5-crc'):
+        fname = real('rar', f'{name}.rar')
+        dest = unrar(fname, tmp_path/name)
+        with rarfile.RarFile(fname) as rar:
+            for m in rar.infolist(): assert m.is_dir() or (dest/m.filename).stat().st_size == m.file_size
+    with pytest.raises(ValueError, match='rar5-evil-symlink-traversal'): unrar(real('rar', 'rar5-evil-symlink-traversal.rar'), tmp_path/'evil')
+    with pytest.raises(ValueError, match='rar5-psw.rar could not be extracted'): unrar(real('rar', 'rar5-psw.rar'), tmp_path/'psw')
+    assert not (tmp_path/'evil').exists() and not (tmp_path/'psw').exists()
