@@ -8,7 +8,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/data.html.md"""
 __all__ = ['get_instances', 'get_videos', 'group_of', 'GroupSplitter', 'check_leakage', 'check_clips', 'ImageTupleTfm',
            'show_batch', 'get_action_dataloaders', 'TensorVideoTfm', 'ImageSeqBlock', 'ImageSeqDataLoaders']
 
-# %% ../nbs/06_data.ipynb #0f641d7f
+# %% ../nbs/06_data.ipynb #8cc021c1
 import random, re, warnings
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -24,7 +24,7 @@ from fastcore.foundation import L
 from fastprogress.fastprogress import progress_bar
 from .core import ImageTuple, TensorVideo
 from .sampling import FirstFrames, UniformFrames
-from .video import VideoError, check_clip, n_frames, read_frames, video_extensions
+from .video import VideoError, check_clip, read_frames, video_extensions
 
 # %% ../nbs/06_data.ipynb #21e5702d
 _layout = "expected path/Class/clip, where a clip is a video file or a folder of numbered frames"
@@ -131,15 +131,7 @@ def _problem(path):
     try: check_clip(path)
     except (ValueError, OSError) as e: return str(e)
 
-# %% ../nbs/06_data.ipynb #2a07c1ef
-def _sample_frames(path, sampler, size=None, method='crop'):
-    "The frames `sampler` picks of a clip: uint8 `(T,H,W,3)`"
-    n = n_frames(path)
-    try: idxs = sampler(n)
-    except ValueError as e: raise VideoError(f"{path}: {e}") from e
-    return read_frames(path, idxs, size, method)
-
-# %% ../nbs/06_data.ipynb #434eeb89
+# %% ../nbs/06_data.ipynb #cb73585c
 class ImageTupleTfm(Transform):
     "Clip (a video or a folder of frames) to `ImageTuple` of `seq_len` `PILImage`s"
     def __init__(self,
@@ -148,7 +140,7 @@ class ImageTupleTfm(Transform):
         short='repeat_last' # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
     ): self.sampler = sampler(seq_len, short=short)
 
-    def encodes(self, path:Path): return ImageTuple(PILImage.create(f) for f in _sample_frames(path, self.sampler))
+    def encodes(self, path:Path): return ImageTuple(PILImage.create(f) for f in read_frames(path, self.sampler))
 
 # %% ../nbs/06_data.ipynb #683b3ddc
 def _clip_grid(n, nrows=None, ncols=2, figsize=None):
@@ -188,7 +180,7 @@ def get_action_dataloaders(
     return ds.dataloaders(bs=bs, after_item=[Resize(image_size), ToTensor],
                           after_batch=[IntToFloatTensor, Normalize.from_stats(*imagenet_stats)], **kwargs)
 
-# %% ../nbs/06_data.ipynb #b311a50e
+# %% ../nbs/06_data.ipynb #6e8007b1
 class TensorVideoTfm(Transform):
     "Clip (a video or a folder of frames) to `TensorVideo`: uint8 `(seq_len,3,size,size)`"
     def __init__(self,
@@ -202,7 +194,7 @@ class TensorVideoTfm(Transform):
         self.sampler, self.method = sampler(seq_len, short=short), method
         self.size = (size,size) if isinstance(size, int) else tuple(size)
 
-    def encodes(self, path:Path): return TensorVideo.create(_sample_frames(path, self.sampler, self.size, self.method))
+    def encodes(self, path:Path): return TensorVideo.create(read_frames(path, self.sampler, self.size, self.method))
 
 # %% ../nbs/06_data.ipynb #9f09ec7f
 @delegates(TensorVideoTfm)

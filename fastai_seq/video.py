@@ -164,19 +164,30 @@ def _centre(frame, size):
     top, left = (frame.shape[0]-size[0])//2, (frame.shape[1]-size[1])//2
     return frame[top:top+size[0], left:left+size[1]]
 
-# %% ../nbs/02_video.ipynb #ec2846b9
+# %% ../nbs/02_video.ipynb #3e963f2f
+def _pick(path, idxs, n):
+    "`idxs`, or what the sampler `idxs` picks of `n()` frames, as a list of ints"
+    try: idxs = [int(i) for i in (idxs(n()) if callable(idxs) else idxs)]
+    except VideoError: raise
+    except ValueError as e: raise VideoError(f"{path}: {e}") from e
+    if not idxs or min(idxs) < 0: raise ValueError(f"idxs={idxs}: expected one index or more, none negative")
+    return idxs
+
+# %% ../nbs/02_video.ipynb #aeed65f6
 def _read_video(path, idxs, size, method):
+    idxs = _pick(path, idxs, lambda: n_frames(path))
     want, res, scaler = set(idxs), {}, VideoReformatter()
     for i,frame in enumerate(_decode(path)):
         if i in want:
             h,w = _scaled(frame.height, frame.width, size, method)
             res[i] = _centre(scaler.reformat(frame, w, h, 'rgb24', interpolation='AREA').to_ndarray(), size)
-        if len(res) == len(want): return res
+        if len(res) == len(want): return [res[i] for i in idxs]
     raise VideoError(f"{path}: frame {max(want)} was asked for, it has {i+1} frames")
 
-# %% ../nbs/02_video.ipynb #a182948a
+# %% ../nbs/02_video.ipynb #8828adc7
 def _read_folder(path, idxs, size, method):
     files, res = _frame_files(path), {}
+    idxs = _pick(path, idxs, lambda: len(files))
     for i in set(idxs):
         if i >= len(files): raise VideoError(f"{path}: frame {i} was asked for, it has {len(files)} frames")
         try:
@@ -184,20 +195,18 @@ def _read_folder(path, idxs, size, method):
         except OSError as e: raise VideoError(f"{files[i]} cannot be read as an image ({e})") from e
         h,w = _scaled(img.height, img.width, size, method)
         res[i] = _centre(np.asarray(img if img.size == (w,h) else img.resize((w,h), Image.BILINEAR)), size)
-    return res
+    return [res[i] for i in idxs]
 
-# %% ../nbs/02_video.ipynb #90d2504a
+# %% ../nbs/02_video.ipynb #95a35d56
 def read_frames(
     path, # A video or a folder of frames
-    idxs, # Indices of the frames to read, 0-based, in any order, repeats allowed
+    idxs, # Indices of the frames to read, 0-based, in any order, repeats allowed; or a sampler that picks them
     size=None, # None: as they are; an int: length of the short side; (height, width): exactly that
     method='crop' # To reach `(height, width)`: 'crop' the centre, or 'squish' the whole
 )->np.ndarray: # uint8 RGB `(T,H,W,3)`, `T = len(idxs)`
     "Read frames of a clip. Raises FileNotFoundError, or VideoError when it cannot be read or is too short."
-    path, idxs = Path(path), [int(i) for i in idxs]
-    if not idxs or min(idxs) < 0: raise ValueError(f"idxs={idxs}: expected one index or more, none negative")
-    frames = (_read_folder if path.is_dir() else _read_video)(path, idxs, size, method)
-    return np.stack([frames[i] for i in idxs])
+    path = Path(path)
+    return np.stack((_read_folder if path.is_dir() else _read_video)(path, idxs, size, method))
 
 # %% ../nbs/02_video.ipynb #0ac6de5a
 def check_clip(
