@@ -14,10 +14,10 @@ import torch
 torch.set_num_threads(1)
 import seed
 from fastai.vision.all import Pipeline, Resize, ToTensor
-from fastai_seq.data import ImageTupleTfm, TensorVideoTfm, get_videos
+from fastai_seq.data import ImageTupleTfm, TensorVideoTfm
 from fastai_seq.datasets import motion_clips
 from fastai_seq.sampling import FirstFrames, UniformFrames
-from fastai_seq.video import avi2frames
+from fastai_seq.video import avi2frames, get_videos
 
 here = Path(__file__).parent
 tmp = tempfile.TemporaryDirectory()

@@ -7,39 +7,50 @@ Docs: https://fastai-seq.github.io/fastai_seq/archive.html.md"""
 # %% auto #0
 __all__ = ['unrar']
 
-# %% ../nbs/03_archive.ipynb #5b70a30d
+# %% ../nbs/03_archive.ipynb #16ea7f60
 from pathlib import Path, PurePosixPath
+from shutil import copytree, move
+from tempfile import TemporaryDirectory
 
 import rarfile
 from fastai.data.external import fastai_path
 from .core import written_whole
 
-# %% ../nbs/03_archive.ipynb #9e7c1a78
+# %% ../nbs/03_archive.ipynb #b27f81a4
 def _check_members(rar, fname):
-    "Refuse members of `rar` that would land outside the folder it is extracted to, and links"
+    "Refuse members of `rar` that would land outside the folder it is extracted to, and links; its single root folder or None, and the names below"
+    paths = []
     for m in rar.infolist():
         parts = PurePosixPath(m.filename.replace('\\', '/')).parts
         if '..' in parts or parts[:1] == ('/',) or ':' in (parts or ('',))[0]: raise ValueError(
             f"{fname}: member {m.filename!r} would be written outside the folder; nothing was extracted")
         if m.is_symlink(): raise ValueError(f"{fname}: member {m.filename!r} is a link; nothing was extracted")
+        paths.append(parts)
+    roots = {p[0] for p in paths}
+    root = roots.pop() if len(roots) == 1 and max(map(len, paths)) > 1 else None
+    return root, {p[1] for p in paths if len(p) > 1} if root else {p[0] for p in paths}
 
-# %% ../nbs/03_archive.ipynb #f4626571
+# %% ../nbs/03_archive.ipynb #75f39d4e
 def unrar(
     fname, # Path of a .rar archive; of several volumes, the first
-    dest=None # Folder that gets the archive's content; fastai's data folder / the archive's name, if None
+    dest=None # Folder that gets the archive's content (of its root folder, if it has a single one); fastai's data folder / the archive's name, if None
 )->Path: # `dest`
-    "Extract `fname`, whole or not at all; does nothing if `dest` is there already. Raises ValueError if it cannot or should not be extracted."
+    "Extract `fname`, whole or not at all; does nothing if it is there already. Raises ValueError if it cannot or should not be extracted."
     fname = Path(fname)
     if fname.suffix.lower() != '.rar': raise ValueError(f"{fname}: expected a .rar archive")
     dest = fastai_path('data')/fname.stem if dest is None else Path(dest)
-    if dest.is_dir() and any(dest.iterdir()): return dest
+    there = {f.name for f in dest.iterdir()} if dest.is_dir() else set()
+    if there and not fname.exists(): return dest
     if not fname.is_file(): raise FileNotFoundError(f"No such archive: {fname}")
-    print(f"extracting {fname} to {dest}")
     try:
-        with rarfile.RarFile(fname) as rar, written_whole(dest) as tmp:
-            _check_members(rar, fname)
-            tmp.mkdir()
-            rar.extractall(tmp)
+        with rarfile.RarFile(fname) as rar:
+            root, tops = _check_members(rar, fname)
+            if there & tops: return dest
+            if there: raise ValueError(f"{dest} holds other things than {fname} ({', '.join(sorted(there)[:3])} …); choose another dest")
+            print(f"extracting {fname} to {dest}")
+            with written_whole(dest) as tmp, TemporaryDirectory(prefix='.', dir=tmp.parent) as whole:
+                rar.extractall(whole)
+                (Path(whole)/root).rename(tmp) if root else copytree(whole, tmp, copy_function=move)
     except rarfile.RarCannotExec as e: raise ValueError(
         f"{fname} is compressed, and no program to extract it was found: install unrar, unar, 7z or bsdtar "
         "(Debian: apt install unar; macOS: brew install unar; Windows: 7-Zip)") from e

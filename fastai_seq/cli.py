@@ -7,28 +7,28 @@ Docs: https://fastai-seq.github.io/fastai_seq/cli.html.md"""
 # %% auto #0
 __all__ = ['demo', 'train', 'predict', 'main']
 
-# %% ../nbs/12_cli.ipynb #b4b0883a
+# %% ../nbs/12_cli.ipynb #106a80b2
 import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit', category=FutureWarning)
-warnings.filterwarnings('ignore', message='.*load_learner', category=UserWarning)
 
-# %% ../nbs/12_cli.ipynb #048d18a4
-import argparse, base64, html, inspect, random, sys, time
+# %% ../nbs/12_cli.ipynb #e406f0ee
+import argparse, base64, html, inspect, sys, time
 from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torchvision
 from fastai.callback.training import BnFreeze
+from fastai.data.transforms import Normalize
 from fastai.interpret import ClassificationInterpretation
 from fastai.layers import SimpleCNN
 from fastai.learner import Learner, load_learner
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
+from fastai.vision.core import imagenet_stats
 from fastcore.docments import docments
-from fastcore.foundation import L
 from .core import written_whole
-from .data import ImageSeqDataLoaders
+from .data import GroupSplitter, ImageSeqDataLoaders
 from .datasets import motion_clips
 from .learner import seq_learner
 from .models import MyTimeSformer
@@ -40,13 +40,12 @@ def _table(rows):
     widths = [max(map(len, col)) for col in zip(*cells)]
     return '\n'.join('  '.join(c.ljust(w) for c,w in zip(r, widths)).rstrip() for r in cells)
 
-# %% ../nbs/12_cli.ipynb #229b5ff5
+# %% ../nbs/12_cli.ipynb #dd98b56f
 def _save_picture(path, draw, title):
     "Call `draw`, and save what it drew"
-    with plt.ioff():
-        draw()
-        plt.savefig(path, dpi=80, bbox_inches='tight')
-        plt.close('all')
+    draw()
+    plt.savefig(path, dpi=80, bbox_inches='tight')
+    plt.close('all')
     return title, path
 
 # %% ../nbs/12_cli.ipynb #326a3eb8
@@ -65,10 +64,10 @@ def _write_report(path, title, text, rows, pictures):
     with written_whole(path) as tmp: tmp.write_text(page, encoding='utf-8')
     return path
 
-# %% ../nbs/12_cli.ipynb #22453b43
+# %% ../nbs/12_cli.ipynb #c3533f81
 def _fit(name, learn, fit):
     "Run `fit`; a row of the table"
-    print(f'\n{name}', flush=True)
+    print(f"\n{name}\n[epoch, train loss, valid loss, {', '.join(learn.metrics.attrgot('name'))}, time]", flush=True)
     start = time.time()
     with learn.no_bar(): fit()
     secs = time.time() - start
@@ -83,7 +82,7 @@ def _result_pictures(learn, out, name):
     return [_save_picture(out/'results.png', lambda: learn.show_results(max_n=8), f'{name}: held-out clips, green where right'),
             _save_picture(out/'confusion.png', lambda: interp.plot_confusion_matrix(figsize=(size,size)), f'{name}: confusion of classes')]
 
-# %% ../nbs/12_cli.ipynb #8be8c2ea
+# %% ../nbs/12_cli.ipynb #653deefc
 def demo(
     out:str='fastai_seq_demo', # Folder for clips, pictures and report
     seed:int=0 # Of clips, split and training
@@ -91,24 +90,24 @@ def demo(
     "Make clips of motion, train three models on them, and show which of them understand motion"
     out, start = Path(out), time.time()
     path = motion_clips(out/'clips', n_classes=4, n_groups=24, clips_per_group=6, seed=seed)
-    dls = ImageSeqDataLoaders.from_folder(path, seq_len=8, size=64, bs=16, seed=seed)
+    set_seed(seed)
+    dls = ImageSeqDataLoaders.from_folder(path, seq_len=8, size=64, bs=16, seed=seed, batch_tfms=Normalize.from_stats(*imagenet_stats))
     cnn, learners, rows = partial(SimpleCNN, [3,16,32,64,64]), {}, []
     learners['mean over frames'] = seq_learner(dls, cnn, head='mean', pretrained=False, metrics=accuracy)
     learners['LSTM'] = seq_learner(dls, cnn, head='lstm', pretrained=False, hidden_size=128, pool_size=4, metrics=accuracy)
     learners['TimeSformer'] = Learner(dls, MyTimeSformer(num_classes=dls.c, num_frames=8, image_size=64, dim=128, depth=2, heads=4,
                                                          dim_head=32, shift_tokens=True), metrics=accuracy)
     for (name,learn),epochs,lr in zip(learners.items(), (5,5,6), (4e-3,4e-3,2e-3)):
-        set_seed(seed)
         rows.append(_fit(name, learn, partial(learn.fit_one_cycle, epochs, lr)))
     pictures = [_save_picture(out/'clips.png', lambda: dls.show_batch(max_n=8), 'A batch: first, middle and last frame of a clip')]
     pictures += _result_pictures(learners['LSTM'], out, 'LSTM')
     text = ("Clips of four motions; opposite motions show the same frames in opposite order. Whole recording groups are held out. "
-            "Chance is 0.25. A model that ignores the order of frames cannot exceed 0.5: it must answer alike for a motion and its opposite.")
+            "Chance is 0.25. A model that ignores the order of frames answers alike for a motion and its opposite, so it can hardly exceed 0.5.")
     report = _write_report(out/'report.html', 'fastai_seq: who understands motion?', text, rows, pictures)
     print(f'\n{_table(rows)}\n\n{text}\n\n{time.time()-start:.0f} seconds in all; report and pictures: {report}')
     return rows
 
-# %% ../nbs/12_cli.ipynb #44aa76a1
+# %% ../nbs/12_cli.ipynb #e68d5fd5
 def train(
     path:str, # Folder of videos (or of folders of frames), one folder a class
     out:str='fastai_seq_train', # Folder for the learner, pictures and report
@@ -121,16 +120,19 @@ def train(
     seq_len:int=8, # Frames a clip
     size:int=112, # Height and width in pixels
     bs:int=8, # Clips a batch
-    valid_pct:float=0.2, # Share of the clips held out, by recording group if the names tell it
+    valid_pct:float=0.2, # Share of the clips held out
+    split:str='group', # What is held out: group, whole recordings where names tell them; or random, single clips
     seed:int=0 # Of split and training
 )->list: # The row of the table
     "Train on your clips, report the accuracy on held-out ones, and save the learner"
     names = torchvision.models.list_models(module=torchvision.models)
     if arch not in names: raise ValueError(f"arch={arch!r}: choose one of {', '.join(names)}")
-    out = Path(out)
-    dls = ImageSeqDataLoaders.from_folder(path, seq_len=seq_len, size=size, bs=bs, valid_pct=valid_pct, seed=seed)
-    out.mkdir(parents=True, exist_ok=True)
+    if split not in ('group', 'random'): raise ValueError(f"split={split!r}: choose 'group' or 'random'")
     set_seed(seed)
+    splitter = GroupSplitter(str, valid_pct, seed) if split == 'random' else None
+    dls = ImageSeqDataLoaders.from_folder(path, seq_len=seq_len, size=size, bs=bs, valid_pct=valid_pct, seed=seed, splitter=splitter)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
     build = partial(seq_learner, dls, torchvision.models.get_model_builder(arch), head=head, metrics=accuracy, path=out, train_bn=False, cbs=BnFreeze)
     learn, pretrained = _with_weights(build, weights)
     name = f"{arch}, {head}, {'pretrained' if pretrained else 'from scratch'}"
@@ -160,13 +162,23 @@ def _with_weights(build, weights):
         print(f"{e}\nGoing on from scratch, which needs far more clips and epochs; --weights FILE takes local weights")
         return build(pretrained=False), False
 
-# %% ../nbs/12_cli.ipynb #d63ebe38
+# %% ../nbs/12_cli.ipynb #b6d8fcc0
+def _open_learner(path):
+    "fastai's `load_learner`, whose failures name the file"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            return load_learner(path)
+    except OSError: raise
+    except Exception as e: raise ValueError(f"{path} is no learner saved by `fastai-seq train` or `learn.export` ({e})") from e
+
+# %% ../nbs/12_cli.ipynb #a5b8cffc
 def predict(
     model:str, # A learner saved by `train`, or by `learn.export`. It is a pickle: open only what you trust
     files:list # Clips: videos or folders of frames
 ):
     "Classify clips with a saved learner"
-    learn, failed = load_learner(model), 0
+    learn, failed = _open_learner(model), 0
     for f in map(Path, files):
         try:
             with learn.no_bar(), learn.no_logging(): cls,idx,probs = learn.predict(f)

@@ -74,16 +74,15 @@ def stack_frames(
         f"Expected T tensors (B,C,H,W) or one tensor (B,T,C,H,W), got shape {tuple(x.shape)}; add the batch with `x[None]`")
     return x.as_subclass(Tensor)
 
-# %% ../nbs/00_core.ipynb #cd337e25
+# %% ../nbs/00_core.ipynb #4253d35a
 @contextmanager
 def written_whole(
     dest # File or folder to make; an old one is replaced, at the end
 ):
     "Gives a hidden path beside `dest` to write to; it becomes `dest` if the block ends well, and is removed if not"
-    dest = Path(dest)
+    dest = Path(dest).resolve()    # a link to a folder stays one
     dest.parent.mkdir(parents=True, exist_ok=True)
-    tmp = dest.with_name(f'.{dest.name}.{uuid4().hex[:8]}.tmp')
-    old = tmp.with_suffix('.old')
+    tmp,old = (dest.with_name(f'.{uuid4().hex[:8]}.tmp.{dest.name}') for _ in range(2))
     try:
         yield tmp
         if dest.is_dir(): dest.rename(old)

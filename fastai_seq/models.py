@@ -22,9 +22,10 @@ from fastcore.meta import delegates
 from timesformer_pytorch import TimeSformer
 from .core import stack_frames
 
-# %% ../nbs/08_models.ipynb #5731290a
+# %% ../nbs/08_models.ipynb #1b2564c7
 def _image_model(arch, pretrained):
     "`arch()` with random weights (False), its own (True, downloaded), or those of a local state dict (a path)"
+    if not callable(arch): raise ValueError(f"arch={arch!r}: expected a function that makes a network, such as torchvision.models.resnet34")
     name = getattr(arch, '__name__', repr(arch))
     if pretrained is True:
         try: return arch(weights='DEFAULT')
@@ -33,11 +34,14 @@ def _image_model(arch, pretrained):
             f"the weights of {name} could not be downloaded ({e}); pass pretrained=False, or the path of a local file of weights") from e
     model = arch()
     if pretrained is not False:
-        try: model.load_state_dict(torch.load(Path(pretrained), map_location='cpu', weights_only=True))
-        except RuntimeError as e: raise ValueError(f"the weights in {pretrained} do not fit {name}: {e}") from e
+        try: weights = torch.load(Path(pretrained), map_location='cpu', weights_only=True)
+        except OSError: raise
+        except Exception as e: raise ValueError(f"{pretrained} is no file of weights ({e})") from e
+        try: model.load_state_dict(weights)
+        except (RuntimeError, TypeError) as e: raise ValueError(f"the weights in {pretrained} do not fit {name}: {e}") from e
     return model
 
-# %% ../nbs/08_models.ipynb #a9f3b74a
+# %% ../nbs/08_models.ipynb #8ff4f3eb
 def _bodies(model, arch):
     "Candidates for the body of `model`, the best first"
     cut, kids = model_meta.get(arch, {}).get('cut'), list(model.children())
@@ -45,10 +49,10 @@ def _bodies(model, arch):
     pools = [i for i,m in enumerate(kids) if has_pool_type(m)]
     if pools and not any(isinstance(m, nn.Conv2d) for k in kids[pools[-1]:] for m in k.modules()): yield nn.Sequential(*kids[:pools[-1]])
     if isinstance(getattr(model, 'features', None), nn.Module): yield model.features
-    name = [n for n,m in model.named_modules() if isinstance(m, nn.Linear)][-1]
-    parent, _, last = name.rpartition('.')
-    setattr(model.get_submodule(parent), last, nn.Identity())
-    yield model
+    if names := [n for n,m in model.named_modules() if isinstance(m, nn.Linear)]:
+        parent, _, last = names[-1].rpartition('.')
+        setattr(model.get_submodule(parent), last, nn.Identity())
+        yield model
 
 # %% ../nbs/08_models.ipynb #07b1d5dc
 class FrameEncoder(Module):
@@ -131,7 +135,7 @@ def rnnmodel_splitter(
     "Parameter groups of an `RNNModel`"
     return L(params(model.encoder), params(model.rnn) + params(model.head))
 
-# %% ../nbs/08_models.ipynb #66b21e26
+# %% ../nbs/08_models.ipynb #cd0dca48
 class MyTimeSformer(TimeSformer):
     "timesformer-pytorch's TimeSformer for either form of batch. Raises ValueError when size, patch or number of frames do not fit."
     @delegates(TimeSformer.__init__)
@@ -143,8 +147,8 @@ class MyTimeSformer(TimeSformer):
         **kwargs
     ):
         if image_size % patch_size: raise ValueError(
-            f"image_size={image_size} is not a multiple of patch_size={patch_size}; "
-            f"choose image_size={image_size//patch_size*patch_size} or {(image_size//patch_size+1)*patch_size}")
+            f"image_size={image_size} is not a multiple of patch_size={patch_size}; choose image_size={-(-image_size//patch_size)*patch_size}, "
+            "or a patch_size that divides it")
         super().__init__(image_size=image_size, patch_size=patch_size, num_frames=num_frames, **kwargs)
         self.clip_shape = num_frames, image_size, image_size
 

@@ -1,5 +1,5 @@
 "The repository is one piece: notebooks, modules, README and wheel agree; imports run downward; importing is cheap."
-import ast, json, re, shutil, subprocess, sys, zipfile
+import ast, re, shutil, subprocess, sys, zipfile
 
 import nbformat, pytest
 
@@ -12,9 +12,10 @@ modules = [root/'fastai_seq'/f'{r}.py' for r in rooms]
 
 def test_modules_are_exported_from_the_notebooks(tmp_path):
     for name in ('nbs', 'pyproject.toml', 'fastai_seq'): (shutil.copytree if (root/name).is_dir() else shutil.copy)(root/name, tmp_path/name)
-    for m in modules: (tmp_path/'fastai_seq'/m.name).unlink()
+    made = [*modules, root/'fastai_seq/_modidx.py']
+    for m in made: (tmp_path/'fastai_seq'/m.name).unlink()
     subprocess.run(['nbdev-export'], cwd=tmp_path, check=True)
-    for m in modules: assert (tmp_path/'fastai_seq'/m.name).read_text() == m.read_text(), f'{m.name} is not what its notebook exports'
+    for m in made: assert (tmp_path/'fastai_seq'/m.name).read_text() == m.read_text(), f'{m.name} is not what its notebook exports'
 
 def test_every_module_has_a_notebook():
     assert {m.name for m in root.glob('fastai_seq/*.py')} == {m.name for m in modules} | {'__init__.py', '_modidx.py', 'all.py'}
@@ -38,7 +39,9 @@ def test_imports_run_downward_and_are_named(module):
     for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.ImportFrom):
             assert all(a.name != '*' for a in node.names), f'star import from {node.module}'
+            assert node.level or not node.module.startswith('fastai_seq'), 'exported imports are relative'
             if node.level: assert node.module in above, f'{module.stem} imports from {node.module}, which is not above it'
+        if isinstance(node, ast.Import): assert not any(a.name.startswith('fastai_seq') for a in node.names)
 
 @pytest.mark.parametrize('module', modules, ids=lambda m: m.stem)
 def test_public_names_are_documented(module):
