@@ -111,15 +111,15 @@ def _honest_splitter(valid_pct=0.2, seed=None):
         return splits
     return _inner
 
-# %% ../nbs/06_data.ipynb #91d2b41f
-def _check_splits(files, splits, bs, drop_last=True, label_func=parent_label):
+# %% ../nbs/06_data.ipynb #bce91d34
+def _check_splits(files, splits, bs, drop_last=True):
     "Raises ValueError if `splits` of `files` cannot be trained on in batches of `bs`; warns of leaks, and of classes not held out"
     train, valid = splits
     if bs < 1: raise ValueError(f"bs={bs}: a batch needs at least 1 clip")
     if not len(train) or not len(valid): raise ValueError(
         f"{len(train)} clips to train on and {len(valid)} to validate: both need some; change the split, or record more")
     if drop_last and len(train) < bs: raise ValueError(f"{len(train)} clips to train on make no batch of bs={bs}; pass bs={len(train)} or less")
-    seen, held_out = ({label_func(files[i]) for i in s} for s in splits)
+    seen, held_out = ({parent_label(files[i]) for i in s} for s in splits)
     if held_out - seen: raise ValueError(f"no clip of {', '.join(sorted(held_out - seen))} is left to train on; change the split, or record more")
     if seen - held_out: warnings.warn(f"no clip of {', '.join(sorted(seen - held_out))} is held out: too few recordings to split", stacklevel=3)
     check_leakage(files, splits)
@@ -157,7 +157,7 @@ class ImageTupleTfm(Transform):
 
     def encodes(self, path:Path|str): return ImageTuple(PILImage.create(f) for f in _read_clip(path, self.sampler))
 
-# %% ../nbs/06_data.ipynb #683b3ddc
+# %% ../nbs/06_data.ipynb #b522770f
 def _clip_grid(n, nrows=None, ncols=2, figsize=None):
     ncols = min(n, ncols)
     return get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize or (5*ncols, 2*-(-n//ncols)))
@@ -167,9 +167,14 @@ def _show_clips(x, y, samples, ctxs=None, max_n=9, nrows=None, ncols=2, figsize=
     return get_show_batch_func(object)(x, y, samples, ctxs=ctxs, max_n=max_n, **kwargs)
 
 @dispatch
-def show_batch(x:ImageTuple, y, samples, **kwargs): return _show_clips(x, y, samples, **kwargs)
+def show_batch(x:ImageTuple, y, samples, **kwargs):
+    "Clips as strips of three frames, in a grid"
+    return _show_clips(x, y, samples, **kwargs)
+
 @dispatch
-def show_batch(x:TensorVideo, y, samples, **kwargs): return _show_clips(x, y, samples, **kwargs)
+def show_batch(x:TensorVideo, y, samples, **kwargs):
+    "Clips as strips of three frames, in a grid"
+    return _show_clips(x, y, samples, **kwargs)
 
 # %% ../nbs/06_data.ipynb #2e3911d1
 @delegates(Datasets.dataloaders)

@@ -45,7 +45,7 @@ def seq_learner(
     if pretrained: learn.freeze()
     return learn
 
-# %% ../nbs/09_learner.ipynb #a39e1502
+# %% ../nbs/09_learner.ipynb #102154b1
 def _show_clip_results(x, y, samples, outs, ctxs=None, max_n=9, nrows=None, ncols=2, figsize=None, **kwargs):
     if ctxs is None: ctxs = _clip_grid(min(len(samples), max_n), nrows, ncols, figsize)
     for (clip,target,*_),(pred,*_),ctx in zip(samples, outs, ctxs):
@@ -54,6 +54,11 @@ def _show_clip_results(x, y, samples, outs, ctxs=None, max_n=9, nrows=None, ncol
     return ctxs
 
 @dispatch
-def show_results(x:ImageTuple, y:TensorCategory, samples, outs, **kwargs): return _show_clip_results(x, y, samples, outs, **kwargs)
+def show_results(x:ImageTuple, y:TensorCategory, samples, outs, **kwargs):
+    "Clips in a grid, titled with the predicted class, green where right"
+    return _show_clip_results(x, y, samples, outs, **kwargs)
+
 @dispatch
-def show_results(x:TensorVideo, y:TensorCategory, samples, outs, **kwargs): return _show_clip_results(x, y, samples, outs, **kwargs)
+def show_results(x:TensorVideo, y:TensorCategory, samples, outs, **kwargs):
+    "Clips in a grid, titled with the predicted class, green where right"
+    return _show_clip_results(x, y, samples, outs, **kwargs)
