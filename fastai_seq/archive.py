@@ -7,30 +7,30 @@ Docs: https://fastai-seq.github.io/fastai_seq/archive.html.md"""
 # %% auto #0
 __all__ = ['unrar']
 
-# %% ../nbs/03_archive.ipynb #16ea7f60
+# %% ../nbs/03_archive.ipynb #f205b4b8
+import re
 from pathlib import Path, PurePosixPath
-from shutil import copytree, move
 from tempfile import TemporaryDirectory
 
 import rarfile
 from fastai.data.external import fastai_path
 from .core import written_whole
 
-# %% ../nbs/03_archive.ipynb #b27f81a4
+# %% ../nbs/03_archive.ipynb #8b73ee2e
 def _check_members(rar, fname):
-    "Refuse members of `rar` that would land outside the folder it is extracted to, and links; its single root folder or None, and the names below"
+    "Refuse members of `rar` that would land outside the folder it is extracted to, and links; its single root folder or '', and the names below it"
     paths = []
     for m in rar.infolist():
         parts = PurePosixPath(m.filename.replace('\\', '/')).parts
-        if '..' in parts or parts[:1] == ('/',) or ':' in (parts or ('',))[0]: raise ValueError(
+        if '..' in parts or parts[:1] == ('/',) or re.match('[A-Za-z]:', m.filename): raise ValueError(
             f"{fname}: member {m.filename!r} would be written outside the folder; nothing was extracted")
         if m.is_symlink(): raise ValueError(f"{fname}: member {m.filename!r} is a link; nothing was extracted")
         paths.append(parts)
     roots = {p[0] for p in paths}
-    root = roots.pop() if len(roots) == 1 and max(map(len, paths)) > 1 else None
+    root = roots.pop() if len(roots) == 1 and max(map(len, paths)) > 1 else ''
     return root, {p[1] for p in paths if len(p) > 1} if root else {p[0] for p in paths}
 
-# %% ../nbs/03_archive.ipynb #75f39d4e
+# %% ../nbs/03_archive.ipynb #84c6712f
 def unrar(
     fname, # Path of a .rar archive; of several volumes, the first
     dest=None # Folder that gets the archive's content (of its root folder, if it has a single one); fastai's data folder / the archive's name, if None
@@ -48,9 +48,11 @@ def unrar(
             if there & tops: return dest
             if there: raise ValueError(f"{dest} holds other things than {fname} ({', '.join(sorted(there)[:3])} …); choose another dest")
             print(f"extracting {fname} to {dest}")
-            with written_whole(dest) as tmp, TemporaryDirectory(prefix='.', dir=tmp.parent) as whole:
+            with written_whole(dest) as tmp, TemporaryDirectory(prefix='.', dir=tmp.parent) as work:
+                whole = Path(work)/'whole'
+                whole.mkdir()
                 rar.extractall(whole)
-                (Path(whole)/root).rename(tmp) if root else copytree(whole, tmp, copy_function=move)
+                (whole/root).rename(tmp)
     except rarfile.RarCannotExec as e: raise ValueError(
         f"{fname} is compressed, and no program to extract it was found: install unrar, unar, 7z or bsdtar "
         "(Debian: apt install unar; macOS: brew install unar; Windows: 7-Zip)") from e
