@@ -82,7 +82,7 @@ def _result_pictures(learn, out, name):
     return [_save_picture(out/'results.png', lambda: learn.show_results(max_n=8), f'{name}: held-out clips, green where right'),
             _save_picture(out/'confusion.png', lambda: interp.plot_confusion_matrix(figsize=(size,size)), f'{name}: confusion of classes')]
 
-# %% ../nbs/12_cli.ipynb #653deefc
+# %% ../nbs/12_cli.ipynb #19f3d7ca
 def demo(
     out:str='fastai_seq_demo', # Folder for clips, pictures and report
     seed:int=0 # Of clips, split and training
@@ -97,7 +97,7 @@ def demo(
     learners['LSTM'] = seq_learner(dls, cnn, head='lstm', pretrained=False, hidden_size=128, pool_size=4, metrics=accuracy)
     learners['TimeSformer'] = Learner(dls, MyTimeSformer(num_classes=dls.c, num_frames=8, image_size=64, dim=128, depth=2, heads=4,
                                                          dim_head=32, shift_tokens=True), metrics=accuracy)
-    for (name,learn),epochs,lr in zip(learners.items(), (5,5,6), (4e-3,4e-3,2e-3)):
+    for (name,learn),epochs,lr in zip(learners.items(), (5,10,8), (4e-3,4e-3,2e-3)):
         rows.append(_fit(name, learn, partial(learn.fit_one_cycle, epochs, lr)))
     pictures = [_save_picture(out/'clips.png', lambda: dls.show_batch(max_n=8), 'A batch: first, middle and last frame of a clip')]
     pictures += _result_pictures(learners['LSTM'], out, 'LSTM')
@@ -107,7 +107,7 @@ def demo(
     print(f'\n{_table(rows)}\n\n{text}\n\n{time.time()-start:.0f} seconds in all; report and pictures: {report}')
     return rows
 
-# %% ../nbs/12_cli.ipynb #e68d5fd5
+# %% ../nbs/12_cli.ipynb #9b7eab88
 def train(
     path:str, # Folder of videos (or of folders of frames), one folder a class
     out:str='fastai_seq_train', # Folder for the learner, pictures and report
@@ -119,6 +119,7 @@ def train(
     lr:float=4e-3, # Highest learning rate
     seq_len:int=8, # Frames a clip
     size:int=112, # Height and width in pixels
+    method:str='crop', # A frame that is not square: crop its centre, or squish the whole
     bs:int=8, # Clips a batch
     valid_pct:float=0.2, # Share of the clips held out
     split:str='group', # What is held out: group, whole recordings where names tell them; or random, single clips
@@ -130,7 +131,8 @@ def train(
     if split not in ('group', 'random'): raise ValueError(f"split={split!r}: choose 'group' or 'random'")
     set_seed(seed)
     splitter = GroupSplitter(str, valid_pct, seed) if split == 'random' else None
-    dls = ImageSeqDataLoaders.from_folder(path, seq_len=seq_len, size=size, bs=bs, valid_pct=valid_pct, seed=seed, splitter=splitter)
+    dls = ImageSeqDataLoaders.from_folder(path, seq_len=seq_len, size=size, method=method, bs=bs, valid_pct=valid_pct,
+                                          seed=seed, splitter=splitter)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     build = partial(seq_learner, dls, torchvision.models.get_model_builder(arch), head=head, metrics=accuracy, path=out, train_bn=False, cbs=BnFreeze)
@@ -172,7 +174,7 @@ def _open_learner(path):
     except OSError: raise
     except Exception as e: raise ValueError(f"{path} is no learner saved by `fastai-seq train` or `learn.export` ({e})") from e
 
-# %% ../nbs/12_cli.ipynb #a5b8cffc
+# %% ../nbs/12_cli.ipynb #195f1a7f
 def predict(
     model:str, # A learner saved by `train`, or by `learn.export`. It is a pickle: open only what you trust
     files:list # Clips: videos or folders of frames
@@ -185,7 +187,7 @@ def predict(
             print(f'{f}\t{cls}\t{probs[idx]:.3f}', flush=True)
         except (ValueError, OSError) as e:
             failed += 1
-            print(f'{f}\tfailed: {e}', file=sys.stderr)
+            print(f'failed: {e}', file=sys.stderr)
     if failed: raise ValueError(f"{failed} of {len(files)} clips could not be predicted")
 
 # %% ../nbs/12_cli.ipynb #2d0ed29f

@@ -27,7 +27,7 @@ from .core import ImageTuple, TensorVideo
 from .sampling import FirstFrames, UniformFrames
 from .video import VideoError, _read_clip, n_frames, read_frames, video_extensions
 
-# %% ../nbs/06_data.ipynb #bbffdecb
+# %% ../nbs/06_data.ipynb #cf114426
 _layout = "expected path/Class/clip, where a clip is a video file or a folder of numbered frames"
 
 def get_instances(
@@ -35,11 +35,12 @@ def get_instances(
 )->L: # Paths of the clips, sorted: video files and folders of frames
     "Every clip of a data set. Raises FileNotFoundError or ValueError when there is none."
     path = Path(path)
-    if not path.is_dir(): raise FileNotFoundError(f"No such folder: {path}; {_layout}")
+    if not path.is_dir(): raise FileNotFoundError(f"{'Not a folder' if path.exists() else 'No such folder'}: {path}; {_layout}")
     is_clip = lambda f: f.name[0] != '.' and (f.is_dir() or f.suffix.lower() in video_extensions)
     classes = {cls: L(cls.iterdir()).filter(is_clip) for cls in path.iterdir() if cls.is_dir() and cls.name[0] != '.'}
     clips = L(classes.values()).concat().sorted()
-    if not clips: raise ValueError(f"{path}: no clips in it; {_layout}")
+    flat = any(f.is_file() and is_clip(f) for f in path.iterdir())
+    if not clips: raise ValueError(f"{path}: {'its videos are in no class folder' if flat else 'no clips in it'}; {_layout}")
     for cls,found in classes.items():
         if not found: warnings.warn(f"{cls}: no clips in it, the class is left out; {_layout}")
     return clips
@@ -69,7 +70,7 @@ def _held_out(groups, labels, valid_pct, seed):
         if len(gs) > 1 and not gs & res: res.add(min(gs, key=lambda g: (sizes[g].total(), rank[g])))
     return res
 
-# %% ../nbs/06_data.ipynb #3f4c3575
+# %% ../nbs/06_data.ipynb #7d08a128
 def GroupSplitter(
     group_func=group_of, # Gives the group of an item
     valid_pct=0.2, # Share of the clips to hold out
@@ -77,6 +78,7 @@ def GroupSplitter(
     label_func=parent_label # Gives the class of an item, to keep classes in proportion
 ):
     "Split items between train and validation by whole groups"
+    if not 0 < valid_pct < 1: raise ValueError(f"valid_pct={valid_pct}: expected a share between 0 and 1")
     def _inner(o):
         groups = [group_func(i) for i in o]
         if None in groups: raise ValueError(

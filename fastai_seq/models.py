@@ -22,7 +22,7 @@ from fastcore.meta import delegates
 from timesformer_pytorch import TimeSformer
 from .core import stack_frames
 
-# %% ../nbs/08_models.ipynb #1b2564c7
+# %% ../nbs/08_models.ipynb #37fc46ca
 def _image_model(arch, pretrained):
     "`arch()` with random weights (False), its own (True, downloaded), or those of a local state dict (a path)"
     if not callable(arch): raise ValueError(f"arch={arch!r}: expected a function that makes a network, such as torchvision.models.resnet34")
@@ -38,7 +38,8 @@ def _image_model(arch, pretrained):
         except OSError: raise
         except Exception as e: raise ValueError(f"{pretrained} is no file of weights ({e})") from e
         try: model.load_state_dict(weights)
-        except (RuntimeError, TypeError) as e: raise ValueError(f"the weights in {pretrained} do not fit {name}: {e}") from e
+        except (RuntimeError, TypeError) as e: raise ValueError(
+            f"the weights in {pretrained} do not fit {name}; pass the network they were made for ({str(e)[:300]} …)") from e
     return model
 
 # %% ../nbs/08_models.ipynb #8ff4f3eb
