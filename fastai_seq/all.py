@@ -1,6 +1,7 @@
 "fastai for vision, and everything of fastai_seq: for notebooks, `from fastai_seq.all import *`"
 from fastai.vision.all import *
 from fastai_seq.core import *
+from fastai_seq.files import *
 from fastai_seq.sampling import *
 from fastai_seq.video import *
 from fastai_seq.archive import *

@@ -7,14 +7,14 @@ Docs: https://fastai-seq.github.io/fastai_seq/archive.html.md"""
 # %% auto #0
 __all__ = ['unrar']
 
-# %% ../nbs/03_archive.ipynb #f205b4b8
+# %% ../nbs/03_archive.ipynb #b64514e4
 import re
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
 import rarfile
 from fastai.data.external import fastai_path
-from .core import written_whole
+from .files import written_whole
 
 # %% ../nbs/03_archive.ipynb #8b73ee2e
 def _check_members(rar, fname):

@@ -11,7 +11,7 @@ __all__ = ['demo', 'train', 'predict', 'main']
 import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit', category=FutureWarning)
 
-# %% ../nbs/12_cli.ipynb #e406f0ee
+# %% ../nbs/12_cli.ipynb #95d53f71
 import argparse, base64, html, inspect, sys, time
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 from fastai.vision.core import imagenet_stats
 from fastcore.docments import docments
-from .core import written_whole
+from .files import written_whole
 from .data import GroupSplitter, ImageSeqDataLoaders
 from .datasets import motion_clips
 from .learner import seq_learner

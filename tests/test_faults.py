@@ -10,14 +10,14 @@ from fastai_seq.video import VideoError, avi2frames, extract_dataset, extract_fr
 def test_killed_extraction_goes_on(tmp_path):
     "Killed at several moments, what has its name is whole, and the last run completes the rest"
     for i in range(12): write_video(tmp_path/f'videos/A/{i}.avi', (np.full((96,128,3), (i*20+t) % 255, np.uint8) for t in range(40)))
-    code = "import sys; from fastai_seq.video import *; extract_dataset(sys.argv[1], sys.argv[2], n_workers=0)"
+    code = "import sys; from fastai_seq.video import *; extract_dataset(sys.argv[1], sys.argv[2], workers=0)"
     frames = tmp_path/'frames'
     for wanted in (1, 4, 8):
         run = subprocess.Popen([sys.executable, '-c', code, tmp_path/'videos', frames], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while run.poll() is None and len(list(frames.glob('A/[0-9]*'))) < wanted: time.sleep(.001)
         run.send_signal(signal.SIGKILL); run.wait()
         for folder in frames.glob('A/[0-9]*'): assert len(folder.ls_sorted()) == 40
-    assert extract_dataset(tmp_path/'videos', frames, n_workers=2) == []
+    assert extract_dataset(tmp_path/'videos', frames, workers=2).failed == []
     assert sorted(f.name for f in get_instances(frames)) == sorted(str(i) for i in range(12))   # hidden leftovers are no clips
     assert {n_frames(f) for f in get_instances(frames)} == {40}
 

@@ -76,7 +76,7 @@ def test_wheel_holds_the_library_and_installs(tmp_path):
     info = {n.rsplit('/', 1)[1]: n for n in names if '.dist-info/' in n}
     read = lambda n: zipfile.ZipFile(wheel).read(info[n]).decode()
     assert 'fastai-seq = fastai_seq.cli:main' in read('entry_points.txt') and 'fastai_seq._modidx:d' in read('entry_points.txt')
-    for line in ('License: Apache-2.0', 'Requires-Dist: timesformer-pytorch', 'Requires-Dist: av', 'Requires-Python: >=3.10'):
+    for line in ('License: Apache-2.0', 'Requires-Dist: timesformer-pytorch', 'Requires-Dist: av', 'Requires-Python: >=3.11'):
         assert line in read('METADATA'), line
     env = tmp_path/'env'    # the wheel itself, in an environment that has nothing else
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', env], check=True)

@@ -1,0 +1,173 @@
+"Extracting a data set, disturbed in every way: killed, doubled, interrupted, short of room, spread over a cluster."
+import errno, json, os, random, signal, subprocess, sys, time
+from pathlib import Path
+
+import numpy as np, pytest
+
+from fastai_seq import video as video_module
+from fastai_seq.data import get_instances
+from fastai_seq.video import (VideoError, _end_with_parent, _in_processes, avi2frames, extract_dataset, frames_bytes, get_videos, n_frames,
+                              read_frames, write_video)
+
+n_videos, length = 16, 60
+
+@pytest.fixture(scope='module')
+def videos(tmp_path_factory):
+    "Sixteen videos of noise, in two classes"
+    path, rng = tmp_path_factory.mktemp('extract')/'videos', np.random.default_rng(0)
+    world = np.kron(rng.integers(0, 255, (12, 30, 3), dtype=np.uint8), np.ones((16, 16, 1), np.uint8))
+    for i in range(n_videos): write_video(path/'AB'[i % 2]/f'{i}.avi', (np.roll(world, t*(i+1), 1)[:160, :240] for t in range(length)))
+    return path
+
+@pytest.fixture(scope='module')
+def undisturbed(videos, tmp_path_factory):
+    frames = tmp_path_factory.mktemp('undisturbed')/'frames'
+    assert len(extract_dataset(videos, frames, workers=0).done) == n_videos
+    return contents(frames)
+
+def contents(path): return {f.relative_to(path).as_posix(): f.read_bytes() for f in path.rglob('*') if f.is_file()}
+
+code = "import sys; from fastai_seq.video import extract_dataset; print(extract_dataset(sys.argv[1], sys.argv[2], workers=int(sys.argv[3])))"
+def start(videos, frames, workers, **kwargs):
+    return subprocess.Popen([sys.executable, '-c', code, videos, frames, str(workers)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **kwargs)
+
+def written(frames):
+    "JPEG files so far, finished clips and unfinished ones"
+    count = 0
+    for pattern in ('[AB]/*/*.jpg', '.unfinished/.*/*.jpg'):
+        try: count += sum(1 for _ in frames.glob(pattern))
+        except FileNotFoundError: continue          # moved while we looked
+    return count
+
+def wait_for(frames, n, run):
+    while written(frames) < n and run.poll() is None: time.sleep(.002)
+
+@pytest.mark.parametrize('workers', (0, 2))
+def test_killed_at_twenty_moments(videos, undisturbed, tmp_path, workers):
+    "What has its name is whole, each run goes on, and the last gives the same bytes as one that nobody disturbed"
+    frames, rng, moments = tmp_path/'frames', random.Random(workers), 20//2
+    for i in range(moments):
+        run = start(videos, frames, workers)
+        wait_for(frames, int(n_videos*length*(i + rng.random())/moments), run)
+        os.kill(run.pid, signal.SIGKILL)            # the workers, if any, have to notice by themselves
+        run.communicate()
+        for f in frames.glob('[AB]/*'): assert len(f.ls_sorted()) == length and json.loads((f/'.clip.json').read_text())['frames'] == length
+    run = start(videos, frames, workers)
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    assert contents(frames) == undisturbed
+    assert sorted(f.name for f in get_instances(frames)) == sorted(map(str, range(n_videos)))
+
+def test_two_runs_at_once(videos, undisturbed, tmp_path):
+    runs = [start(videos, tmp_path/'frames', 2) for _ in range(3)]
+    outs = [r.communicate(timeout=120) for r in runs]
+    assert [r.returncode for r in runs] == [0, 0, 0], outs
+    assert sum('another run is extracting' in out for out,_ in outs) >= 1
+    assert contents(tmp_path/'frames') == undisturbed
+
+def test_single_extractions_at_once(videos, tmp_path):
+    "avi2frames of one video in many threads: whole, whoever came first"
+    from concurrent.futures import ThreadPoolExecutor
+    video = get_videos(videos)[0]
+    with ThreadPoolExecutor(8) as pool: got = set(pool.map(lambda i: avi2frames(video, tmp_path, force=i % 2), range(16)))
+    assert len(got) == 1 and n_frames(got.pop()) == length
+    assert [o.name for o in (tmp_path/'A').iterdir()] == ['0']
+
+@pytest.mark.parametrize('workers', (0, 2))
+def test_interrupted_by_ctrl_c(videos, undisturbed, tmp_path, workers):
+    frames = tmp_path/'frames'
+    run = start(videos, frames, workers)
+    wait_for(frames, length*3, run)
+    os.killpg(run.pid, signal.SIGINT)               # as a terminal does: to the process and its workers
+    out, err = run.communicate(timeout=60)
+    assert run.returncode != 0 and err.count('KeyboardInterrupt') <= 2 and 'Process' not in err, err
+    with pytest.raises(ProcessLookupError): os.killpg(run.pid, 0)       # nobody is left
+    assert not list(frames.glob('.unfinished')) and 2 <= len(json.loads((frames/'manifest.json').read_text())['clips']) < n_videos
+    extract_dataset(videos, frames, workers=2)
+    assert contents(frames) == undisturbed
+
+def test_a_full_disk_leaves_nothing_that_counts(videos, tmp_path):
+    "A limit on the size of files stands for the disk"
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500)); "
+    run = subprocess.run([sys.executable, '-c', limited + code, videos, tmp_path/'frames', '0'], capture_output=True, text=True)
+    assert run.returncode == 0 and all(f'{v}: [Errno 27] File too large' in run.stdout for v in get_videos(videos)), run
+    assert not list((tmp_path/'frames').rglob('*.jpg')) and not list((tmp_path/'frames').glob('.unfinished'))
+
+def test_a_full_file_system_stops_the_run(videos, tmp_path):
+    "A tmpfs that holds a few clips; needs the right to mount one"
+    disk = tmp_path/'disk'
+    disk.mkdir()
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=4m', 'tmpfs', disk], capture_output=True).returncode: pytest.skip('cannot mount a tmpfs')
+    try:
+        with pytest.raises(OSError, match='choose another folder') as e: extract_dataset(videos, disk/'frames')
+        assert e.value.errno == errno.ENOSPC and not list(disk.rglob('*.jpg'))
+        for workers in (0, 2):
+            check, video_module._check_room = video_module._check_room, lambda *args: None
+            try:
+                with pytest.raises(OSError) as e: extract_dataset(videos, disk/'frames', workers=workers)
+            finally: video_module._check_room = check
+            assert e.value.errno == errno.ENOSPC
+            assert {n_frames(f) for f in get_instances(disk/'frames')} <= {length} and not list(disk.glob('frames/.unfinished'))
+    finally: subprocess.run(['umount', disk], check=True)
+
+def test_the_room_is_estimated(videos, undisturbed):
+    real = sum(-(-len(b)//4096)*4096 for name, b in undisturbed.items() if name.endswith('.jpg'))
+    assert .8 < frames_bytes(get_videos(videos))/real < 1.25
+    assert .8 < frames_bytes(get_videos(videos), fps=5, max_frames=6)/(real/length*6) < 1.25
+    assert frames_bytes([]) == 0
+
+def test_on_a_cluster(videos, undisturbed, tmp_path):
+    "Two worker processes of dask.distributed, which see the same files"
+    distributed = pytest.importorskip('distributed')
+    (tmp_path/'videos').symlink_to(videos)
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster, distributed.Client(cluster) as client:
+        report = extract_dataset(tmp_path/'videos', tmp_path/'frames', executor=client.get_executor())
+    assert len(report.done) == n_videos and not report.failed
+    assert contents(tmp_path/'frames') == undisturbed
+
+def _fatal(i):
+    if i == 7: os._exit(9)
+    return i*10
+
+def test_a_process_that_dies_takes_no_other_clip_with_it():
+    got = dict(_in_processes(_fatal, list(range(20)), 2))
+    assert 'died' in got.pop(7) and got == {i: i*10 for i in range(20) if i != 7}
+
+def test_changed_sources_and_settings_are_noticed(videos, tmp_path):
+    src = tmp_path/'videos'
+    for f in get_videos(videos)[:3]:
+        (src/f.parent.name).mkdir(parents=True, exist_ok=True); (src/f.parent.name/f.name).write_bytes(f.read_bytes())
+    first, frames = get_videos(src)[0], tmp_path/'frames'
+    assert len(extract_dataset(src, frames, workers=0).done) == 3
+    with pytest.raises(ValueError, match="'size': None.*'size': 64"): extract_dataset(src, frames, size=64, workers=0)
+    write_video(first, (np.zeros((32, 32, 3), np.uint8) for _ in range(5)))
+    report = extract_dataset(src, frames, workers=0)
+    assert report.done == [first] and '1 of the videos had changed' in str(report)
+    assert n_frames(frames/first.parent.name/first.stem) == 5
+    assert len(extract_dataset(src, frames, size=64, force=True, workers=0).done) == 3
+    for f in frames.rglob('.clip.json'): f.unlink()
+    assert '3 folders were made by other means' in str(extract_dataset(src, frames, workers=0))
+    first.unlink()
+    assert len(extract_dataset(src, frames, workers=0).skipped) == 2
+
+def test_frames_wanted(videos, tmp_path):
+    report = extract_dataset(videos, tmp_path, size=32, fps=10, max_frames=7, quality=90, workers=0)
+    assert {(n_frames(f), read_frames(f, [0]).shape) for f in get_instances(tmp_path)} == {(7, (1, 32, 48, 3))}
+    video, folder = videos/'A/6.avi', tmp_path/'A/6'       # moves 7 pixels a frame
+    every = read_frames(video, range(length), size=32).astype(int)
+    nearest = [int(np.abs(every - f).mean((1, 2, 3)).argmin()) for f in read_frames(folder, range(7))]
+    assert nearest == [0, 3, 5, 8, 10, 13, 15]          # the first of each tenth of a second, at 25 a second
+    clip = json.loads((tmp_path/'manifest.json').read_text())['clips']['A/0']
+    assert (clip['frames'], clip['fps'], clip['source']) == (7, 10, '0.avi')
+
+def test_memory_does_not_grow_with_the_video(tmp_path):
+    if not Path('/proc/self/status').exists(): pytest.skip('no /proc to read the peak of memory from')
+    code = ("import sys; from fastai_seq.video import avi2frames; avi2frames(sys.argv[1], sys.argv[2]); "
+            "print(next(l for l in open('/proc/self/status') if 'VmHWM' in l).split()[1], 'torch' in sys.modules)")
+    peaks = []
+    for n in (100, 2000):
+        path = write_video(tmp_path/f'A/{n}.avi', (np.full((240, 320, 3), i % 250, np.uint8) for i in range(n)))
+        out = subprocess.run([sys.executable, '-c', code, path, tmp_path/'frames'], capture_output=True, text=True, check=True).stdout.split()
+        peaks.append(int(out[0])/1024)
+        assert out[1] == 'False'
+    assert peaks[1] < 200 and peaks[1] - peaks[0] < 20, peaks

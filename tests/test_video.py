@@ -1,0 +1,188 @@
+"Reading videos: which frame, what colours, which way up, and what is said of a broken file. Real files where they are."
+import json, random, shutil, subprocess, sys
+from pathlib import Path
+
+import av, numpy as np, pytest
+from PIL import Image
+
+from conftest import real, shared
+from fastai_seq import video as video_module
+from fastai_seq.sampling import FirstFrames, UniformFrames
+from fastai_seq.video import VideoError, avi2frames, extract_frames, get_videos, n_frames, read_frames, video_info, write_video
+
+odd = ['animated.gif', 'bt601_full_range.mp4', 'bt601_limited_range.mp4', 'discard_first_keyframe.mp4', 'h265_10bits.mp4', 'nasa_13013_rotated.mp4',
+       'test_non_zero_start.mp4', 'testsrc2_mpeg4.avi', 'testsrc2_odd_height_and_width_mpeg2.mp4', 'testsrc2_vp8.webm']
+counts = dict(zip(odd, (4, 60, 60, 25, 30, 17, 12, 30, 10, 30)))
+
+def all_frames(path): return np.stack([np.asarray(f) for f in extract_frames(path)])
+def ffmpeg_rgb(path, *args):
+    "Frames as FFmpeg's own command converts them"
+    if not shutil.which('ffmpeg'): pytest.skip('the ffmpeg command is not installed')
+    w, h = all_frames(path)[0].shape[1::-1]
+    out = subprocess.run(['ffmpeg', '-loglevel', 'error', *args, '-i', path, '-vsync', 'passthrough', '-pix_fmt', 'rgb24', '-f', 'rawvideo', '-'], capture_output=True, check=True).stdout
+    return np.frombuffer(out, np.uint8).reshape(-1, h, w, 3)
+
+def long_video(path, n, gop, codec='libx264', **options):
+    "Noise that drifts, with a key frame each `gop` frames; every frame differs from every other"
+    rng = np.random.default_rng(0)
+    world = np.kron(rng.integers(0, 255, (12, 40, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
+    with av.open(str(path), 'w') as out:
+        s = out.add_stream(codec, rate=25, options={'g': str(gop), **options})
+        s.width, s.height, s.pix_fmt = 96, 64, 'yuv420p'
+        for i in range(n): out.mux(s.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(np.roll(world, -i, 1)[16:80, :96]), format='rgb24')))
+        out.mux(s.encode())
+    return path
+
+@pytest.fixture(scope='module')
+def long_videos(tmp_path_factory):
+    d = tmp_path_factory.mktemp('long')
+    return [long_video(d/'h264.mp4', 400, 50, bf='3'), long_video(d/'open.mkv', 400, 40, bf='3', **{'x264-params': 'open-gop=1'}),
+            long_video(d/'mpeg4.avi', 400, 30, 'mpeg4'), long_video(d/'bframes.avi', 400, 30, 'mpeg4', bf='2'),
+            long_video(d/'mpeg2.ts', 400, 30, 'mpeg2video', bf='2'), long_video(d/'vp9.webm', 300, 60, 'libvpx-vp9', deadline='realtime')]
+
+def test_jumping_gives_the_frame_that_decoding_gives(long_videos, monkeypatch):
+    rng, jumps = random.Random(0), []
+    jump = video_module._jump
+    monkeypatch.setattr(video_module, '_jump', lambda v, idxs, *line: (o for o in jump(v, idxs, *line) if jumps.append(o[0]) is None))
+    for path in long_videos:
+        frames = all_frames(path)
+        assert len(frames) == n_frames(path) > 250
+        jumps.clear()
+        for i in [len(frames)-1, *(rng.randrange(120, len(frames)) for _ in range(25))]:
+            assert np.array_equal(read_frames(path, [i])[0], frames[i]), (path.name, i)
+        some = sorted(rng.sample(range(len(frames)), 4)) + [0]
+        assert np.array_equal(read_frames(path, some), frames[some])
+        if path.suffix in ('.mp4', '.webm'): assert len(jumps) > 20, f'{path.name}: no jumps'
+
+def test_every_frame_of_real_videos_is_the_frame_of_that_number(monkeypatch):
+    monkeypatch.setattr(video_module, '_far', -2)     # jump wherever the stamps allow it
+    monkeypatch.setattr(video_module, '_read_counting', lambda *args: None)
+    for path in [*get_videos(real('clips')), *(real('odd', o) for o in odd)]:
+        frames = all_frames(path)
+        for i in range(0, len(frames), 1 if len(frames) < 170 else 3): assert np.array_equal(read_frames(path, [i])[0], frames[i]), (path.name, i)
+
+def test_colours_are_those_of_ffmpeg():
+    for path in [*get_videos(real('clips')), *(real('odd', o) for o in odd)]:
+        ours, theirs = all_frames(path).astype(int), ffmpeg_rgb(path)
+        assert ours.shape == theirs.shape, path.name
+        limit = {'testsrc2_odd_height_and_width_mpeg2.mp4': 4, 'h265_10bits.mp4': 3}.get(path.name, .1)  # interpolation of colour at hard edges
+        assert np.abs(ours - theirs).mean() < limit, path.name
+
+def test_full_and_limited_range_look_the_same(tmp_path):
+    "One picture, stored in either range: as a video, and as the JPEGs made of it"
+    yy, xx = np.mgrid[:96, :128]
+    picture = np.stack([xx*2, yy*2, 255-xx], -1).clip(0, 255).astype(np.uint8)
+    for fmt, brightness in (('yuv420p', 'MPEG'), ('yuvj420p', 'JPEG')):
+        path = tmp_path/f'A/{fmt}.mp4'
+        path.parent.mkdir(exist_ok=True)
+        with av.open(str(path), 'w') as out:
+            stream = out.add_stream('libx264', rate=25, options={'crf': '4'})
+            stream.width, stream.height, stream.pix_fmt = 128, 96, fmt
+            stream.codec_context.color_range = av.video.reformatter.ColorRange[brightness]
+            for _ in range(3): out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format='rgb24').reformat(
+                format=fmt, src_color_range='JPEG', dst_color_range=brightness)))
+            out.mux(stream.encode())
+        for clip in (path, avi2frames(path, tmp_path/'frames', quality=95)):
+            assert np.abs(read_frames(clip, [1])[0].astype(int) - picture).mean() < 3, (fmt, clip)
+
+def test_jpegs_of_the_odd_ranges_look_like_the_video(tmp_path):
+    "These two hold the same codes under different tags; FFmpeg shows them differently, and so do we"
+    for name in ('bt601_full_range.mp4', 'bt601_limited_range.mp4'):
+        path = real('odd', name)
+        folder = avi2frames(path, tmp_path, quality=95)
+        assert np.abs(read_frames(folder, range(0, 60, 10)).astype(int) - ffmpeg_rgb(path)[::10]).mean() < 4
+
+def test_a_rotated_video_stands_upright(tmp_path):
+    path = real('odd', 'nasa_13013_rotated.mp4')
+    info = video_info(path, count=True)
+    assert (info.width, info.height, info.rotation, info.counted) == (270, 480, 90, 17)
+    upright = ffmpeg_rgb(path)                      # the command turns by itself
+    assert np.abs(all_frames(path).astype(int) - upright).mean() < 1
+    assert read_frames(path, [0], size=90).shape == (1, 160, 90, 3)
+    small = np.asarray(Image.fromarray(upright[3]).resize((90, 160), Image.BOX)).astype(int)
+    assert np.abs(read_frames(path, [3], size=90)[0] - small).mean() < 3
+    folder = avi2frames(path, tmp_path, size=90)
+    assert np.abs(read_frames(folder, [3])[0].astype(int) - small).mean() < 4
+    assert read_frames(path, [3], size=(64, 48)).shape == (1, 64, 48, 3)
+
+@pytest.mark.parametrize('name', odd)
+def test_odd_files(name, tmp_path):
+    path = real('odd', name)
+    assert n_frames(path) == counts[name] == len(read_frames(path, lambda n: range(n))) == video_info(path, count=True).counted
+    folder = avi2frames(path, tmp_path, quality=95)
+    assert n_frames(folder) == counts[name] and read_frames(folder, [0]).shape == read_frames(path, [0]).shape
+    limit = 10 if name[:3] in ('ani', 'dis') or 'odd_height' in name else 4     # small pictures with hard edges
+    assert np.abs(read_frames(folder, [0, counts[name]-1]).astype(int) - read_frames(path, [0, counts[name]-1])).mean() < limit
+
+def test_no_video_in_it():
+    for name in ('sine_mono_s16.wav', 'LICENSE'):
+        for f in (n_frames, video_info, lambda p: read_frames(p, [0]), lambda p: list(extract_frames(p))):
+            with pytest.raises(VideoError, match=name): f(real('odd', name))
+
+def test_frames_are_counted_in_the_pass_that_reads_them(long_videos):
+    "The header's count is a guess; what is read must not depend on it"
+    paths = long_videos + ([*get_videos(real('clips'))] if shared.exists() else [])
+    for path in paths:
+        for sampler in (UniformFrames(7), FirstFrames(3)):
+            video_module._lengths.clear()
+            first = read_frames(path, sampler, size=32)
+            assert np.array_equal(first, read_frames(path, sampler(n_frames(path)), size=32)), path.name
+
+def test_cut_files_are_named_and_kept_on_request(tmp_path, long_videos):
+    whole = {'.avi': long_videos[2], '.mkv': long_videos[1], '.webm': long_videos[5]}
+    fast = tmp_path/'fast.mp4'
+    with av.open(str(long_videos[0])) as src, av.open(str(fast), 'w', options={'movflags': 'faststart'}) as out:
+        stream = out.add_stream_from_template(src.streams.video[0])
+        for p in src.demux(video=0):
+            if p.dts is not None: p.stream = stream; out.mux(p)
+    whole['.mp4'] = fast
+    for ext, path in whole.items():
+        frames = all_frames(path)
+        for share in (.8, .6, .4):
+            cut = tmp_path/f'cut{ext}'
+            cut.write_bytes(path.read_bytes()[:int(path.stat().st_size*share)])
+            for f in (n_frames, lambda p: list(extract_frames(p)), lambda p: avi2frames(p, tmp_path/'frames'), lambda p: read_frames(p, lambda n: [n-1])):
+                with pytest.raises(VideoError, match=f'cut{ext}'): f(cut)
+            assert not list((tmp_path/'frames').glob('*/cut*'))
+            n = n_frames(cut, on_error='keep')
+            assert 10 < n < len(frames)
+            kept = read_frames(cut, range(len(frames)), on_error='keep')
+            assert len(kept) == n and np.array_equal(kept[:n-8], frames[:n-8])     # the last ones may be damaged
+            assert np.array_equal(read_frames(cut, [3])[0], frames[3])              # what is there can be read
+
+flip_job = """
+import json, sys
+from fastai_seq.video import *
+out = []
+for path in sys.argv[1:]:
+    try:
+        n = n_frames(path)
+        out.append([n, len(read_frames(path, lambda n: range(0, n, 5), size=32)), len(avi2frames(path, 'flipped', force=True, size=32).ls_sorted())])
+    except VideoError as e: out.append(path in str(e))
+print(json.dumps(out))
+"""
+
+def test_flipped_bits_give_the_right_count_or_a_named_error(tmp_path, long_videos):
+    "A hundred seeded flips of one to fifty bits, in another process: if that hangs or crashes, the test fails"
+    sources = ['v_ApplyEyeMakeup_g01_c01.avi', 'TrumanShow_wave_f_nm_np1_fr_med_26.avi'] if shared.exists() else []
+    sources = [real('clips', s) for s in sources] + [long_videos[0], long_videos[2]]
+    rng, files, truth = random.Random(0), [], []
+    for i in range(100):
+        src = sources[i % len(sources)]
+        data = bytearray(src.read_bytes())
+        for _ in range(rng.choice((1, 1, 10, 50))): data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        files.append(tmp_path/f'{i}{src.suffix}'); files[-1].write_bytes(data)
+        truth.append(n_frames(src))
+    run = subprocess.run([sys.executable, '-c', flip_job, *map(str, files)], capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr[-2000:]
+    got = json.loads(run.stdout)
+    assert len(got) == 100 and sum(o is True for o in got) > 5
+    for f, n, o in zip(files, truth, got): assert o is True or o == [n, len(range(0, n, 5)), n], (f.name, n, o)
+
+def test_renamed_files_are_what_they_are(clips, tmp_path):
+    src = next((clips/'MoveLeft').iterdir())
+    for name in ('a.mp4', 'b.gif', 'c.webm'):
+        shutil.copy(src, tmp_path/name)
+        assert n_frames(tmp_path/name) == 12
+    (tmp_path/'frame.avi').write_bytes(b'\0'*5000)
+    with pytest.raises(VideoError, match='frame.avi'): n_frames(tmp_path/'frame.avi')
