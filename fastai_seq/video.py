@@ -6,15 +6,17 @@ Docs: https://fastai-seq.github.io/fastai_seq/video.html.md"""
 
 # %% auto #0
 __all__ = ['image_extensions', 'video_extensions', 'write_video', 'VideoError', 'extract_frames', 'avi2frames', 'n_frames',
-           'VideoInfo', 'video_info', 'read_frames', 'get_videos', 'frames_bytes', 'ExtractReport', 'extract_dataset']
+           'VideoInfo', 'video_info', 'examine', 'read_frames', 'get_videos', 'frames_bytes', 'ExtractReport',
+           'extract_dataset']
 
-# %% ../nbs/02_video.ipynb #e8f030d6
+# %% ../nbs/02_video.ipynb #47833059
 import errno, json, mimetypes, multiprocessing, os, shutil, signal, time, warnings
 from bisect import bisect_left, bisect_right
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from hashlib import blake2b
 from html import escape
 from pathlib import Path
 from threading import Thread
@@ -23,7 +25,7 @@ from uuid import uuid4
 import av
 import numpy as np
 import simplejpeg
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from filelock import FileLock, Timeout
 from PIL import Image
 from fastcore.basics import groupby, patch
@@ -192,12 +194,21 @@ def ls_sorted(self:Path)->L:
             f"{f}: expected a number as name (0.jpg, 1.jpg, …); is {self} a folder of frames? Move the file away if it is no frame")
     return files.sorted(key=lambda f: int(f.stem))
 
-# %% ../nbs/02_video.ipynb #ae777ff0
+# %% ../nbs/02_video.ipynb #fe504295
+def _stretch(plane, top, factor, shift):
+    "`plane` less 16, from 0-`top` to 0-255"
+    return (((np.clip(plane, 16, 16+top) - 16).astype(np.uint16)*factor + shift) >> 8).astype(np.uint8)
+
+_bt601 = {2, 5, 6}   # not said, and two codes for the colours of BT.601, which are JPEG's
+
 def _jpeg(frame, scaler, size, quality):
     "A decoder's frame as the bytes of a JPEG file, its short side `size` pixels"
-    yuv,turn = _reformat(frame, scaler, size, 'crop', format='yuvj420p', dst_colorspace='ITU601', dst_color_range='JPEG')
-    planes = (np.frombuffer(p, np.uint8).reshape(p.height, p.line_size)[:,:p.width] for p in yuv.planes)
-    return simplejpeg.encode_jpeg_yuv_planes(*(np.ascontiguousarray(np.rot90(p, turn)) for p in planes), quality=quality)
+    usual = frame.format.name == 'yuv420p' and frame.color_range != ColorRange.JPEG and frame.colorspace in _bt601
+    kwargs = dict(format='yuv420p') if usual else dict(format='yuvj420p', dst_colorspace='ITU601', dst_color_range='JPEG')
+    yuv,turn = _reformat(frame, scaler, size, 'crop', **kwargs)
+    y,u,v = (np.rot90(np.frombuffer(p, np.uint8).reshape(p.height, p.line_size)[:,:p.width], turn) for p in yuv.planes)
+    if usual: y, u, v = _stretch(y, 219, 298, 18), _stretch(u, 224, 291, 255), _stretch(v, 224, 291, 255)
+    return simplejpeg.encode_jpeg_yuv_planes(*map(np.ascontiguousarray, (y, u, v)), quality=quality)
 
 # %% ../nbs/02_video.ipynb #b69678ba
 def _settings(
@@ -350,6 +361,20 @@ def video_info(
         secs = _seconds(v.stream, v.container) or (v.container.duration or 0)/av.time_base
         return VideoInfo(path, v.stream.frames, n_frames(path) if count else None, v.rate and float(v.rate), w, h, turn*90,
                          secs or None, v.stream.codec_context.name)
+
+# %% ../nbs/02_video.ipynb #e428226f
+def examine(
+    path # A video or a folder of frames
+)->dict: # `frames` (counted), `header` (promised), `fps`, `height`, `width`, `digest` of the content, `problem` in words
+    "Read all of a clip. What is wrong with it is told, not raised."
+    path, res = Path(path), dict(frames=0, header=0, fps=None, height=0, width=0, digest='', problem='')
+    try:
+        info, files = video_info(path), _frame_files(path) if path.is_dir() else [path]
+        res |= dict(header=info.frames, fps=info.fps, height=info.height, width=info.width, frames=n_frames(path, on_error='keep'))
+        res['digest'] = blake2b(b''.join(blake2b(f.read_bytes()).digest() for f in files), digest_size=16).hexdigest()
+        n_frames(path)
+    except (VideoError, OSError) as e: res['problem'] = str(e)
+    return res
 
 # %% ../nbs/02_video.ipynb #3e963f2f
 def _pick(path, idxs, n):
