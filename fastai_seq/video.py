@@ -7,9 +7,9 @@ Docs: https://fastai-seq.github.io/fastai_seq/video.html.md"""
 # %% auto #0
 __all__ = ['image_extensions', 'video_extensions', 'write_video', 'VideoError', 'extract_frames', 'avi2frames', 'n_frames',
            'VideoInfo', 'video_info', 'examine', 'read_frames', 'get_videos', 'frames_bytes', 'ExtractReport',
-           'extract_dataset']
+           'extract_dataset', 'cache_clips']
 
-# %% ../nbs/02_video.ipynb #47833059
+# %% ../nbs/02_video.ipynb #3e1aa855
 import errno, json, mimetypes, multiprocessing, os, shutil, signal, time, warnings
 from bisect import bisect_left, bisect_right
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
@@ -34,6 +34,7 @@ from fastcore.meta import delegates
 from fastcore.parallel import num_cpus
 from fastprogress.fastprogress import progress_bar
 from .files import written_whole
+from .sampling import EveryFrame
 
 # %% ../nbs/02_video.ipynb #ea015d5c
 def write_video(
@@ -232,7 +233,7 @@ def _some(frames, rate, fps, max_frames):
             yield frame
             n += 1
 
-# %% ../nbs/02_video.ipynb #c1264b66
+# %% ../nbs/02_video.ipynb #02cd5814
 def _write_frames(video_path, folder, settings, on_error):
     "Write frames to `folder`, and beside them, hidden, what they were made of and how"
     st = Path(video_path).stat()
@@ -242,15 +243,20 @@ def _write_frames(video_path, folder, settings, on_error):
         for n,frame in enumerate(_some(v.frames(on_error), v.rate, fps, max_frames), 1):
             with open(f'{folder}/{n-1}.jpg', 'wb') as f: f.write(_jpeg(frame, scaler, size, quality))
         rate = v.rate and float(min(fps or v.rate, v.rate))
-    (folder/_note).write_text(json.dumps(_source(video_path, st) | dict(frames=n, fps=rate, not_whole=v.reason, settings=settings)))
+    _write_note(folder, video_path, st, n, rate, v.reason, settings)
 
-_note = '.clip.json'
+_note, _array = '.clip.json', 'frames.npy'
+
+def _is_array(path): return (path/_array).is_file()    # a cached clip, see below
+
+def _write_note(folder, video_path, st, n, rate, reason, settings, **kwargs):
+    (folder/_note).write_text(json.dumps(_source(video_path, st) | dict(frames=n, fps=rate, not_whole=reason, settings=settings, **kwargs)))
 
 def _source(video_path, st=None):
     st = st or Path(video_path).stat()
     return dict(source=Path(video_path).name, bytes=st.st_size, mtime_ns=st.st_mtime_ns)
 
-# %% ../nbs/02_video.ipynb #bcf1839b
+# %% ../nbs/02_video.ipynb #46171637
 def _made(folder):
     "The note in a folder of frames; None if there is none"
     try: return json.loads((folder/_note).read_text())
@@ -262,12 +268,13 @@ def _state(folder, video_path, settings):
     if not folder.is_dir() or next(os.scandir(folder), None) is None: return 'none'
     if not (note := _made(folder)): return 'foreign'
     if note['settings'] != settings:
-        old,new = ({k: d[k] for k in settings if note['settings'][k] != settings[k]} for d in (note['settings'], settings))
+        old,new = ({k: v for k,v in a.items() if k not in b or b[k] != v} for a,b in ((note['settings'], settings), (settings, note['settings'])))
         raise ValueError(f"{folder} was extracted with {old}, not with {new}; choose another folder for the frames, or force=True to extract them again")
+    if _is_array(folder) and not note.get('size') == (folder/_array).stat().st_size: return 'none'
     same = not Path(video_path).exists() or _source(video_path).items() <= note.items()
     return 'done' if same else 'changed'
 
-# %% ../nbs/02_video.ipynb #cf791560
+# %% ../nbs/02_video.ipynb #b72a5cf4
 def _frames_folder(video_path): return Path(Path(video_path).parent.name)/Path(video_path).stem
 
 def avi2frames(
@@ -285,13 +292,13 @@ def avi2frames(
     dest, settings = Path(path_frames)/_frames_folder(video_path), _settings(size, fps, max_frames, quality)
     if not force and (state := _state(dest, video_path, settings)) in ('done', 'foreign'): return dest
     if not force and state == 'changed': warnings.warn(f"{video_path} has changed since its frames were extracted; they are made again")
-    _extract(video_path, dest, settings, on_error)
+    _extract(video_path, dest, _write_frames, settings, on_error)
     return dest
 
-def _extract(video_path, dest, settings, on_error, work=None):
+def _extract(video_path, dest, write, settings, on_error, work=None):
     with written_whole(dest, work) as tmp:
         tmp.mkdir()
-        _write_frames(video_path, tmp, settings, on_error)
+        write(video_path, tmp, settings, on_error)
 
 # %% ../nbs/02_video.ipynb #11a45149
 image_extensions = {k for k,v in mimetypes.types_map.items() if v.startswith('image/')}
@@ -308,7 +315,23 @@ def _frame_files(path):
             f"{path}: frame {i} is missing, {f.name} comes next; extract the clip again with force=True")
     return files
 
-# %% ../nbs/02_video.ipynb #9c014412
+# %% ../nbs/02_video.ipynb #4f566125
+def _array_head(path):
+    "Shape `(T,3,H,W)` of the frames in the file `path`, and where they begin"
+    return _parse_head(*_stamp(path))
+
+@lru_cache(maxsize=100_000)
+def _parse_head(path, mtime, size):
+    with open(path, 'rb') as f:
+        try:
+            np.lib.format.read_magic(f)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(f)
+        except ValueError as e: raise VideoError(f"{path} is damaged ({e}); delete its folder, and cache the clip again") from e
+        start = f.tell()
+    if dtype != np.uint8 or len(shape) != 4 or size != start + np.prod(shape): raise VideoError(f"{path} is damaged: {size} bytes for {dtype} {shape}; delete its folder, and cache the clip again")
+    return shape, start
+
+# %% ../nbs/02_video.ipynb #3ebe1020
 _lengths = {}   # what was counted in this process: path, mtime and size of a video -> its frames, and what is missing after them
 
 def _stamp(path):
@@ -316,11 +339,12 @@ def _stamp(path):
     return str(path), st.st_mtime_ns, st.st_size
 
 def n_frames(
-    path, # A video or a folder of frames
+    path, # A clip: a video or a folder of frames
     on_error='raise' # A video that breaks off: 'raise', or 'keep' and count what came before
 )->int: # Frames that can be read: decoded and counted once a process, if it is a video
     "Length of a clip in frames. Raises FileNotFoundError or VideoError."
     path = Path(path)
+    if _is_array(path): return _array_head(path/_array)[0][0]
     if path.is_dir(): return len(_frame_files(path))
     if not path.exists(): raise FileNotFoundError(f"No such video or folder of frames: {path}")
     if (stamp := _stamp(path)) not in _lengths:
@@ -343,7 +367,7 @@ class VideoInfo:
     duration: float  # Seconds; None if not known
     codec: str       # Name of the codec
 
-# %% ../nbs/02_video.ipynb #1e9d4266
+# %% ../nbs/02_video.ipynb #3062a893
 def video_info(
     path, # A video or a folder of frames
     count=False # Decode the video, to count its frames?
@@ -351,9 +375,11 @@ def video_info(
     "What the header says of a clip. Raises FileNotFoundError, or VideoError if it is no readable clip."
     path = Path(path)
     if path.is_dir():
-        files, fps = _frame_files(path), (_made(path) or {}).get('fps')
-        with Image.open(files[0]) as img: (w,h), codec = img.size, img.format.lower()
-        return VideoInfo(path, len(files), len(files), fps, w, h, 0, fps and len(files)/fps, codec)
+        n, fps = n_frames(path), (_made(path) or {}).get('fps')
+        if _is_array(path): (_,_,h,w), codec = _array_head(path/_array)[0], 'rawvideo'
+        else:
+            with Image.open(_frame_files(path)[0]) as img: (w,h), codec = img.size, img.format.lower()
+        return VideoInfo(path, n, n, fps, w, h, 0, fps and n/fps, codec)
     with _Video(path) as v:
         frame = next(v.frames('keep'))
         turn = _turns(frame)
@@ -362,24 +388,26 @@ def video_info(
         return VideoInfo(path, v.stream.frames, n_frames(path) if count else None, v.rate and float(v.rate), w, h, turn*90,
                          secs or None, v.stream.codec_context.name)
 
-# %% ../nbs/02_video.ipynb #e428226f
+# %% ../nbs/02_video.ipynb #2f4eb9c8
 def examine(
     path # A video or a folder of frames
 )->dict: # `frames` (counted), `header` (promised), `fps`, `height`, `width`, `digest` of the content, `problem` in words
     "Read all of a clip. What is wrong with it is told, not raised."
     path, res = Path(path), dict(frames=0, header=0, fps=None, height=0, width=0, digest='', problem='')
     try:
-        info, files = video_info(path), _frame_files(path) if path.is_dir() else [path]
+        info = video_info(path)
+        files = [path/_array] if _is_array(path) else _frame_files(path) if path.is_dir() else [path]
         res |= dict(header=info.frames, fps=info.fps, height=info.height, width=info.width, frames=n_frames(path, on_error='keep'))
         res['digest'] = blake2b(b''.join(blake2b(f.read_bytes()).digest() for f in files), digest_size=16).hexdigest()
         n_frames(path)
     except (VideoError, OSError) as e: res['problem'] = str(e)
     return res
 
-# %% ../nbs/02_video.ipynb #3e963f2f
+# %% ../nbs/02_video.ipynb #a79d5605
 def _pick(path, idxs, n):
     "`idxs`, or what the sampler `idxs` picks of `n()` frames, as a list of ints"
-    try: idxs = [int(i) for i in (idxs(n()) if callable(idxs) else idxs)]
+    rate = dict(rate=video_info(path).fps) if getattr(idxs, 'fps', None) else {}
+    try: idxs = [int(i) for i in (idxs(n(), **rate) if callable(idxs) else idxs)]
     except VideoError: raise
     except ValueError as e: raise VideoError(f"{path}: {e}") from e
     if not idxs or min(idxs) < 0: raise ValueError(f"idxs={idxs}: expected one index or more, none negative")
@@ -471,7 +499,22 @@ def _read_folder(path, idxs, size, method, on_error):
     res = {i: _image(files[i], size, method) for i in set(idxs) if i < len(files)}
     return [res[i] for i in idxs if i in res]
 
-# %% ../nbs/02_video.ipynb #2d5f9bba
+# %% ../nbs/02_video.ipynb #97e9c6ec
+def _read_array(path, idxs, size, method, on_error):
+    "Frames of a cached clip; if they are wanted as they are stored, they are read and nothing else is done"
+    n,c,h,w = (shape := _array_head(path/_array))[0]
+    idxs = [i for i in _pick(path, idxs, lambda: n) if i < n or on_error != 'keep']
+    if idxs and max(idxs) >= n: raise VideoError(f"{path}: frame {max(idxs)} was asked for, it has {n} frames")
+    res = np.empty((len(idxs),c,h,w), np.uint8)
+    with open(path/_array, 'rb', buffering=0) as f:
+        for i,frame in zip(idxs, res):
+            f.seek(shape[1] + i*frame.nbytes)
+            if f.readinto(frame) != frame.nbytes: raise VideoError(f"{path/_array} is cut off; delete {path}, and cache it again")
+    res, scaled = res.transpose(0,2,3,1), _scaled(h, w, size, method)
+    if scaled == (h,w): return res[:, (h-size[0])//2:, (w-size[1])//2:][:, :size[0], :size[1]] if isinstance(size, tuple) else res
+    return [_centre(np.asarray(Image.fromarray(f).resize(scaled[::-1], Image.BILINEAR)), size) for f in res]
+
+# %% ../nbs/02_video.ipynb #d3f5da62
 def _read_clip(path, idxs, size=None, method='crop', on_error='raise'):
     "`read_frames` as a list, whose frames may differ in size"
     path = Path(path)
@@ -479,9 +522,10 @@ def _read_clip(path, idxs, size=None, method='crop', on_error='raise'):
     if size is not None: size = tuple(map(int, size)) if np.ndim(size) else int(size)
     if size is not None and np.min(size) < 1: raise ValueError(f"size={size}: expected pixels, at least 1")
     if not path.exists(): raise FileNotFoundError(f"No such video or folder of frames: {path}")
-    return (_read_folder if path.is_dir() else _read_video)(path, idxs, size, method, on_error)
+    read = _read_video if not path.is_dir() else _read_array if _is_array(path) else _read_folder
+    return read(path, idxs, size, method, on_error)
 
-# %% ../nbs/02_video.ipynb #d4b18d3c
+# %% ../nbs/02_video.ipynb #0aed75e4
 def read_frames(
     path, # A video or a folder of frames
     idxs, # Indices of the frames to read, 0-based, in any order, repeats allowed; or a sampler that picks them
@@ -492,6 +536,7 @@ def read_frames(
     "Read frames of a clip. Raises FileNotFoundError, or VideoError when it cannot be read or is too short."
     _check_on_error(on_error, 'raise', 'keep')
     frames = _read_clip(path, idxs, size, method, on_error)
+    if isinstance(frames, np.ndarray): return frames
     if not frames: raise VideoError(f"{path}: none of the frames asked for can be read")
     if len(sizes := {f.shape[:2] for f in frames}) > 1: raise VideoError(f"{path}: frames of different sizes (height, width) {sorted(sizes)}; pass size=(height, width)")
     return np.stack(frames)
@@ -532,24 +577,24 @@ def frames_bytes(
         read += path.stat().st_size
     return int(made/read*sum(f.stat().st_size for f in videos)) if read else 0
 
-# %% ../nbs/02_video.ipynb #7db5b879
+# %% ../nbs/02_video.ipynb #9ef212a3
 def _human(n):
     "`n` bytes, to be read"
     for unit in ('B', 'kB', 'MB', 'GB', 'TB'):
         if n < 1000 or unit == 'TB': return f'{n:.3g} {unit}'
         n /= 1000
 
-def _check_room(todo, dest, settings):
+def _check_room(todo, dest, need):
     "Say how much room the frames of `todo` need; raise OSError if the disk has less"
-    need, free = frames_bytes(todo, **settings), shutil.disk_usage(dest).free
+    free = shutil.disk_usage(dest).free
     print(f"{len(todo)} videos to extract: about {_human(need)}, of {_human(free)} that are free")
     if need > free: raise OSError(errno.ENOSPC, f"{dest}: the frames need about {_human(need)}, {_human(free)} are free; "
                                   "choose another folder, or a smaller size, fps, max_frames or quality")
 
-# %% ../nbs/02_video.ipynb #f6c5bafe
-def _job(video_path, dest, settings, on_error, work):
+# %% ../nbs/02_video.ipynb #8236e9b2
+def _job(video_path, dest, write, settings, on_error, work):
     "Extract one video; the reason if that failed, else ''"
-    try: _extract(video_path, dest/_frames_folder(video_path), settings, 'keep' if on_error == 'keep' else 'raise', work)
+    try: _extract(video_path, dest/_frames_folder(video_path), write, settings, 'keep' if on_error == 'keep' else 'raise', work)
     except (VideoError, OSError) as e:
         if getattr(e, 'errno', None) == errno.ENOSPC: raise OSError(
             errno.ENOSPC, f"{dest} is full; make room and run again, it goes on with {video_path}") from e
@@ -653,29 +698,18 @@ class ExtractReport:
         rows = ''.join(f'<tr><td style="text-align:left">{a}</td><td style="text-align:left">{escape(str(b))}</td></tr>' for a,b in self._rows())
         return f"<table><tr><th colspan=2>{escape(str(self.dest))}</th></tr>{rows}</table>" + ''.join(f'<p>{escape(n)}</p>' for n in self.notes)
 
-# %% ../nbs/02_video.ipynb #80b1d776
-def extract_dataset(
-    src, # Folder of videos, `Class/clip.avi`, at any depth
-    dest, # Folder that gets the frames, `Class/clip/0.jpg, …`, and a `manifest.json`
-    size=None, # Length of the short side in pixels; None: as it is
-    fps=None, # At most so many frames a second; None: all
-    max_frames=None, # At most so many frames of a video; None: all
-    quality=74, # Of the JPEGs, 1 to 100; 74 takes no more room than what PIL writes by default
-    workers=None, # Processes; None: one a core; 0: this one
-    executor=None, # Anything with the interface of `concurrent.futures`, instead; its workers must see the same files
-    on_error='skip', # A bad video: 'skip' it and go on, 'keep' the frames before it breaks off, or 'raise'
-    force=False # Extract again what is already there?
-)->ExtractReport: # What was done
-    "`avi2frames` for every video below `src`. Can be interrupted, and goes on where it stopped. Raises ValueError or OSError before it starts."
+# %% ../nbs/02_video.ipynb #7771cfe6
+def _make_all(src, dest, write, settings, need, workers, executor, on_error, force):
+    "Have `write` make a folder below `dest` of each video below `src`; `need` estimates the bytes"
     _check_on_error(on_error, 'skip', 'keep', 'raise')
-    src, dest, settings, start = Path(src).absolute(), Path(dest).absolute(), _settings(size, fps, max_frames, quality), time.time()
+    src, dest, start, failed = Path(src).absolute(), Path(dest).absolute(), time.time(), {}
     videos = get_videos(src)
     if not videos: raise ValueError(f"{src}: no videos in it (looked for {', '.join(sorted(video_extensions))})")
     with _alone_in(dest) as work:
         plan = _plan(videos, dest, settings, force)
-        todo, failed = sorted(plan['none'] + plan['changed']), {}
-        if todo: _check_room(todo, dest, settings)
-        job = partial(_job, dest=dest, settings=settings, on_error=on_error, work=work)
+        todo = sorted(plan['none'] + plan['changed'])
+        if todo: _check_room(todo, dest, need(todo))
+        job = partial(_job, dest=dest, write=write, settings=settings, on_error=on_error, work=work)
         results = _as_completed(executor, job, todo) if executor else _in_processes(job, todo, num_cpus() if workers is None else workers)
         bar = progress_bar(results, total=len(todo), leave=False)
         try:
@@ -689,4 +723,65 @@ def extract_dataset(
     return ExtractReport(dest, L(v for v in todo if not failed[v]), L(plan['done'] + plan['foreign']), L((v, failed[v]) for v in todo if failed[v]),
                          notes, time.time()-start)
 
-_plan_notes = {'changed': "of the videos had changed since, and were extracted again", 'foreign': "folders were made by other means: they are left as they are, unchecked (force=True extracts them again)"}
+_plan_notes = {'changed': "of the videos had changed since, and were extracted again",
+               'foreign': "folders were made by other means: they are left as they are, unchecked (force=True extracts them again)"}
+
+# %% ../nbs/02_video.ipynb #f36e9c98
+def extract_dataset(
+    src, # Folder of videos, `Class/clip.avi`, at any depth
+    dest, # Folder that gets the frames, `Class/clip/0.jpg, …`, and a `manifest.json`
+    size=None, # Length of the short side in pixels; None: as it is
+    fps=None, # At most so many frames a second; None: all
+    max_frames=None, # At most so many frames of a video; None: all
+    quality=74, # Of the JPEGs, 1 to 100
+    workers=None, # Processes; None: one a core; 0: this one
+    executor=None, # Anything with the interface of `concurrent.futures`, instead; its workers must see the same files
+    on_error='skip', # A bad video: 'skip' it and go on, 'keep' the frames before it breaks off, or 'raise'
+    force=False # Extract again what is already there?
+)->ExtractReport: # What was done
+    "`avi2frames` for every video below `src`. Can be interrupted, and goes on where it stopped. Raises ValueError or OSError before it starts."
+    settings = _settings(size, fps, max_frames, quality)
+    return _make_all(src, dest, _write_frames, settings, lambda todo: frames_bytes(todo, **settings), workers, executor, on_error, force)
+
+# %% ../nbs/02_video.ipynb #9f9ac527
+def _write_array(video_path, folder, settings, on_error):
+    "Write a clip's frames to one file, and their note beside it"
+    st, (size, method, max_frames) = Path(video_path).stat(), settings.values()
+    with _Video(video_path) as v: n, rate = n_frames(video_path, on_error), v.rate
+    idxs = EveryFrame(max_frames)(n)
+    want, size, scaler = set(idxs), tuple(size) if isinstance(size, list) else size, VideoReformatter()
+    with _Video(video_path) as v, open(folder/_array, 'wb') as f:
+        for i,frame in enumerate(v.frames(on_error)):
+            if i not in want: continue
+            frame = _rgb(frame, scaler, size, method).transpose(2,0,1)
+            if not f.tell(): np.lib.format.write_array_header_1_0(f, dict(descr='|u1', fortran_order=False, shape=(len(idxs), *frame.shape)))
+            f.write(np.ascontiguousarray(frame))
+    _write_note(folder, video_path, st, len(idxs), rate and float(rate)*len(idxs)/n, v.reason, settings, size=(folder/_array).stat().st_size)
+
+def _array_bytes(videos, size, method, max_frames):
+    "Bytes that the cached `videos` will take, estimated from a few"
+    few, need, read = videos[::max(1, len(videos)//16)], 0, 0
+    for path in few:
+        try: info = video_info(path)
+        except VideoError: continue
+        h,w = (info.height, info.width) if size is None else tuple(size) if not isinstance(size, int) else _scaled(info.height, info.width, size, method)
+        n = info.frames or (info.duration or 0)*(info.fps or 25)
+        need, read = need + 3*h*w*min(n, max_frames or n), read + path.stat().st_size
+    return int(need/read*sum(f.stat().st_size for f in videos)) if read else 0
+
+# %% ../nbs/02_video.ipynb #90a27ffd
+def cache_clips(
+    src, # Folder of videos, `Class/clip.avi`, at any depth
+    dest, # Folder that gets the cached clips, `Class/clip/frames.npy`, and a `manifest.json`
+    size=128, # As in `read_frames`: an int, length of the short side; `(height, width)`: exactly that; None: as they are
+    method='crop', # To reach `(height, width)`: 'crop' the centre, or 'squish' the whole
+    max_frames=None, # Of a longer clip, so many, evenly spread; None: all
+    workers=None, # Processes; None: one a core; 0: this one
+    executor=None, # Anything with the interface of `concurrent.futures`, instead
+    on_error='skip', # A bad video: 'skip' it and go on, 'keep' the frames before it breaks off, or 'raise'
+    force=False # Make again what is already there?
+)->ExtractReport: # What was done
+    "Store the clips decoded and scaled, so that reading them costs next to nothing. Goes on where it stopped; a damaged file is made again."
+    if method not in ('crop', 'squish'): raise ValueError(f"method={method!r}: choose 'crop' or 'squish'")
+    settings = dict(size=[*map(int, size)] if np.ndim(size) else size, method=method, max_frames=max_frames)
+    return _make_all(src, dest, _write_array, settings, lambda todo: _array_bytes(todo, **settings), workers, executor, on_error, force)

@@ -1,14 +1,13 @@
-"The walk-through's steps on real clips of UCF101, HMDB51 and Kinetics, and real archives, where they are."
+"The walk-through's steps on real clips of UCF101, HMDB51 and Kinetics, where they are."
 import shutil
 from pathlib import Path
 
-import matplotlib.pyplot as plt, numpy as np, pytest, rarfile
+import matplotlib.pyplot as plt, numpy as np, pytest
 from torchvision.models import mobilenet_v2
 
-from conftest import real, shared
+from conftest import real
 from fastai.learner import Learner
 from fastai.metrics import accuracy
-from fastai_seq.archive import unrar
 from fastai_seq.core import ImageTuple
 from fastai_seq.data import ImageSeqDataLoaders, ImageTupleTfm, get_action_dataloaders, get_instances, group_of
 from fastai_seq.learner import seq_learner
@@ -55,15 +54,3 @@ def test_gestures_are_split_by_recording():
     train, valid = ({group_of(f) for f in d.items} for d in (dls.train, dls.valid))
     assert not train & valid and {g.split('_g')[0] for g in train} == {g.split('_g')[0] for g in valid}
     assert .1 < len(dls.valid_ds)/240 < .35
-
-def test_real_rar_archives(tmp_path):
-    if not any(map(shutil.which, ('unrar', 'unar'))): pytest.skip("neither unrar nor unar is installed")
-    for name in ('rar3-subdirs', 'rar5-subdirs', 'rar3-solid', 'rar5-crc', 'rar5-dups', 'rar5-vols.part1', 'unicode'):
-        fname = real('rar', f'{name}.rar')
-        dest = unrar(fname, tmp_path/name)
-        with rarfile.RarFile(fname) as rar:
-            files = {m.filename.removeprefix('sub/').removeprefix('vols/'): m.file_size for m in rar.infolist() if not m.is_dir()}
-        assert files == {str(f.relative_to(dest)): f.stat().st_size for f in dest.rglob('*') if f.is_file()}
-    with pytest.raises(ValueError, match='rar5-evil-symlink-traversal'): unrar(real('rar', 'rar5-evil-symlink-traversal.rar'), tmp_path/'evil')
-    with pytest.raises(ValueError, match='rar5-psw.rar could not be extracted'): unrar(real('rar', 'rar5-psw.rar'), tmp_path/'psw')
-    assert not (tmp_path/'evil').exists() and not (tmp_path/'psw').exists()
