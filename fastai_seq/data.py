@@ -6,28 +6,34 @@ Docs: https://fastai-seq.github.io/fastai_seq/data.html.md"""
 
 # %% auto #0
 __all__ = ['get_instances', 'group_of', 'GroupSplitter', 'check_leakage', 'check_clips', 'examine_clips', 'ImageTupleTfm',
-           'show_batch', 'get_action_dataloaders', 'TensorVideoTfm', 'ImageSeqBlock', 'ImageSeqDataLoaders']
+           'show_batch', 'get_action_dataloaders', 'TensorVideoTfm', 'ClipDL', 'ImageSeqBlock', 'ImageSeqDataLoaders']
 
-# %% ../nbs/06_data.ipynb #004f85c0
-import random, re, warnings
+# %% ../nbs/06_data.ipynb #2ef996e0
+import random, re, tempfile, warnings
 from collections import Counter, defaultdict
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
+import numpy as np
 import pandas as pd
-from fastai.data.all import (Categorize, CategoryBlock, DataBlock, DataLoaders, Datasets, IndexSplitter,
-                             ToTensor, Transform, TransformBlock, delegates, dispatch, parent_label)
+import torch
+from fastai.data.all import (Categorize, CategoryBlock, DataBlock, DataLoaders, Datasets, GrandparentSplitter, IndexSplitter, MultiCategoryBlock,
+                             RegressionBlock, TfmdDL, ToTensor, Transform, TransformBlock, delegates, dispatch, parent_label)
 from fastai.data.core import get_show_batch_func, show_batch
 from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.torch_core import defaults
-from fastai.vision.augment import RandTransform, Resize
+from fastai.vision.augment import Resize
 from fastai.vision.core import PILImage, imagenet_stats
 from fastai.vision.data import get_grid
+from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.parallel import num_cpus, parallel
+from fastcore.xtras import is_listy
 from fastprogress.fastprogress import progress_bar
 from .core import ImageTuple, TensorVideo
 from .sampling import FirstFrames, UniformFrames
-from .video import VideoError, _in_processes, _read_clip, examine, n_frames, read_frames, video_extensions
+from .video import VideoError, VideoRange, _in_processes, _read_clip, examine, n_frames, read_frames, video_extensions
 
 # %% ../nbs/06_data.ipynb #546cc1a2
 _layout = "expected path/Class/clip, where a clip is a video file or a folder of numbered frames"
@@ -115,40 +121,40 @@ def check_leakage(
         "validation score will flatter; split with GroupSplitter", stacklevel=3)
     return shared
 
-# %% ../nbs/06_data.ipynb #8e8d6821
-def _honest_splitter(valid_pct=0.2, seed=None):
+# %% ../nbs/06_data.ipynb #6368904d
+def _honest_splitter(valid_pct=0.2, seed=None, label_func=parent_label):
     def _inner(o):
         named = sum(group_of(i) is not None for i in o)
-        splits = GroupSplitter(lambda i: group_of(i) or str(i), valid_pct, seed)(o)
+        splits = GroupSplitter(lambda i: group_of(i) or str(i), valid_pct, seed, label_func)(o)
         how = f"split by recording group ({named} of {len(o)} names tell it)" if named else "split at random (no name tells a recording group)"
         print(f"{how}: {len(splits[0])} clips to train, {len(splits[1])} to validate")
         return splits
     return _inner
 
-# %% ../nbs/06_data.ipynb #bce91d34
-def _check_splits(files, splits, bs, drop_last=True):
+# %% ../nbs/06_data.ipynb #a85530f9
+def _check_splits(files, splits, bs, drop_last=True, label_func=parent_label):
     "Raises ValueError if `splits` of `files` cannot be trained on in batches of `bs`; warns of leaks, and of classes not held out"
     train, valid = splits
     if bs < 1: raise ValueError(f"bs={bs}: a batch needs at least 1 clip")
     if not len(train) or not len(valid): raise ValueError(
         f"{len(train)} clips to train on and {len(valid)} to validate: both need some; change the split, or record more")
     if drop_last and len(train) < bs: raise ValueError(f"{len(train)} clips to train on make no batch of bs={bs}; pass bs={len(train)} or less")
-    seen, held_out = ({parent_label(files[i]) for i in s} for s in splits)
+    seen, held_out = ({label_func(files[i]) for i in s} for s in splits)
     if held_out - seen: raise ValueError(f"no clip of {', '.join(sorted(held_out - seen))} is left to train on; change the split, or record more")
     if seen - held_out: warnings.warn(f"no clip of {', '.join(sorted(seen - held_out))} is held out: too few recordings to split", stacklevel=3)
     check_leakage(files, splits)
 
-# %% ../nbs/06_data.ipynb #e563a4e4
+# %% ../nbs/06_data.ipynb #585191a2
 def check_clips(
     files, # Clips: videos and folders of frames
     sampler=None, # The sampler to be used, to know that no clip is too short for it
-    label_func=parent_label # Gives the class of a clip
+    label_func=parent_label # Gives the class of a clip; None if there are no classes
 ):
     "Raises VideoError naming every clip that cannot be read, ValueError if there are not two classes to tell apart"
-    labels = {label_func(f) for f in files}
-    if len(labels) < 2: raise ValueError(
-        f"{len(files)} clips, e.g. {files[0]}, but one class only: {', '.join(map(str, labels))}; {_layout}, and two classes at least"
-        if files else "no clips to learn from")
+    if not files: raise ValueError("no clips to learn from")
+    labels = {label_func(f) for f in files} if label_func else ()
+    if len(labels) == 1: raise ValueError(
+        f"{len(files)} clips, e.g. {files[0]}, but one class only: {', '.join(map(str, labels))}; {_layout}, and two classes at least")
     bad = parallel(_problem, files, sampler=sampler, n_workers=defaults.cpus, threadpool=True, progress=True).filter()
     if bad: raise VideoError(f"{len(bad)} of {len(files)} clips cannot be used; leave them out (`fastai-seq doctor` writes a list of them, for `exclude`):\n" + '\n'.join(bad))
 
@@ -180,16 +186,27 @@ def _verdict(o, seq_len):
     if o.problem: return 'broken off: not whole' if o.frames else 'unreadable: no frame can be read'
     return f'too short: fewer than {seq_len} frames' if o.frames < seq_len else ''
 
-# %% ../nbs/06_data.ipynb #43b70d1a
-class ImageTupleTfm(Transform):
+# %% ../nbs/06_data.ipynb #6f40dd18
+class _ClipTfm(Transform):
+    "Base of what reads clips: draws frames at random in training (fastai calls it with `split_idx=0` there), and only there"
+    def __init__(self, sampler): self.sampler, self.random_sampler, self.training = sampler, sampler.for_training(), False
+    def __call__(self, x, split_idx=None, **kwargs):
+        self.training = split_idx == 0
+        return super().__call__(x, split_idx=split_idx, **kwargs)
+
+    @property
+    def frames(self): return self.random_sampler if self.training else self.sampler
+
+# %% ../nbs/06_data.ipynb #cffe00f2
+class ImageTupleTfm(_ClipTfm):
     "Clip (a video or a folder of frames) to `ImageTuple` of `seq_len` `PILImage`s"
     def __init__(self,
         seq_len=20, # Number of frames
         sampler=FirstFrames, # Which frames: a sampler class, called with `seq_len` and `short`
         short='repeat_last' # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
-    ): self.sampler = sampler(seq_len, short=short)
+    ): super().__init__(sampler(seq_len, short=short))
 
-    def encodes(self, path:Path|str): return ImageTuple(PILImage.create(f) for f in _read_clip(path, self.sampler))
+    def encodes(self, path:Path|str|VideoRange): return ImageTuple(PILImage.create(f) for f in _read_clip(path, self.frames))
 
 # %% ../nbs/06_data.ipynb #b522770f
 def _clip_grid(n, nrows=None, ncols=2, figsize=None):
@@ -230,8 +247,8 @@ def get_action_dataloaders(
     return ds.dataloaders(bs=bs, after_item=[Resize(image_size), ToTensor],
                           after_batch=[IntToFloatTensor, Normalize.from_stats(*imagenet_stats)], **kwargs)
 
-# %% ../nbs/06_data.ipynb #e364e9c2
-class TensorVideoTfm(Transform):
+# %% ../nbs/06_data.ipynb #6e98fc6b
+class TensorVideoTfm(_ClipTfm):
     "Clip (a video or a folder of frames) to `TensorVideo`: uint8 `(seq_len,3,size,size)`"
     def __init__(self,
         seq_len=16, # Number of frames
@@ -240,12 +257,62 @@ class TensorVideoTfm(Transform):
         short='repeat_last', # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
         method='crop' # A frame of another shape: 'crop' its centre, or 'squish' the whole
     ):
-        self.sampler, self.method = sampler(seq_len, short=short), method
-        self.size = (size,size) if isinstance(size, int) else tuple(size)
+        super().__init__(sampler(seq_len, short=short))
+        self.method, self.size = method, (size,size) if isinstance(size, int) else tuple(size)
 
-    def encodes(self, path:Path|str): return TensorVideo.create(read_frames(path, self.sampler, self.size, self.method))
+    def encodes(self, path:Path|str|VideoRange): return TensorVideo.create(read_frames(path, self.frames, self.size, self.method))
 
-# %% ../nbs/06_data.ipynb #9f09ec7f
+# %% ../nbs/06_data.ipynb #20bd1986
+class ClipDL(TfmdDL):
+    "A `TfmdDL` that draws alike for an item whatever the number of workers, and can go on past a clip that cannot be read"
+    def __init__(self,
+        dataset, # `Datasets` of clips
+        on_error='raise', # A clip that cannot be read: 'raise', or 'replace' it by another of its label, and warn at the epoch's end
+        **kwargs # To fastai's `TfmdDL`
+    ):
+        if on_error not in ('raise', 'replace'): raise ValueError(f"on_error={on_error!r}: choose 'raise' or 'replace'")
+        super().__init__(dataset, **kwargs)
+        self.on_error, self.epoch_seed, self.log = on_error, 0, Path(tempfile.gettempdir())/f'fastai_seq_{uuid4().hex}.log'
+
+    def new(self, dataset=None, cls=None, **kwargs): return super().new(dataset, cls, **{'on_error': self.on_error, **kwargs})
+
+    def randomize(self):
+        super().randomize()
+        self.epoch_seed = self.rng.getrandbits(32)
+
+    def do_item(self, s):
+        with _seeded(hash((self.epoch_seed, s))):
+            try: return super().do_item(s)
+            except VideoError as e:
+                if self.on_error == 'raise' or s is None: raise
+                return self._another(s, e)
+
+    def _another(self, s, error):
+        "An item with the label of item `s`, which cannot be read"
+        with open(self.log, 'a') as f: f.write(f'{str(error).splitlines()[0]}\n')     # workers are other processes: a file tells the main one
+        label = [str(tl[s]) for tl in self.dataset.tls[1:]]
+        for i in random.sample(range(self.n), self.n):
+            if i != s and [str(tl[i]) for tl in self.dataset.tls[1:]] == label:
+                with suppress(VideoError): return super().do_item(i)
+        raise error
+
+    def after_iter(self, x=None):
+        super().after_iter(x)
+        if not self.log.exists(): return
+        said = self.log.read_text().splitlines()
+        self.log.unlink()
+        warnings.warn(f"{len(said)} times a clip could not be read, and another of its label was taken:\n" + '\n'.join(sorted(set(said))[:10]))
+
+# %% ../nbs/06_data.ipynb #8d6631c8
+@contextmanager
+def _seeded(seed):
+    "All generators of random numbers begin at `seed`, and stand where they stood afterwards"
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed); np.random.seed(seed % 2**32); torch.default_generator.manual_seed(seed % 2**63)
+    try: yield
+    finally: random.setstate(states[0]); np.random.set_state(states[1]); torch.set_rng_state(states[2])
+
+# %% ../nbs/06_data.ipynb #9a6e193b
 @delegates(TensorVideoTfm)
 def ImageSeqBlock(
     seq_len=16, # Number of frames
@@ -253,37 +320,120 @@ def ImageSeqBlock(
     **kwargs
 ): # A `TransformBlock`; batches are `TensorVideo` `(B,seq_len,3,H,W)`, float 0-1
     "A `TransformBlock` for clips: videos or folders of frames"
-    return TransformBlock(type_tfms=TensorVideoTfm(seq_len, size, **kwargs), batch_tfms=IntToFloatTensor)
+    return TransformBlock(type_tfms=TensorVideoTfm(seq_len, size, **kwargs), batch_tfms=IntToFloatTensor, dl_type=ClipDL)
 
-# %% ../nbs/06_data.ipynb #70d2f449
+# %% ../nbs/06_data.ipynb #74bc2868
+class _Labels(dict):
+    "A label function made of a list"
+    def __call__(self, o): return self[o]
+
+def _label_block(labels):
+    "fastai's block for such labels"
+    y = labels[0]
+    return MultiCategoryBlock if is_listy(y) else RegressionBlock if isinstance(y, float) else CategoryBlock
+
+# %% ../nbs/06_data.ipynb #8d302c7b
 class ImageSeqDataLoaders(DataLoaders):
     "`DataLoaders` of clips as `TensorVideo`"
     @classmethod
     @delegates(DataLoaders.from_dblock)
-    def from_folder(cls,
-        path, # Folder of a data set, `path/Class/clip`
+    def from_path_func(cls,
+        path, # Folder in which a `Learner` keeps its files
+        fnames, # Clips: videos, folders of frames, or `VideoRange`s
+        label_func, # Gives the label of a clip
         seq_len=16, # Frames a clip
         size=112, # Height and width in pixels, or `(height, width)`
         valid_pct=0.2, # Share of the clips to validate on
         seed=None, # Fixes the split
         splitter=None, # Function from clips to indices `(train, valid)`; by recording group where names tell it, if None
-        sampler=UniformFrames, # Which frames: a sampler class
+        sampler=UniformFrames, # Which frames: a sampler class, or `partial` of one
         short='repeat_last', # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
         method='crop', # A frame of another shape: 'crop' its centre, or 'squish' the whole
+        y_block=None, # fastai's block for the labels; by their type, if None
         item_tfms=None, # Transforms for each item
-        batch_tfms=None, # Transforms for each batch; none of fastai's random ones, which are for single images
+        batch_tfms=None, # Transforms for each batch
         bs=8, # Clips a batch
-        exclude=None, # Clips to leave out: a list, or a text file such as `fastai-seq doctor` writes
+        on_error='raise', # A clip that breaks during training: 'raise', or 'replace' it by another of its label
         **kwargs
     )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
-        "Clips of `path/Class/clip`. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
-        block = ImageSeqBlock(seq_len, size, sampler=sampler, short=short, method=method)
-        for t in L(item_tfms) + L(batch_tfms):
-            if isinstance(t, RandTransform): raise ValueError(
-                f"{type(t).__name__} is made for single images; on a TensorVideo it would not treat all frames of a clip alike. Leave it out")
-        files = get_instances(path, exclude)
-        check_clips(files, block.type_tfms[0].sampler)
-        splits = (splitter or _honest_splitter(valid_pct, seed))(files)
-        _check_splits(files, splits, bs, kwargs.get('drop_last', True))
-        dblock = DataBlock((block, CategoryBlock), get_y=parent_label, splitter=lambda _: splits, item_tfms=item_tfms, batch_tfms=batch_tfms)
-        return cls.from_dblock(dblock, files, path=path, bs=bs, **kwargs)
+        "Clips, labelled by `label_func`. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
+        block, fnames = ImageSeqBlock(seq_len, size, sampler=sampler, short=short, method=method), L(fnames)
+        y_block = y_block or _label_block(fnames[:1].map(label_func)) if fnames else None
+        by_class = label_func if y_block is CategoryBlock else None
+        check_clips(fnames, block.type_tfms[0].sampler, by_class)
+        splits = (splitter or _honest_splitter(valid_pct, seed, by_class or _one_label))(fnames)
+        _check_splits(fnames, splits, bs, kwargs.get('drop_last', True), by_class or _one_label)
+        dblock = DataBlock((block, y_block), get_y=label_func, splitter=lambda _: splits, item_tfms=item_tfms, batch_tfms=batch_tfms)
+        return cls.from_dblock(dblock, fnames, path=path, bs=bs, on_error=on_error, **kwargs)
+
+def _one_label(o): return ''     # where there are no classes to keep in proportion
+
+# %% ../nbs/06_data.ipynb #6eace51a
+@patch(cls_method=True)
+@delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
+def from_folder(cls:ImageSeqDataLoaders,
+    path, # Folder of a data set, `path/Class/clip`; or `path/train/Class/clip` and `path/valid/Class/clip`
+    train='train', # Name of the folder of training clips
+    valid='valid', # Name of the folder of validation clips
+    exclude=None, # Clips to leave out: a list, or a text file such as `fastai-seq doctor` writes
+    **kwargs
+)->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
+    "Clips of `path/Class/clip`. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
+    parts = [Path(path)/o for o in (train, valid)]
+    if all(p.is_dir() for p in parts):
+        files = get_instances(parts[0], exclude) + get_instances(parts[1], exclude)
+        kwargs.setdefault('splitter', GrandparentSplitter(train, valid))
+    else: files = get_instances(path, exclude)
+    return cls.from_path_func(path, files, parent_label, **kwargs)
+
+# %% ../nbs/06_data.ipynb #b05b1461
+@patch(cls_method=True)
+@delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
+def from_lists(cls:ImageSeqDataLoaders,
+    path, # Folder in which a `Learner` keeps its files
+    fnames, # Clips: videos, folders of frames, or `VideoRange`s
+    labels, # Their labels: one each, or a list each (several at once), or a number each
+    **kwargs
+)->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
+    "Clips and their labels, from two lists. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
+    fnames = L(fnames).map(lambda f: f if isinstance(f, VideoRange) else Path(f))
+    if len(fnames) != len(labels): raise ValueError(f"{len(fnames)} clips and {len(labels)} labels: expected as many of each")
+    if len(set(fnames)) < len(fnames): raise ValueError(f"{next(f for f in fnames if fnames.count(f) > 1)} is there twice; give each clip once, with all its labels in a list")
+    return cls.from_path_func(path, fnames, _Labels(zip(fnames, labels)), **kwargs)
+
+# %% ../nbs/06_data.ipynb #dbf9efce
+@patch(cls_method=True)
+@delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
+def from_df(cls:ImageSeqDataLoaders,
+    df, # A row a clip
+    path='.', # Folder that the names of clips start from
+    fn_col=0, # Column of the clips' names
+    label_col=1, # Column of the labels; a list of columns for several numbers
+    label_delim=None, # What separates several labels in that column
+    start_col=None, # Column of the second at which the clip begins in its video
+    end_col=None, # Column of the second at which it ends
+    valid_col=None, # Column that is True for clips to validate on
+    **kwargs
+)->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
+    "Clips of a data frame. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
+    col = lambda c: df.iloc[:,c] if isinstance(c, int) else df[c]
+    files = [Path(path)/f for f in col(fn_col)]
+    if start_col is not None or end_col is not None:
+        starts, ends = ([None]*len(df) if c is None else [None if pd.isna(v) else float(v) for v in col(c)] for c in (start_col, end_col))
+        files = [VideoRange(f, s or 0, e) for f,s,e in zip(files, starts, ends)]
+    labels = list(df[label_col].itertuples(index=False)) if is_listy(label_col) else col(label_col).tolist()
+    if is_listy(label_col): labels = [[float(v) for v in l] for l in labels]; kwargs.setdefault('y_block', RegressionBlock(n_out=len(label_col)))
+    if label_delim: labels = [str(l).split(label_delim) for l in labels]
+    if valid_col is not None: kwargs.setdefault('splitter', IndexSplitter([i for i,v in enumerate(col(valid_col)) if v]))
+    return cls.from_lists(path, files, labels, **kwargs)
+
+@patch(cls_method=True)
+@delegates(ImageSeqDataLoaders.from_df, but='df')
+def from_csv(cls:ImageSeqDataLoaders,
+    path, # Folder of the table, that the names of clips start from
+    csv_fname='labels.csv', # Name of the table
+    header='infer', delimiter=',', # To `pandas.read_csv`
+    **kwargs
+)->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
+    "Clips of a table in a file. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
+    return cls.from_df(pd.read_csv(Path(path)/csv_fname, header=header, delimiter=delimiter), path=path, **kwargs)
