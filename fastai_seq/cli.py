@@ -119,7 +119,7 @@ def _remarks(df):
     if not df.group.notna().any(): yield "no name tells a recording group (v_Class_g03_c01.avi): if clips are cut from longer recordings, a random split will flatter"
     elif (lone < 2).any(): yield f"classes of one recording group, which cannot be split honestly: {', '.join(lone[lone < 2].index)}"
 
-# %% ../nbs/12_cli.ipynb #0acee0d4
+# %% ../nbs/12_cli.ipynb #f650097f
 def doctor(
     path:str, # Folder of clips, one folder a class
     seq_len:int=1, # Frames a clip should have at least
@@ -137,9 +137,8 @@ def doctor(
         print(f'\n{verdict}')
         for f,problem in rows.problem.head(20).items(): print(f'  {problem or f}')
         if len(rows) > 20: print(f'  … and {len(rows)-20} more')
-    if len(bad):
-        with written_whole(exclude) as tmp: tmp.write_text(''.join(f'{f.relative_to(path)}\n' for f in bad.index))
-        print(f'\n{len(bad)} clips to leave out are listed in {exclude}: fastai-seq train {path} --exclude {exclude}')
+    with written_whole(exclude) as tmp: tmp.write_text(''.join(f'{f.relative_to(path)}\n' for f in bad.index), encoding='utf-8')    # empty, if all are fit
+    if len(bad): print(f'\n{len(bad)} clips to leave out are listed in {exclude}: fastai-seq train {path} --exclude {exclude}')
     return len(bad)
 
 # %% ../nbs/12_cli.ipynb #bfb524c7

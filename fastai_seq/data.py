@@ -55,13 +55,13 @@ def get_instances(
         if not found: warnings.warn(f"{cls}: no clips in it, the class is left out; {_layout}")
     return clips
 
-# %% ../nbs/06_data.ipynb #44ef0a6c
+# %% ../nbs/06_data.ipynb #6fe0edfb
 def _without(clips, path, exclude):
     "`clips` but for those that `exclude` lists"
-    if isinstance(exclude, (str, Path)): exclude = [l for l in Path(exclude).read_text().splitlines() if l.strip() and l[0] != '#']
-    out = {path/e for e in exclude}
-    if strange := sorted(map(str, out - set(clips))): warnings.warn(f"exclude: {len(strange)} of {len(out)} are no clips in {path}, e.g. {strange[0]}")
-    return clips.filter(lambda c: c not in out)
+    if isinstance(exclude, (str, Path)): exclude = [l for l in Path(exclude).read_text(encoding='utf-8').splitlines() if l.strip() and l[0] != '#']
+    out = {(path/e).absolute() for e in exclude}
+    if strange := sorted(map(str, out - {c.absolute() for c in clips})): warnings.warn(f"exclude: {len(strange)} of {len(out)} are no clips in {path}, e.g. {strange[0]}")
+    return clips.filter(lambda c: c.absolute() not in out)
 
 # %% ../nbs/06_data.ipynb #92d6a4c8
 def group_of(
@@ -166,7 +166,7 @@ def _problem(path, sampler=None):
         if sampler: sampler(n)
     except (ValueError, OSError) as e: return str(e) if str(path) in str(e) else f"{path}: {e}"
 
-# %% ../nbs/06_data.ipynb #4446e4b3
+# %% ../nbs/06_data.ipynb #6200be54
 def examine_clips(
     path, # Folder of a data set, `path/Class/clip`
     seq_len=1, # Frames a clip should have at least
@@ -175,7 +175,8 @@ def examine_clips(
     "Read every clip of a data set whole, and judge it"
     files = get_instances(path)
     found = progress_bar(_in_processes(examine, files, num_cpus() if workers is None else workers), total=len(files), leave=False)
-    df = pd.DataFrame([dict(file=f, cls=parent_label(f), group=group_of(f), **o) for f,o in found]).set_index('file').sort_index()
+    died = lambda o: dict(frames=0, header=0, fps=None, height=0, width=0, digest='', problem=str(o)) if isinstance(o, Exception) else o
+    df = pd.DataFrame([dict(file=f, cls=parent_label(f), group=group_of(f), **died(o)) for f,o in found]).set_index('file').sort_index()
     df['verdict'] = [_verdict(o, seq_len) for o in df.itertuples()]
     for _,same in df[df.digest != ''].groupby('digest'):
         if len(same) > 1 and same.cls.nunique() > 1: df.loc[same.index, 'verdict'] = f"in {same.cls.nunique()} classes: the same file as in {', '.join(sorted(set(same.cls)))}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from shutil import rmtree
 from uuid import uuid4
 
-# %% ../nbs/00_files.ipynb #297becab
+# %% ../nbs/00_files.ipynb #f038ef32
 def _drop(path):
     "Remove a file or a folder, if it is there"
     if path.is_dir(): rmtree(path)
@@ -39,4 +39,5 @@ def written_whole(
                 _drop(old)                                    # or have put its own there meanwhile: once more
             else: break
     finally:
+        if old.exists() and not dest.exists(): old.rename(dest)   # it could not take its place
         for p in (tmp, old): _drop(p)

@@ -9,8 +9,8 @@ __all__ = ['image_extensions', 'video_extensions', 'write_video', 'VideoError', 
            'n_frames', 'VideoInfo', 'video_info', 'examine', 'read_frames', 'get_videos', 'frames_bytes',
            'ExtractReport', 'extract_dataset', 'cache_clips']
 
-# %% ../nbs/02_video.ipynb #2f1b5637
-import errno, json, math, mimetypes, multiprocessing, os, shutil, signal, time, warnings
+# %% ../nbs/02_video.ipynb #8d7790b1
+import errno, json, math, mimetypes, multiprocessing, operator, os, shutil, signal, time, warnings
 from bisect import bisect_left, bisect_right
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
@@ -61,50 +61,80 @@ def write_video(
 class VideoError(ValueError):
     "A file, or a folder of frames, that cannot be read as a clip; the message names it"
 
-# %% ../nbs/02_video.ipynb #0889ebab
+# %% ../nbs/02_video.ipynb #ad96ab54
 def _seconds(stream, container):
     "How long the stream should last, where the file says so: in its own header, a Matroska tag, or as the file's only stream"
     if stream.duration: return float(stream.duration*stream.time_base)
-    if tag := stream.metadata.get('DURATION'): return sum(float(x)*60**i for i,x in enumerate(reversed(tag.split(':'))))
+    with suppress(ValueError):      # a tag is any text
+        if tag := stream.metadata.get('DURATION'): return sum(float(x)*60**i for i,x in enumerate(reversed(tag.split(':'))))
     if container.duration and len(container.streams) == 1: return container.duration/av.time_base
+
+def _ends_early(path):
+    "Formats that keep no index or duration to compare with say otherwise how a whole file ends; '' if this one does, or nothing is known"
+    size = path.stat().st_size
+    with open(path, 'rb') as f:
+        head = f.read(65536)
+        f.seek(max(0, size - 65536))
+        tail = f.read()
+    if head[:3] == b'GIF' and not tail.rstrip(b'\0').endswith(b';'): return "the end of the GIF is missing"
+    if head[:4] == b'OggS' and (i := tail.rfind(b'OggS')) >= 0:
+        page = tail[i:] + bytes(27)
+        if not page[5] & 4 or 27 + page[26] + sum(page[27:27+page[26]]) > len(tail) - i: return "the last page of the Ogg file is missing"
+    if (i := head.find(bytes.fromhex('a1dcab8c47a9cf118ee400c00c205365'))) >= 0 and (promised := int.from_bytes(head[i+40:i+48], 'little')) > size:
+        return f"it should have {promised} bytes, and has {size}"                          # ASF's file properties
+    if head[:4] == b'\x1aE\xdf\xa3' and (i := head.find(b'\x18S\x80g') + 4) > 3:           # Matroska's segment, and its size
+        n = 9 - head[i].bit_length()
+        length = int.from_bytes(head[i:i+n], 'big') & ((1 << 7*n) - 1)
+        if length != (1 << 7*n) - 1 and i + n + length > size: return f"it should have {i+n+length} bytes, and has {size}"
+    return ''
 
 class _Tally:
     "Counts what is read of a stream, to tell at the end whether it is all that should be there"
     def __init__(self, container, stream):
         self.container, self.stream, self.indexed = container, stream, len(stream.index_entries) > 1
         self.packets = self.shown = self.tiny = self.frames = self.damaged = 0
-        self.first, self.last, self.cut = None, 0, False
+        self.first, self.last, self.key, self.cut = None, 0, None, False
 
     def add(self, packet):
         if not packet.size and packet.pts is None: return          # the decoder's flush
         self.packets += 1
-        self.shown += packet.size > 1 and not packet.is_discard    # a packet of one byte says: nothing new,
-        self.tiny += 1 < packet.size <= 16                         # so may one of a few; or its frame came with the packet before
         self.cut = packet.is_corrupt
-        if packet.pts is None: return
+        if self.key is None and packet.is_keyframe: self.key = packet.pts if packet.pts is not None else -math.inf
+        before = self.key is None or packet.pts is not None and packet.pts < self.key     # what stands before the first key frame cannot be decoded
+        self.shown += packet.size > 1 and not packet.is_discard and not before            # a packet of one byte says: nothing new,
+        self.tiny += 1 < packet.size <= 16                                                # so may one of a few; or its frame came with the packet before
+        if packet.pts is None or packet.is_discard: return
         if self.first is None or packet.pts < self.first: self.first = packet.pts
         self.last = max(self.last, packet.pts + (packet.duration or 0))
 
     def missing(self):
         "What is missing, in words; '' if nothing is"
-        s, n, rate = self.stream, self.packets, float(self.stream.average_rate or 25)
+        s, n, rate = self.stream, self.packets, max(float(self.stream.average_rate or 25), 3)
         end = float(max(self.last, self.last - (self.first or 0))*s.time_base)
         if self.indexed and n < (listed := sum(e.size > 0 for e in s.index_entries)): return f"its index lists {listed} frames, the file has {n}"
         if not self.indexed and n < s.frames and end < (s.frames-1.5)/rate: return f"its header counts {s.frames} frames, the file ends after {n}"
         if end + 1.5/rate < (whole := _seconds(s, self.container) or 0): return f"it should last {whole:.2f} s, and ends at {end:.2f} s"
         if self.cut: return "it ends within a frame"
+        if early := _ends_early(Path(self.container.name)): return early
         lost = self.shown - self.frames
         if lost > 0 and (self.damaged or self.indexed and lost != self.tiny): return f"{lost} of {self.shown} frames are lost to damage"
         return ''
 
-# %% ../nbs/02_video.ipynb #cc70cdb8
+# %% ../nbs/02_video.ipynb #0daf1630
+def _why(path, e):
+    "The exception `e` in words, which name `path`"
+    text = str(e) if isinstance(e, (VideoError, OSError)) else repr(e)
+    return text if str(path) in text else f"{path}: {text}"
+
+_decoding = (av.FFmpegError, IndexError, ValueError, MemoryError)   # what PyAV raises on broken data
+
 class _Video:
     "An open video, decoded in one thread; use it in `with`"
     def __init__(self, path):
         self.path = Path(path)
         if not self.path.is_file(): raise FileNotFoundError(f"No such video: {path}")
         try: self.container = av.open(str(path), metadata_errors='ignore')
-        except (av.FFmpegError, ValueError, OverflowError) as e:
+        except (av.FFmpegError, ValueError, OverflowError, MemoryError) as e:
             raise VideoError(f"{path} cannot be opened as a video ({getattr(e, 'strerror', None) or e}); leave it out or get it again") from e
         streams = [s for s in self.container.streams.video if s.codec_context is not None]
         if not streams:
@@ -127,7 +157,7 @@ class _Video:
                     tally.frames += 1
                     tally.damaged += frame.is_corrupt
                     yield frame
-        except av.FFmpegError as e: self.reason = f"decoding stopped ({e.strerror})"
+        except _decoding as e: self.reason = f"decoding stopped ({getattr(e, 'strerror', None) or e})"
         if not tally.frames: raise VideoError(f"{self.path}: no frame could be decoded; leave it out or get it again")
         self.reason, self.damaged = self.reason or tally.missing(), tally.damaged
         if self.reason and on_error != 'keep': raise _not_whole(self.path, self.reason, tally.frames)
@@ -136,17 +166,18 @@ class _Video:
 def _not_whole(path, reason, n):
     return VideoError(f"{path} is not whole: {reason}; frames 0 to {n-1} can be read: get it again, leave it out, or take these with on_error='keep'")
 
-# %% ../nbs/02_video.ipynb #ea9daa62
+# %% ../nbs/02_video.ipynb #809bdc9f
 def _turns(frame): return round(frame.rotation/90) % 4
 
 # the second is exact to the last level, and costs the same where a frame is scaled anyway
 _plain = Interpolation.AREA
 _exact = Interpolation.AREA | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND
 
-def _reformat(frame, scaler, size, method, **kwargs):
+def _reformat(frame, scaler, size, method, even=False, **kwargs):
     "`frame` scaled by the kept `scaler`, in its stored position, and the quarter turns that are due"
     turn, stored = _turns(frame), (frame.height, frame.width)
     h,w = _scaled(*stored[::-1 if turn % 2 else 1], size, method)[::-1 if turn % 2 else 1]
+    if even and size is not None: h,w = (h, w + w%2) if h < w else (h + h%2, w)
     return scaler.reformat(frame, w, h, interpolation=_plain if (h,w) == stored else _exact, threads=1, **kwargs), turn
 
 def _rgb(frame, scaler, size=None, method='crop'):
@@ -195,7 +226,7 @@ def ls_sorted(self:Path)->L:
             f"{f}: expected a number as name (0.jpg, 1.jpg, …); is {self} a folder of frames? Move the file away if it is no frame")
     return files.sorted(key=lambda f: int(f.stem))
 
-# %% ../nbs/02_video.ipynb #fe504295
+# %% ../nbs/02_video.ipynb #96c8a5d4
 def _stretch(plane, top, factor, shift):
     "`plane` less 16, from 0-`top` to 0-255"
     return (((np.clip(plane, 16, 16+top) - 16).astype(np.uint16)*factor + shift) >> 8).astype(np.uint8)
@@ -203,15 +234,15 @@ def _stretch(plane, top, factor, shift):
 _bt601 = {2, 5, 6}   # not said, and two codes for the colours of BT.601, which are JPEG's
 
 def _jpeg(frame, scaler, size, quality):
-    "A decoder's frame as the bytes of a JPEG file, its short side `size` pixels"
+    "A decoder's frame as the bytes of a JPEG file, its short side `size` pixels; the long one even, that the planes of half the size fit"
     usual = frame.format.name == 'yuv420p' and frame.color_range != ColorRange.JPEG and frame.colorspace in _bt601
     kwargs = dict(format='yuv420p') if usual else dict(format='yuvj420p', dst_colorspace='ITU601', dst_color_range='JPEG')
-    yuv,turn = _reformat(frame, scaler, size, 'crop', **kwargs)
+    yuv,turn = _reformat(frame, scaler, size, 'crop', even=True, **kwargs)
     y,u,v = (np.rot90(np.frombuffer(p, np.uint8).reshape(p.height, p.line_size)[:,:p.width], turn) for p in yuv.planes)
     if usual: y, u, v = _stretch(y, 219, 298, 18), _stretch(u, 224, 291, 255), _stretch(v, 224, 291, 255)
     return simplejpeg.encode_jpeg_yuv_planes(*map(np.ascontiguousarray, (y, u, v)), quality=quality)
 
-# %% ../nbs/02_video.ipynb #b69678ba
+# %% ../nbs/02_video.ipynb #e1cf3bfe
 def _settings(
     size=None, # Length of the short side in pixels; None: as it is
     fps=None, # At most so many frames a second; None: all
@@ -219,21 +250,30 @@ def _settings(
     quality=74 # Of the JPEGs, 1 to 100; 74 takes no more room than what PIL writes by default
 ):
     "The settings of an extraction, checked"
-    for name,v,ok in (('size', size, size is None or isinstance(size, int) and size > 0), ('fps', fps, fps is None or fps > 0),
-                      ('max_frames', max_frames, max_frames is None or max_frames > 0), ('quality', quality, 1 <= quality <= 100)):
-        if not ok: raise ValueError(f"{name}={v!r}: expected " + ("1 to 100" if name == 'quality' else "a number above 0, or None; size is the length of the short side, an int"))
-    return dict(size=size, fps=fps, max_frames=max_frames, quality=quality)
+    settings = dict(size=_number('size', size, operator.index), fps=_number('fps', fps, float), max_frames=_number('max_frames', max_frames, operator.index))
+    return settings | dict(quality=_number('quality', quality, operator.index, 100))
+
+def _number(name, v, kind, most=math.inf):
+    "`v` as a number above 0, or None"
+    try: res = None if v is None and name != 'quality' else kind(v)
+    except (TypeError, ValueError): res = 0
+    if isinstance(v, bool) or res is not None and not 0 < res <= most: raise ValueError(
+        f"{name}={v!r}: expected {'a whole number' if kind is operator.index else 'a number'} from 1{f' to {most}' if most < math.inf else ''}" + ('' if name == 'quality' else ', or None'))
+    return res
 
 def _some(frames, rate, fps, max_frames):
-    "Of `frames` at `rate`, the first in each 1/`fps` seconds, at most `max_frames`"
-    n = 0
+    "Of `frames`, the first in each 1/`fps` seconds, at most `max_frames`. Where time stamps do not ascend, `rate` tells the time"
+    n, first, last = 0, None, -math.inf
     for i,frame in enumerate(frames):
         if n == max_frames: return
-        if fps is None or i*fps >= n*rate:
+        time = getattr(frame, 'time', None)
+        if first is None: first = time
+        last = time - first if time is not None and first is not None and time - first > last else i/rate if rate else 0
+        if fps is None or last*fps >= n - 1e-6:
+            n = n + 1 if fps is None else max(n + 1, math.floor(last*fps + 1e-6) + 1)
             yield frame
-            n += 1
 
-# %% ../nbs/02_video.ipynb #02cd5814
+# %% ../nbs/02_video.ipynb #f72087cd
 def _write_frames(video_path, folder, settings, on_error):
     "Write frames to `folder`, and beside them, hidden, what they were made of and how"
     st = Path(video_path).stat()
@@ -250,18 +290,20 @@ _note, _array = '.clip.json', 'frames.npy'
 def _is_array(path): return (path/_array).is_file()    # a cached clip, see below
 
 def _write_note(folder, video_path, st, n, rate, reason, settings, **kwargs):
-    (folder/_note).write_text(json.dumps(_source(video_path, st) | dict(frames=n, fps=rate, not_whole=reason, settings=settings, **kwargs)))
+    (folder/_note).write_text(json.dumps(_source(video_path, st) | dict(frames=n, fps=rate, not_whole=reason, settings=settings, **kwargs)), encoding='utf-8')
 
 def _source(video_path, st=None):
     st = st or Path(video_path).stat()
     return dict(source=Path(video_path).name, bytes=st.st_size, mtime_ns=st.st_mtime_ns)
 
-# %% ../nbs/02_video.ipynb #46171637
+# %% ../nbs/02_video.ipynb #bfaf7990
 def _made(folder):
     "The note in a folder of frames; None if there is none"
-    try: return json.loads((folder/_note).read_text())
+    try: note = json.loads((folder/_note).read_text(encoding='utf-8'))
     except FileNotFoundError: return None
-    except ValueError as e: raise ValueError(f"{folder/_note} is damaged ({e}); delete {folder}, and extract again") from e
+    except ValueError: note = None
+    if not isinstance(note, dict) or not isinstance(note.get('settings'), dict): raise VideoError(f"{folder/_note} is damaged; delete {folder}, and extract again")
+    return note
 
 def _state(folder, video_path, settings):
     "What is there of a video's frames: 'none', 'done', 'foreign' (made by other means), 'changed' (the video is another now). Raises ValueError if made otherwise"
@@ -270,7 +312,8 @@ def _state(folder, video_path, settings):
     if note['settings'] != settings:
         old,new = ({k: v for k,v in a.items() if k not in b or b[k] != v} for a,b in ((note['settings'], settings), (settings, note['settings'])))
         raise ValueError(f"{folder} was extracted with {old}, not with {new}; choose another folder for the frames, or force=True to extract them again")
-    if _is_array(folder) and not note.get('size') == (folder/_array).stat().st_size: return 'none'
+    whole = (folder/_array).stat().st_size == note.get('size') if _is_array(folder) else sum(f.name.endswith('.jpg') for f in os.scandir(folder)) == note['frames']
+    if not whole: return 'none'
     same = not Path(video_path).exists() or _source(video_path).items() <= note.items()
     return 'done' if same else 'changed'
 
@@ -406,7 +449,7 @@ def video_info(
         return VideoInfo(path, v.stream.frames, n_frames(path) if count else None, v.rate and float(v.rate), w, h, turn*90,
                          secs or None, v.stream.codec_context.name)
 
-# %% ../nbs/02_video.ipynb #2f4eb9c8
+# %% ../nbs/02_video.ipynb #97645c3b
 def examine(
     path # A video or a folder of frames
 )->dict: # `frames` (counted), `header` (promised), `fps`, `height`, `width`, `digest` of the content, `problem` in words
@@ -416,9 +459,11 @@ def examine(
         info = video_info(path)
         files = [path/_array] if _is_array(path) else _frame_files(path) if path.is_dir() else [path]
         res |= dict(header=info.frames, fps=info.fps, height=info.height, width=info.width, frames=n_frames(path, on_error='keep'))
+        if path.is_dir() and not _is_array(path):
+            for f in files: _image(f, 8, 'crop')
         res['digest'] = blake2b(b''.join(blake2b(f.read_bytes()).digest() for f in files), digest_size=16).hexdigest()
         n_frames(path)
-    except (VideoError, OSError) as e: res['problem'] = str(e)
+    except Exception as e: res['problem'] = _why(path, e)
     return res
 
 # %% ../nbs/02_video.ipynb #a79d5605
@@ -431,26 +476,28 @@ def _pick(path, idxs, n):
     if not idxs or min(idxs) < 0: raise ValueError(f"idxs={idxs}: expected one index or more, none negative")
     return idxs
 
-# %% ../nbs/02_video.ipynb #59b8598f
+# %% ../nbs/02_video.ipynb #e05f0df0
 _far = 100   # frames between two that are wanted, from which on a jump may pay
 
 @lru_cache(maxsize=1000)
 def _timeline(path, mtime, size):
     "Time stamps of a video's frames in display order, and the numbers of its key frames; None if the stamps tell nothing"
-    with _Video(path) as v: shown = [(p.pts, p.is_keyframe) for p in v.container.demux(v.stream) if p.size > 1 and not p.is_discard]
-    with _Video(path) as v: first = [f.pts for _,f in zip(range(32), v.frames('keep'))]
+    try:
+        with _Video(path) as v: shown = [(p.pts, p.is_keyframe) for p in v.container.demux(v.stream) if p.size > 1 and not p.is_discard]
+        with _Video(path) as v: first = [f.pts for _,f in zip(range(32), v.frames('keep'))]
+    except _decoding: return None
     if None in (stamps := [pts for pts,_ in shown]) or len(set(stamps)) < len(stamps): return None
     stamps = sorted(stamps)
     if first != stamps[:len(first)]: return None      # an .avi stores no stamps; where frames are reordered, those made up for it are wrong
     keys = [bisect_left(stamps, pts) for pts,key in shown if key]
     return stamps, sorted(keys)
 
-# %% ../nbs/02_video.ipynb #1e7373f9
+# %% ../nbs/02_video.ipynb #1de4cec5
 def _jump(v, idxs, stamps, keys):
     "`(i, frame)` for the ascending `idxs`, by way of the key frames before them; ends where the stamps prove wrong"
     frames, at = v.container.decode(v.stream), 0
     for i in idxs:
-        if (key := keys[bisect_right(keys, i)-1] if i >= keys[0] else 0) - at > _far//2:
+        if (key := keys[k-1] if (k := bisect_right(keys, i)) else 0) - at > _far//2:
             v.container.seek(stamps[key], stream=v.stream)
             frames, at = v.container.decode(v.stream), key
         for frame in frames:
@@ -464,9 +511,10 @@ def _jump(v, idxs, stamps, keys):
 def _wanted(path, idxs, on_error):
     "`(i, frame)` for each of `idxs`, ascending, as far as the video goes"
     left = sorted(set(idxs))
-    if max(b-a for a,b in zip([0, *left], left)) > _far and (line := _timeline(*_stamp(path))):
+    far, stamp = max(b-a for a,b in zip([0, *left], left)) > _far, _stamp(path)
+    if far and (line := _timeline(*stamp)) and _lengths.get(stamp, (len(line[0]), '')) == (len(line[0]), ''):   # if frames are known to be lost, numbers are not those of packets
         with _Video(path) as v:
-            with suppress(av.FFmpegError):     # then what is left is read from the beginning, which tells where it breaks off
+            with suppress(*_decoding):     # then what is left is read from the beginning, which tells where it breaks off
                 for i,frame in _jump(v, tuple(left), *line):
                     yield i, frame
                     left.remove(i)
@@ -563,7 +611,7 @@ def read_frames(
     if len(sizes := {f.shape[:2] for f in frames}) > 1: raise VideoError(f"{path}: frames of different sizes (height, width) {sorted(sizes)}; pass size=(height, width)")
     return np.stack(frames)
 
-# %% ../nbs/02_video.ipynb #03b8ca3f
+# %% ../nbs/02_video.ipynb #f9458679
 video_extensions = {'.avi','.mp4','.m4v','.mkv','.mov','.webm','.mpg','.mpeg','.wmv','.flv','.ogv','.3gp','.ts','.mts','.m2ts','.vob','.gif'}
 
 def get_videos(
@@ -571,20 +619,20 @@ def get_videos(
 )->L: # Paths of video files, sorted
     "Every video file below `path`"
     if not Path(path).is_dir(): raise FileNotFoundError(f"No such folder: {path}")
-    res = L()
+    res, seen = L(), set()
     for root,dirs,files in os.walk(path, followlinks=True):
-        dirs[:] = [d for d in dirs if d[0] != '.']
+        dirs[:] = [d for d in dirs if d[0] != '.' and (real := os.path.realpath(os.path.join(root, d))) not in seen and not seen.add(real)]   # links may go in circles
         res += [Path(root)/f for f in files if f[0] != '.' and Path(f).suffix.lower() in video_extensions]
     return res.sorted()
 
-# %% ../nbs/02_video.ipynb #e9faa19e
+# %% ../nbs/02_video.ipynb #2af06e87
 @delegates(_settings)
 def frames_bytes(
     videos, # Paths of videos
     **kwargs
 )->int: # Bytes on disk, about
     "The room that the frames of `videos` will take, estimated from a few; 0 if none of these can be read"
-    videos, (size, fps, max_frames, quality) = L(videos), _settings(**kwargs).values()
+    videos, (size, fps, max_frames, quality) = L(videos).map(Path), _settings(**kwargs).values()
     if not videos: return 0
     few, made, read = videos[::max(1, len(videos)//8)], 0, 0
     for path in few:
@@ -593,68 +641,79 @@ def frames_bytes(
                 rate = v.rate or 25
                 n = (v.stream.frames or (_seconds(v.stream, v.container) or 0)*rate)*min(1, (fps or rate)/rate)
                 sizes = [len(_jpeg(f, VideoReformatter(), size, quality)) for f in _some(v.frames('keep'), 1, None, 5)]
-        except VideoError: continue       # it will be reported when its turn comes
+        except (VideoError, OSError): continue       # it will be reported when its turn comes
         block = 4096
         made += min(n, max_frames or n) * sum(-(-s//block)*block for s in sizes)/len(sizes)
         read += path.stat().st_size
-    return int(made/read*sum(f.stat().st_size for f in videos)) if read else 0
+    return int(made/read*_bytes(videos)) if read else 0
 
-# %% ../nbs/02_video.ipynb #9ef212a3
+def _bytes(files): return sum(f.stat().st_size for f in files if f.is_file())
+
+# %% ../nbs/02_video.ipynb #bd349b6b
 def _human(n):
     "`n` bytes, to be read"
     for unit in ('B', 'kB', 'MB', 'GB', 'TB'):
         if n < 1000 or unit == 'TB': return f'{n:.3g} {unit}'
         n /= 1000
 
-def _check_room(todo, dest, need):
-    "Say how much room the frames of `todo` need; raise OSError if the disk has less"
+def _check_room(todo, dest, need, force=False):
+    "Say how much room the frames of `todo` need; raise OSError if the disk has less (with `force`, old frames make room for the new)"
     free = shutil.disk_usage(dest).free
     print(f"{len(todo)} videos to extract: about {_human(need)}, of {_human(free)} that are free")
-    if need > free: raise OSError(errno.ENOSPC, f"{dest}: the frames need about {_human(need)}, {_human(free)} are free; "
+    if need > free and not force: raise OSError(errno.ENOSPC, f"{dest}: the frames need about {_human(need)}, {_human(free)} are free; "
                                   "choose another folder, or a smaller size, fps, max_frames or quality")
 
-# %% ../nbs/02_video.ipynb #8236e9b2
+# %% ../nbs/02_video.ipynb #bce94312
 def _job(video_path, dest, write, settings, on_error, work):
     "Extract one video; the reason if that failed, else ''"
     try: _extract(video_path, dest/_frames_folder(video_path), write, settings, 'keep' if on_error == 'keep' else 'raise', work)
-    except (VideoError, OSError) as e:
-        if getattr(e, 'errno', None) == errno.ENOSPC: raise OSError(
-            errno.ENOSPC, f"{dest} is full; make room and run again, it goes on with {video_path}") from e
+    except Exception as e:      # whatever it is, the others go on, and the report tells it
+        if _is_full(e): raise OSError(e.errno, f"{dest} is full; make room and run again, it goes on with {video_path}") from e
         if on_error == 'raise': raise
-        return str(e) if str(video_path) in str(e) else f"{video_path}: {e}"
+        return _why(video_path, e)
     return ''
 
-# %% ../nbs/02_video.ipynb #1dfc50b6
-def _end_with_parent(stop):
+def _is_full(e): return isinstance(e, OSError) and e.errno in (errno.ENOSPC, getattr(errno, 'EDQUOT', None))
+
+# %% ../nbs/02_video.ipynb #243320b7
+def _end_with_parent(stop, started):
     "In a worker: leave when `stop` is set or the parent is gone; do not react to Ctrl-C"
+    started.set()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     def watch():
         while multiprocessing.parent_process().is_alive() and not stop.wait(.5): continue
         os._exit(1)
     Thread(target=watch, daemon=True).start()
 
+_guard = "put what your script does under `if __name__ == '__main__':`, which processes that are started anew need, or pass workers=0"
+
+def _check_start():
+    if getattr(multiprocessing.current_process(), '_inheriting', False): raise RuntimeError(_guard)    # we are such a process, and it is at its start
+
 @contextmanager
 def _pool(workers):
     "An executor of `workers` processes, which end with the block"
-    stop = multiprocessing.Event()
-    with ProcessPoolExecutor(workers, initializer=_end_with_parent, initargs=(stop,)) as pool:
+    _check_start()
+    stop, started = multiprocessing.Event(), multiprocessing.Event()
+    with ProcessPoolExecutor(workers, initializer=_end_with_parent, initargs=(stop, started)) as pool:
         try: yield pool
         except BaseException:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+    if not started.is_set(): raise RuntimeError(f"no worker process could start: {_guard}")
 
 def _as_completed(pool, job, items):
-    "`(item, result)` as they come; the result is the BrokenExecutor if the process died of it"
+    "`(item, result)` as they come; the exception, where there was one"
     futures = {pool.submit(job, o): o for o in items}
     try:
-        for f in as_completed(futures): yield futures[f], f.exception() if isinstance(f.exception(), BrokenExecutor) else f.result()
+        for f in as_completed(futures): yield futures[f], f.exception() or f.result()
     finally:
         for f in futures: f.cancel()
 
-# %% ../nbs/02_video.ipynb #fd28ec06
+# %% ../nbs/02_video.ipynb #280ff347
 def _in_processes(job, items, workers):
-    "`(item, result)` of `job` for all `items`, whatever happens to the processes"
+    "`(item, result)` of `job` for all `items`, whatever happens to the processes; the exception, where `job` raised one"
     if not workers: yield from ((o, job(o)) for o in items)
     while workers and items:
         broken = []
@@ -666,9 +725,9 @@ def _in_processes(job, items, workers):
         ran, items = broken[:2*workers+1], broken[2*workers+1:]     # a pool has no more than these at hand
         for o in ran:
             with _pool(1) as pool: (_, res), = _as_completed(pool, job, [o])
-            yield o, f"{o}: the process that read it died; leave it out" if isinstance(res, BrokenExecutor) else res
+            yield o, VideoError(f"{o}: the process that read it died; leave it out") if isinstance(res, BrokenExecutor) else res
 
-# %% ../nbs/02_video.ipynb #b7eefa99
+# %% ../nbs/02_video.ipynb #7392e1ef
 def _plan(videos, dest, settings, force):
     "The `videos` by what is there of their frames: dict of 'none', 'done', 'foreign', 'changed'"
     for folder,vs in groupby(videos, _frames_folder).items():
@@ -676,19 +735,24 @@ def _plan(videos, dest, settings, force):
     return {'none': [], 'done': [], 'foreign': [], 'changed': []} | groupby(videos, lambda v: 'none' if force else _state(dest/_frames_folder(v), v, settings))
 
 def _write_manifest(dest, settings):
-    "`dest/manifest.json`: the settings, and the note of every clip, a line each"
-    notes = {f.parent.relative_to(dest).as_posix(): json.loads(f.read_text()) for f in sorted(dest.glob(f'*/*/{_note}'))}
-    lines = ',\n'.join(f'  {json.dumps(k)}: {json.dumps({a: b for a,b in v.items() if a != "settings"})}' for k,v in notes.items())
-    with written_whole(dest/'manifest.json') as tmp: tmp.write_text(f'{{"settings": {json.dumps(settings)},\n "clips": {{\n{lines}}}}}\n')
+    "`dest/manifest.json`: the settings, and the note of every clip, a line each (with its own settings, if they are others); the notes"
+    notes = {}
+    for f in sorted(dest.glob(f'*/*/{_note}')):
+        with suppress(VideoError): notes[f.parent.relative_to(dest).as_posix()] = _made(f.parent)
+    short = lambda note: {k: v for k,v in note.items() if k != 'settings' or v != settings}
+    lines = ',\n'.join(f'  {json.dumps(k)}: {json.dumps(short(v))}' for k,v in notes.items())
+    with written_whole(dest/'manifest.json') as tmp: tmp.write_text(f'{{"settings": {json.dumps(settings)},\n "clips": {{\n{lines}}}}}\n', encoding='utf-8')
+    return notes
 
-# %% ../nbs/02_video.ipynb #68e693f2
+# %% ../nbs/02_video.ipynb #4fa4ba9d
 @contextmanager
 def _alone_in(dest):
     "Lock the folder `dest`; gives a folder for unfinished work, which a killed run left or this one leaves no more"
     dest.mkdir(parents=True, exist_ok=True)
     lock, work = FileLock(dest/'.lock'), dest/'.unfinished'
     def sweep():
-        if work.exists(): shutil.rmtree(work.rename(dest/f'.{uuid4().hex[:8]}.tmp'))   # renamed first: what may still write there, cannot
+        if work.exists(): work.rename(dest/f'.{uuid4().hex[:8]}.tmp')      # first of all: what may still write there, cannot any more
+        for tmp in dest.glob('.????????.tmp*'): shutil.rmtree(tmp, ignore_errors=True) if tmp.is_dir() else tmp.unlink(missing_ok=True)
     try: lock.acquire(timeout=0)
     except Timeout:
         print(f"another run is extracting to {dest}; waiting for its end")
@@ -698,8 +762,8 @@ def _alone_in(dest):
         work.mkdir()
         yield work
     finally:
-        sweep()
-        lock.release()
+        try: sweep()
+        finally: lock.release()
 
 # %% ../nbs/02_video.ipynb #de73edf4
 @dataclass
@@ -720,37 +784,43 @@ class ExtractReport:
         rows = ''.join(f'<tr><td style="text-align:left">{a}</td><td style="text-align:left">{escape(str(b))}</td></tr>' for a,b in self._rows())
         return f"<table><tr><th colspan=2>{escape(str(self.dest))}</th></tr>{rows}</table>" + ''.join(f'<p>{escape(n)}</p>' for n in self.notes)
 
-# %% ../nbs/02_video.ipynb #7771cfe6
+# %% ../nbs/02_video.ipynb #6d5ad931
 def _make_all(src, dest, write, settings, need, workers, executor, on_error, force):
     "Have `write` make a folder below `dest` of each video below `src`; `need` estimates the bytes"
+    _check_start()
     _check_on_error(on_error, 'skip', 'keep', 'raise')
     src, dest, start, failed = Path(src).absolute(), Path(dest).absolute(), time.time(), {}
+    workers = num_cpus() if workers is None else workers
+    if workers < 0: raise ValueError(f"workers={workers}: expected the number of processes, 0 for none but this one, or None for one a core")
+    if src.resolve() == dest.resolve(): raise ValueError(f"{dest} is where the videos are; choose another folder")
     videos = get_videos(src)
     if not videos: raise ValueError(f"{src}: no videos in it (looked for {', '.join(sorted(video_extensions))})")
     with _alone_in(dest) as work:
         plan = _plan(videos, dest, settings, force)
         todo = sorted(plan['none'] + plan['changed'])
-        if todo: _check_room(todo, dest, need(todo))
+        if todo: _check_room(todo, dest, need(todo), force)
         job = partial(_job, dest=dest, write=write, settings=settings, on_error=on_error, work=work)
-        results = _as_completed(executor, job, todo) if executor else _in_processes(job, todo, num_cpus() if workers is None else workers)
+        results = _as_completed(executor, job, todo) if executor else _in_processes(job, todo, workers)
         bar = progress_bar(results, total=len(todo), leave=False)
         try:
             for i,(v,reason) in enumerate(bar, 1):
-                failed[v] = reason if isinstance(reason, str) else repr(reason)
+                if isinstance(reason, Exception) and (on_error == 'raise' or _is_full(reason)): raise reason
+                failed[v] = reason if isinstance(reason, str) else str(reason) if isinstance(reason, VideoError) else f'{v}: {reason!r}'
                 bar.comment = f'{i/(time.time()-start):.1f} videos/s'
         finally:
             results.close()
-            _write_manifest(dest, settings)
+            made = _write_manifest(dest, settings)
     notes = [f"{len(plan[k])} {text}" for k,text in _plan_notes.items() if plan[k]]
+    if part := sum(bool(o['not_whole']) for o in made.values()): notes.append(f"{part} of the clips there are not whole, and were kept with on_error='keep'; manifest.json tells them")
     return ExtractReport(dest, L(v for v in todo if not failed[v]), L(plan['done'] + plan['foreign']), L((v, failed[v]) for v in todo if failed[v]),
                          notes, time.time()-start)
 
 _plan_notes = {'changed': "of the videos had changed since, and were extracted again",
                'foreign': "folders were made by other means: they are left as they are, unchecked (force=True extracts them again)"}
 
-# %% ../nbs/02_video.ipynb #f36e9c98
+# %% ../nbs/02_video.ipynb #205d12ea
 def extract_dataset(
-    src, # Folder of videos, `Class/clip.avi`, at any depth
+    src, # Folder of videos, `…/Class/clip.avi`, at any depth; only the last folder's name is kept, so extract `train` and `valid` separately
     dest, # Folder that gets the frames, `Class/clip/0.jpg, …`, and a `manifest.json`
     size=None, # Length of the short side in pixels; None: as it is
     fps=None, # At most so many frames a second; None: all
@@ -765,7 +835,7 @@ def extract_dataset(
     settings = _settings(size, fps, max_frames, quality)
     return _make_all(src, dest, _write_frames, settings, lambda todo: frames_bytes(todo, **settings), workers, executor, on_error, force)
 
-# %% ../nbs/02_video.ipynb #9f9ac527
+# %% ../nbs/02_video.ipynb #71bac20a
 def _write_array(video_path, folder, settings, on_error):
     "Write a clip's frames to one file, and their note beside it"
     st, (size, method, max_frames) = Path(video_path).stat(), settings.values()
@@ -785,11 +855,11 @@ def _array_bytes(videos, size, method, max_frames):
     few, need, read = videos[::max(1, len(videos)//16)], 0, 0
     for path in few:
         try: info = video_info(path)
-        except VideoError: continue
+        except (VideoError, OSError): continue
         h,w = (info.height, info.width) if size is None else tuple(size) if not isinstance(size, int) else _scaled(info.height, info.width, size, method)
         n = info.frames or (info.duration or 0)*(info.fps or 25)
         need, read = need + 3*h*w*min(n, max_frames or n), read + path.stat().st_size
-    return int(need/read*sum(f.stat().st_size for f in videos)) if read else 0
+    return int(need/read*_bytes(videos)) if read else 0
 
 # %% ../nbs/02_video.ipynb #90a27ffd
 def cache_clips(

@@ -6,7 +6,7 @@ import numpy as np, pytest
 
 from fastai_seq import video as video_module
 from fastai_seq.data import get_instances
-from fastai_seq.video import (VideoError, _end_with_parent, _in_processes, avi2frames, extract_dataset, frames_bytes, get_videos, n_frames,
+from fastai_seq.video import (VideoError, _as_completed, _in_processes, avi2frames, extract_dataset, frames_bytes, get_videos, n_frames,
                               read_frames, write_video)
 
 n_videos, length = 16, 60
@@ -129,8 +129,10 @@ def test_on_a_cluster(videos, undisturbed, tmp_path):
     (tmp_path/'videos').symlink_to(videos)
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster, distributed.Client(cluster) as client:
         report = extract_dataset(tmp_path/'videos', tmp_path/'frames', executor=client.get_executor())
+        res = dict(_as_completed(client.get_executor(retries=0), _fatal, [6, 7, 8]))
     assert len(report.done) == n_videos and not report.failed
     assert contents(tmp_path/'frames') == undisturbed
+    assert (res[6], res[8]) == (60, 80) and isinstance(res[7], Exception)           # the worker died of it, the others went on
 
 def _fatal(i):
     if i == 7: os._exit(9)
@@ -138,7 +140,46 @@ def _fatal(i):
 
 def test_a_process_that_dies_takes_no_other_clip_with_it():
     got = dict(_in_processes(_fatal, list(range(20)), 2))
-    assert 'died' in got.pop(7) and got == {i: i*10 for i in range(20) if i != 7}
+    assert 'died' in str(got.pop(7)) and got == {i: i*10 for i in range(20) if i != 7}
+
+spawned = """
+import multiprocessing as mp
+mp.set_start_method('spawn', force=True)
+from fastai_seq.video import extract_dataset
+{}print(extract_dataset({!r}, {!r}, workers=2))
+"""
+
+@pytest.mark.parametrize('guarded', [True, False])
+def test_processes_that_are_started_anew(videos, undisturbed, tmp_path, guarded):
+    "As on macOS and Windows: works, or says what to do; it must neither hang nor blame the videos"
+    script = tmp_path/'script.py'
+    script.write_text(spawned.format("if __name__ == '__main__': " if guarded else '', str(videos), str(tmp_path/'frames')))
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=100)
+    if guarded: assert run.returncode == 0 and contents(tmp_path/'frames') == undisturbed, run.stderr
+    else: assert run.returncode == 1 and "if __name__ == '__main__':" in run.stderr and 'leave it out' not in run.stdout, run
+
+def test_what_was_kept_is_said_again(videos, tmp_path):
+    (tmp_path/'v/A').mkdir(parents=True)
+    data = get_videos(videos)[0].read_bytes()
+    (tmp_path/'v/A/half.avi').write_bytes(data[:len(data)//2])
+    assert len(extract_dataset(tmp_path/'v', tmp_path/'f', on_error='keep', workers=0).done) == 1
+    report = extract_dataset(tmp_path/'v', tmp_path/'f', workers=0)
+    assert len(report.skipped) == 1 and '1 of the clips there are not whole' in str(report)
+    (tmp_path/'f/A/half/0.jpg').unlink()
+    assert len(extract_dataset(tmp_path/'v', tmp_path/'f', on_error='keep', workers=0).done) == 1      # a frame that is gone is noticed
+
+def test_odd_things_among_the_videos(videos, tmp_path):
+    "A dangling link, a folder with a video's name, links in a circle: the others are extracted"
+    src = tmp_path/'v'
+    (src/'A/folder.mp4').mkdir(parents=True)
+    (src/'A/good.avi').write_bytes(get_videos(videos)[0].read_bytes())
+    (src/'A/dangling.avi').symlink_to(tmp_path/'nowhere'); (src/'A/up').symlink_to(src)
+    report = extract_dataset(src, tmp_path/'f', workers=0)
+    assert [f.name for f in report.done] == ['good.avi'] and [f.name for f,_ in report.failed] == ['dangling.avi']
+    with pytest.raises(ValueError, match='choose another folder'): extract_dataset(src, src)
+    for bad in (dict(size='64'), dict(size=True), dict(max_frames=2.5), dict(fps='fast'), dict(workers=-1)):
+        with pytest.raises(ValueError, match=next(iter(bad))): extract_dataset(src, tmp_path/'g', **bad)
+    assert len(extract_dataset(src, tmp_path/'h', size=np.int64(32), fps=np.float32(5), workers=0).done) == 1
 
 def test_changed_sources_and_settings_are_noticed(videos, tmp_path):
     src = tmp_path/'videos'

@@ -150,6 +150,73 @@ def test_cut_files_are_named_and_kept_on_request(tmp_path, long_videos):
             assert len(kept) == n and np.array_equal(kept[:n-8], frames[:n-8])     # the last ones may be damaged
             assert np.array_equal(read_frames(cut, [3])[0], frames[3])              # what is there can be read
 
+def test_trimmed_without_a_key_frame(long_videos, tmp_path):
+    "An edit list whose only key frame is not shown"
+    if not shutil.which('ffmpeg'): pytest.skip('the ffmpeg command is not installed')
+    src = long_video(tmp_path/'one_key.mp4', 300, 400, bf='3')
+    subprocess.run(['ffmpeg', '-loglevel', 'quiet', '-ss', '2', '-i', src, '-c', 'copy', tmp_path/'trim.mp4'], check=True)
+    frames = all_frames(tmp_path/'trim.mp4')
+    assert 240 < len(frames) == n_frames(tmp_path/'trim.mp4') < 260
+    assert np.array_equal(read_frames(tmp_path/'trim.mp4', [200, 10]), frames[[200, 10]])
+    assert len(read_frames(tmp_path/'trim.mp4', UniformFrames(2))) == 2
+
+def test_what_starts_in_the_middle_is_whole(tmp_path):
+    "Captures begin between two key frames; what can be decoded is all there is"
+    if not shutil.which('ffmpeg'): pytest.skip('the ffmpeg command is not installed')
+    src = long_video(tmp_path/'mpeg2.ts', 120, 30, 'mpeg2video', bf='2')
+    (tmp_path/'cut.ts').write_bytes(src.read_bytes()[188*40:])
+    avi = long_video(tmp_path/'m.avi', 120, 30, 'mpeg4')
+    subprocess.run(['ffmpeg', '-loglevel', 'quiet', '-ss', '1.5', '-i', avi, '-c', 'copy', '-copyinkf', tmp_path/'late.avi'], check=True)
+    for name in ('cut.ts', 'late.avi'): assert 60 < n_frames(tmp_path/name) == len(list(extract_frames(tmp_path/name))) < 120
+
+def test_lost_frames_are_not_jumped_over(tmp_path):
+    "Damage in the middle: numbers are those of decoded frames, however they are read"
+    src = long_video(tmp_path/'h264.mp4', 400, 50, bf='0')
+    with av.open(str(src)) as c: packets = [(p.pos, p.size) for p in c.demux(video=0) if p.size]
+    data = bytearray(src.read_bytes())
+    for i in (20, 21): data[packets[i][0]:packets[i][0]+packets[i][1]] = bytes(packets[i][1])
+    bad = tmp_path/'bad.mp4'; bad.write_bytes(data)
+    try: n = n_frames(bad)
+    except VideoError: n = n_frames(bad, on_error='keep')
+    kept = [np.asarray(f) for f in extract_frames(bad, on_error='keep')]
+    assert len(kept) == n
+    for i in (0, n//2, n-1): assert np.array_equal(read_frames(bad, [i], on_error='keep')[0], kept[i])
+
+def test_frames_of_a_variable_rate(tmp_path):
+    "fps goes by time: of 2 s, the first at 50 and the second at 10 frames a second, 5 a second each"
+    path = tmp_path/'A/vfr.mp4'; path.parent.mkdir()
+    with av.open(str(path), 'w') as out:
+        s = out.add_stream('libx264', rate=100, options={'bf': '0'}); s.width, s.height, s.pix_fmt = 64, 64, 'yuv420p'
+        for i, t in enumerate([*range(0, 100, 2), *range(100, 200, 10)]):
+            f = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 3*i, np.uint8), format='rgb24'); f.pts = t
+            out.mux(s.encode(f))
+        out.mux(s.encode())
+    values = read_frames(avi2frames(path, tmp_path/'f', fps=5), lambda n: range(n)).mean((1, 2, 3))/3
+    assert np.abs(values - [0, 10, 20, 30, 40, 50, 52, 54, 56, 58]).max() < 1.5
+
+def test_truncated_anywhere(tmp_path):
+    "Ten cuts of each format: a shorter clip is never passed off as whole where the format can tell"
+    made = [long_video(tmp_path/'a.mkv', 100, 20), long_video(tmp_path/'b.webm', 60, 20, 'libvpx-vp9', deadline='realtime'), long_video(tmp_path/'c.avi', 100, 20, 'mpeg4'),
+            long_video(tmp_path/'d.flv', 100, 20, 'flv'), long_video(tmp_path/'e.wmv', 100, 20, 'wmv2'), long_video(tmp_path/'f.ogv', 60, 20, 'libvpx')]
+    if shared.exists(): made.append(real('odd', 'animated.gif'))
+    for path in made:
+        n, data, caught = n_frames(path), path.read_bytes(), 0
+        for k in range(1, 11):
+            cut = tmp_path/f'cut{k}{path.suffix}'; cut.write_bytes(data[:len(data)*k//11])
+            try: assert n_frames(cut) == n, (path.name, k)
+            except VideoError as e: caught += cut.name in str(e)
+        assert caught >= 7, (path.name, caught)
+
+def test_a_broken_frame_in_a_folder_is_found(clips, tmp_path):
+    from fastai_seq.data import examine_clips
+    for f in list((clips/'MoveLeft').iterdir())[:3]: avi2frames(f, tmp_path)
+    folder = next((tmp_path/'MoveLeft').iterdir())
+    (folder/'5.jpg').write_bytes((folder/'5.jpg').read_bytes()[:200])
+    table = examine_clips(tmp_path, workers=0)
+    assert [f.name for f in table.index[table.verdict != '']] == [folder.name] and '5.jpg' in table.problem[folder]
+    (folder/'.clip.json').write_text('')
+    assert 'damaged' in examine_clips(tmp_path, workers=0).problem[folder]
+
 flip_job = """
 import json, sys
 from fastai_seq.video import *
