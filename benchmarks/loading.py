@@ -26,7 +26,7 @@ from fastai_seq.core import TensorVideo
 from fastai_seq.data import ImageSeqDataLoaders, TensorVideoTfm
 from fastai_seq.datasets import motion_clips
 from fastai_seq.sampling import UniformFrames
-from fastai_seq.video import avi2frames, cache_clips, extract_frames, get_videos, n_frames
+from fastai_seq.video import cache_clips, extract_frames, get_videos, n_frames
 
 here = Path(__file__).parent
 tmp = tempfile.TemporaryDirectory(dir='/dev/shm' if Path('/dev/shm').is_dir() else None)    # in memory: the disk's moods are not measured
@@ -38,7 +38,7 @@ if shared.is_dir():
         shutil.copy(f, src/f.parent.name)
 else: motion_clips(src, n_groups=1, clips_per_group=1, n_frames=180, size=(320, 240))
 videos = get_videos(src)
-for v in videos: avi2frames(v, work/'jpegs', quality=75); n_frames(v)
+for v in videos: seed.avi2frames(v, work/'jpegs'); n_frames(v)
 shape = {v: next(extract_frames(v)).size[::-1] for v in videos}
 at = lambda root, v: work/root/v.parent.name/v.stem
 

@@ -6,6 +6,7 @@ from fastai_seq.sampling import *
 from fastai_seq.video import *
 from fastai_seq.archive import *
 from fastai_seq.datasets import *
+from fastai_seq.augment import *
 from fastai_seq.data import *
 from fastai_seq.models import *
 from fastai_seq.learner import *

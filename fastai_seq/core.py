@@ -23,7 +23,7 @@ def _strip(frames, n_max=3):
     gap = chw[0].new_full((*chw[0].shape[:-1], 2), 1 if chw[0].is_floating_point() else 255)
     return torch.cat([o for f in chw for o in (f, gap)][:-1], dim=-1)
 
-# %% ../nbs/00_core.ipynb #95b1d0e2
+# %% ../nbs/00_core.ipynb #b5272c2f
 class ImageTuple(fastuple):
     "The frames of a clip, in order: `PILImage`s, or tensors `(C,H,W)`, or, in a batch, tensors `(B,C,H,W)`"
     @classmethod
@@ -32,6 +32,11 @@ class ImageTuple(fastuple):
     ):
         "Open every file of `fns`"
         return cls(tuple(PILImage.create(f) for f in fns))
+
+    @property
+    def size(self):
+        "(width, height) of a frame, as PIL has it: what fastai's cropping transforms ask of an item before they draw"
+        return fastuple(self[0].shape[:-3:-1]) if isinstance(self[0], Tensor) else self[0].size
 
     def show(self,
         ctx=None, # Axes to draw on, or None for new ones

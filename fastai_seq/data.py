@@ -8,7 +8,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/data.html.md"""
 __all__ = ['get_instances', 'group_of', 'GroupSplitter', 'check_leakage', 'check_clips', 'examine_clips', 'ImageTupleTfm',
            'show_batch', 'get_action_dataloaders', 'TensorVideoTfm', 'ClipDL', 'ImageSeqBlock', 'ImageSeqDataLoaders']
 
-# %% ../nbs/06_data.ipynb #2ef996e0
+# %% ../nbs/06_data.ipynb #5af9b49f
 import random, re, tempfile, warnings
 from collections import Counter, defaultdict
 from contextlib import contextmanager, suppress
@@ -31,6 +31,7 @@ from fastcore.foundation import L
 from fastcore.parallel import num_cpus, parallel
 from fastcore.xtras import is_listy
 from fastprogress.fastprogress import progress_bar
+from .augment import TemporalTfm   # its room teaches fastai's transforms what a clip is
 from .core import ImageTuple, TensorVideo
 from .sampling import FirstFrames, UniformFrames
 from .video import VideoError, VideoRange, _in_processes, _read_clip, examine, n_frames, read_frames, video_extensions

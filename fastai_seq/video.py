@@ -61,7 +61,7 @@ def write_video(
 class VideoError(ValueError):
     "A file, or a folder of frames, that cannot be read as a clip; the message names it"
 
-# %% ../nbs/02_video.ipynb #ad96ab54
+# %% ../nbs/02_video.ipynb #8a6ca89f
 def _seconds(stream, container):
     "How long the stream should last, where the file says so: in its own header, a Matroska tag, or as the file's only stream"
     if stream.duration: return float(stream.duration*stream.time_base)
@@ -88,12 +88,20 @@ def _ends_early(path):
         if length != (1 << 7*n) - 1 and i + n + length > size: return f"it should have {i+n+length} bytes, and has {size}"
     return ''
 
+def _line(packets, frames):
+    "Time stamps in display order and the numbers of key frames, from `packets` (stamp, is it a key frame?); None unless the `frames` that were decoded have just these"
+    stamps = [pts for pts,_ in packets]
+    if not stamps or None in stamps or len(set(stamps)) < len(stamps): return None
+    stamps = sorted(stamps)
+    if frames != stamps[:len(frames)]: return None     # an .avi stores no stamps; where frames are reordered, those made up for it are wrong
+    return np.array(stamps), np.array(sorted(bisect_left(stamps, pts) for pts,key in packets if key))
+
 class _Tally:
     "Counts what is read of a stream, to tell at the end whether it is all that should be there"
     def __init__(self, container, stream):
         self.container, self.stream, self.indexed = container, stream, len(stream.index_entries) > 1
         self.packets = self.shown = self.tiny = self.frames = self.damaged = 0
-        self.first, self.last, self.key, self.cut = None, 0, None, False
+        self.first, self.last, self.key, self.cut, self.stamps = None, 0, None, False, []
 
     def add(self, packet):
         if not packet.size and packet.pts is None: return          # the decoder's flush
@@ -101,7 +109,9 @@ class _Tally:
         self.cut = packet.is_corrupt
         if self.key is None and packet.is_keyframe: self.key = packet.pts if packet.pts is not None else -math.inf
         before = self.key is None or packet.pts is not None and packet.pts < self.key     # what stands before the first key frame cannot be decoded
-        self.shown += packet.size > 1 and not packet.is_discard and not before            # a packet of one byte says: nothing new,
+        if packet.size > 1 and not packet.is_discard and not before:                      # a packet of one byte says: nothing new,
+            self.shown += 1
+            self.stamps.append((packet.pts, packet.is_keyframe))
         self.tiny += 1 < packet.size <= 16                                                # so may one of a few; or its frame came with the packet before
         if packet.pts is None or packet.is_discard: return
         if self.first is None or packet.pts < self.first: self.first = packet.pts
@@ -120,7 +130,7 @@ class _Tally:
         if lost > 0 and (self.damaged or self.indexed and lost != self.tiny): return f"{lost} of {self.shown} frames are lost to damage"
         return ''
 
-# %% ../nbs/02_video.ipynb #0daf1630
+# %% ../nbs/02_video.ipynb #38ac61ff
 def _why(path, e):
     "The exception `e` in words, which name `path`"
     text = str(e) if isinstance(e, (VideoError, OSError)) else repr(e)
@@ -149,17 +159,18 @@ class _Video:
 
     def frames(self, on_error='raise'):
         "The decoder's frames. After the last one, `reason` tells what is missing; unless `on_error` is 'keep', that is a VideoError"
-        tally = _Tally(self.container, self.stream)
+        tally, self.times = _Tally(self.container, self.stream), []
         try:
             for packet in self.container.demux(self.stream):
                 tally.add(packet)
                 for frame in packet.decode():
                     tally.frames += 1
                     tally.damaged += frame.is_corrupt
+                    self.times.append(frame.pts)
                     yield frame
         except _decoding as e: self.reason = f"decoding stopped ({getattr(e, 'strerror', None) or e})"
         if not tally.frames: raise VideoError(f"{self.path}: no frame could be decoded; leave it out or get it again")
-        self.reason, self.damaged = self.reason or tally.missing(), tally.damaged
+        self.reason, self.line = self.reason or tally.missing(), _line(tally.stamps, self.times)
         if self.reason and on_error != 'keep': raise _not_whole(self.path, self.reason, tally.frames)
 
 # %% ../nbs/02_video.ipynb #2c0f66b6
@@ -391,8 +402,8 @@ def _parse_head(path, mtime, size):
     if dtype != np.uint8 or len(shape) != 4 or size != start + np.prod(shape): raise VideoError(f"{path} is damaged: {size} bytes for {dtype} {shape}; delete its folder, and cache the clip again")
     return shape, start
 
-# %% ../nbs/02_video.ipynb #9059d7f4
-_lengths = {}   # what was counted in this process: path, mtime and size of a video -> its frames, and what is missing after them
+# %% ../nbs/02_video.ipynb #f97bc3e4
+_lengths = {}   # what was counted in this process: path, mtime and size of a video -> its frames, what is missing after them, and its `_line`
 
 def _stamp(path):
     st = path.stat()
@@ -409,8 +420,8 @@ def n_frames(
     if path.is_dir(): return len(_frame_files(path))
     if not path.exists(): raise FileNotFoundError(f"No such video or folder of frames: {path}")
     if (stamp := _stamp(path)) not in _lengths:
-        with _Video(path) as v: _lengths[stamp] = sum(1 for _ in v.frames('keep')), v.reason
-    n,reason = _lengths[stamp]
+        with _Video(path) as v: _lengths[stamp] = sum(1 for _ in v.frames('keep')), v.reason, v.line
+    n,reason,_ = _lengths[stamp]
     if reason and on_error != 'keep': raise _not_whole(path, reason, n)
     return n
 
@@ -476,29 +487,16 @@ def _pick(path, idxs, n):
     if not idxs or min(idxs) < 0: raise ValueError(f"idxs={idxs}: expected one index or more, none negative")
     return idxs
 
-# %% ../nbs/02_video.ipynb #e05f0df0
-_far = 100   # frames between two that are wanted, from which on a jump may pay
+# %% ../nbs/02_video.ipynb #a8a2ed40
+_worth = 6      # frames that are decoded while one jumps
+_far = 100      # frames between two that are wanted, from which on it pays to read the stamps first
 
-@lru_cache(maxsize=1000)
-def _timeline(path, mtime, size):
-    "Time stamps of a video's frames in display order, and the numbers of its key frames; None if the stamps tell nothing"
-    try:
-        with _Video(path) as v: shown = [(p.pts, p.is_keyframe) for p in v.container.demux(v.stream) if p.size > 1 and not p.is_discard]
-        with _Video(path) as v: first = [f.pts for _,f in zip(range(32), v.frames('keep'))]
-    except _decoding: return None
-    if None in (stamps := [pts for pts,_ in shown]) or len(set(stamps)) < len(stamps): return None
-    stamps = sorted(stamps)
-    if first != stamps[:len(first)]: return None      # an .avi stores no stamps; where frames are reordered, those made up for it are wrong
-    keys = [bisect_left(stamps, pts) for pts,key in shown if key]
-    return stamps, sorted(keys)
-
-# %% ../nbs/02_video.ipynb #1de4cec5
 def _jump(v, idxs, stamps, keys):
     "`(i, frame)` for the ascending `idxs`, by way of the key frames before them; ends where the stamps prove wrong"
     frames, at = v.container.decode(v.stream), 0
     for i in idxs:
-        if (key := keys[k-1] if (k := bisect_right(keys, i)) else 0) - at > _far//2:
-            v.container.seek(stamps[key], stream=v.stream)
+        if (key := keys[k-1] if (k := bisect_right(keys, i)) else 0) - at > _worth:
+            v.container.seek(int(stamps[key]), stream=v.stream)
             frames, at = v.container.decode(v.stream), key
         for frame in frames:
             if frame.pts is not None and frame.pts < stamps[at]: continue   # shown before the key frame, stored after it
@@ -508,23 +506,32 @@ def _jump(v, idxs, stamps, keys):
         else: return
         yield i, frame
 
+# %% ../nbs/02_video.ipynb #7b119a1e
+@lru_cache(maxsize=1000)
+def _read_line(path, mtime, size):
+    "The `_line` of a video that is not decoded, but for its beginning"
+    try:
+        with _Video(path) as v: shown = [(p.pts, p.is_keyframe) for p in v.container.demux(v.stream) if p.size > 1 and not p.is_discard]
+        with _Video(path) as v: first = [f.pts for _,f in zip(range(32), v.frames('keep'))]
+    except _decoding: return None
+    return _line(shown, first)
+
 def _wanted(path, idxs, on_error):
     "`(i, frame)` for each of `idxs`, ascending, as far as the video goes"
-    left = sorted(set(idxs))
-    far, stamp = max(b-a for a,b in zip([0, *left], left)) > _far, _stamp(path)
-    if far and (line := _timeline(*stamp)) and _lengths.get(stamp, (len(line[0]), '')) == (len(line[0]), ''):   # if frames are known to be lost, numbers are not those of packets
-        with _Video(path) as v:
-            with suppress(*_decoding):     # then what is left is read from the beginning, which tells where it breaks off
-                for i,frame in _jump(v, tuple(left), *line):
-                    yield i, frame
-                    left.remove(i)
+    left, stamp = sorted(set(idxs)), _stamp(path)
+    far = max(b-a for a,b in zip([0, *left], left)) > _far
+    if line := _lengths[stamp][2] if stamp in _lengths else _read_line(*stamp) if far else None:
+        with _Video(path) as v, suppress(*_decoding):     # what is left is read from the beginning, which tells where it breaks off
+            for i,frame in _jump(v, tuple(left), *line):
+                yield i, frame
+                left.remove(i)
     if not left: return
     with _Video(path) as v:
         for i,frame in enumerate(v.frames(on_error)):
             if i in left: yield i, frame
             if i == left[-1]: return
 
-# %% ../nbs/02_video.ipynb #663ce660
+# %% ../nbs/02_video.ipynb #3a26e200
 def _read_video(path, idxs, size, method, on_error):
     if callable(idxs) and _stamp(path) not in _lengths and (found := _read_counting(path, idxs, size, method, on_error)): return found
     idxs, scaler = _pick(path, idxs, lambda: n_frames(path, on_error)), VideoReformatter()
@@ -541,7 +548,7 @@ def _read_counting(path, sampler, size, method, on_error):
         scaler, res, want = VideoReformatter(), {}, set(idxs)
         for i,frame in enumerate(v.frames(on_error)):
             if i in want: res[i] = _rgb(frame, scaler, size, method)
-        _lengths[_stamp(path)] = i+1, v.reason
+        _lengths[_stamp(path)] = i+1, v.reason, v.line
     if i+1 == guess: return [res[i] for i in idxs]
 
 # %% ../nbs/02_video.ipynb #15f61b51
