@@ -264,9 +264,9 @@ class TensorVideoTfm(_ClipTfm):
 
     def encodes(self, path:Path|str|VideoRange): return TensorVideo.create(read_frames(path, self.frames, self.size, self.method))
 
-# %% ../nbs/06_data.ipynb #20bd1986
+# %% ../nbs/06_data.ipynb #4903cb62
 class ClipDL(TfmdDL):
-    "A `TfmdDL` that draws alike for an item whatever the number of workers, and can go on past a clip that cannot be read"
+    "A `TfmdDL` that draws alike whatever the number of workers, and can go on past a clip that cannot be read"
     def __init__(self,
         dataset, # `Datasets` of clips
         on_error='raise', # A clip that cannot be read: 'raise', or 'replace' it by another of its label, and warn at the epoch's end
@@ -282,8 +282,14 @@ class ClipDL(TfmdDL):
         super().randomize()
         self.epoch_seed = self.rng.getrandbits(32)
 
+    def sample(self):
+        "Numbers of items, each with its place in the epoch"
+        bs = self.bs or 1
+        return (((k//bs*self.num_workers + self.offs)*bs + k%bs, s) for k,s in enumerate(super().sample()))
+
     def do_item(self, s):
-        with _seeded(hash((self.epoch_seed, s))):
+        place, s = s if isinstance(s, tuple) else (s, s)
+        with _seeded(hash((self.epoch_seed, place))):
             try: return super().do_item(s)
             except VideoError as e:
                 if self.on_error == 'raise' or s is None: raise
