@@ -7,8 +7,8 @@ Docs: https://fastai-seq.github.io/fastai_seq/archive.html.md"""
 # %% auto #0
 __all__ = ['extract_archive', 'unrar']
 
-# %% ../nbs/03_archive.ipynb #05cc7970
-import bz2, gzip, lzma, os, re, shutil, stat, tarfile, zipfile, zlib
+# %% ../nbs/03_archive.ipynb #fe1b1a3d
+import bz2, gzip, json, lzma, os, re, shutil, stat, tarfile, zipfile, zlib
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from errno import EINVAL
@@ -380,7 +380,7 @@ def _by_tool(fname, members, work, password, timeout, total, show):
     if not problems: raise ValueError(f"it is compressed, and no program to extract it was found: {_advice}")
     raise ValueError(f"{'wrong password, or ' if password else ''}no program here can:{''.join(problems)}\nGet the archive again, or {_advice}")
 
-# %% ../nbs/03_archive.ipynb #27f71937
+# %% ../nbs/03_archive.ipynb #4f989bee
 _readers = {'.rar': _rar, '.zip': _zip, **{s: partial(_tar, opener=o) for s,o in _tars.items()}}
 _broken = (ValueError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, struct_error, rarfile.Error, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile)
 
@@ -395,9 +395,14 @@ def _extract(fname, dest, members, root, password, timeout, total):
         if all(m.open for m in members if m.kind == 'file'): _write(members, out, show)
         else: out = _by_tool(fname, members, work, password, timeout, total, show)
         _complete(members, out)
+        (out.joinpath(*root)/_note).write_text(json.dumps(_identity(fname)), encoding='utf-8')
         out.joinpath(*root).rename(tmp)
 
-# %% ../nbs/03_archive.ipynb #71d8e1a7
+_note = '.archive.json'     # which archive a folder came from, for another of the same name must not pass for it
+
+def _identity(fname): return dict(name=fname.name, bytes=fname.stat().st_size, mtime_ns=fname.stat().st_mtime_ns)
+
+# %% ../nbs/03_archive.ipynb #474ef379
 def extract_archive(
     fname, # Path of a .rar (of several volumes, the first), .zip, .tar, .tar.gz, .tar.xz, .tar.bz2 or (Python 3.14) .tar.zst
     dest=None, # Folder that gets the archive's content (of its root folder, if it has a single one); fastai's data folder / the archive's name, if None
@@ -406,7 +411,7 @@ def extract_archive(
     max_bytes=None, # Refuse archives with more content; 100 times the archive, but 1 GB at least, if None
     timeout=600 # Stop a program that has written nothing for so many seconds
 )->Path: # `dest`
-    """Extract `fname`, whole or not at all; does nothing if it is there already. Links that stay inside are kept, hard links become copies.
+    """Extract `fname`, whole or not at all; does nothing if it is there already (if one of its names is there, at the top). Links that stay inside are kept, hard links become copies.
     Raises ValueError, which names the archive and the reason, if it cannot or should not be extracted."""
     fname = Path(fname)
     suffix = next((s for s in _readers if fname.name.lower().endswith(s)), None)
@@ -415,6 +420,8 @@ def extract_archive(
     there = {f.name for f in dest.iterdir()} if dest.is_dir() else set()
     if there and not fname.exists(): return dest
     if not fname.is_file(): raise FileNotFoundError(f"No such archive: {fname}")
+    if (dest/_note).exists() and (was := json.loads((dest/_note).read_text(encoding='utf-8'))) != _identity(fname): raise ValueError(
+        f"{dest} holds what came out of another archive, {was['name']} of {was['bytes']} bytes (or of {fname} before it changed); choose another dest, or delete it")
     try:
         with _readers[suffix](fname, password) as (members, n):
             if max_bytes is None: max_bytes = max(100*n, 1<<30)
@@ -429,13 +436,14 @@ def extract_archive(
     except _broken as e: raise ValueError(f"{fname} could not be extracted: {e or type(e).__name__}") from e
     return dest
 
-# %% ../nbs/03_archive.ipynb #229515c2
+# %% ../nbs/03_archive.ipynb #df341c77
 @delegates(extract_archive)
 def unrar(
     fname, # Path of a .rar archive; of several volumes, the first
     dest=None, # Folder that gets the archive's content; fastai's data folder / the archive's name, if None
+    password=None, # Of an encrypted archive
     **kwargs
 )->Path: # `dest`
     "`extract_archive` for a .rar"
     if Path(fname).suffix.lower() != '.rar': raise ValueError(f"{fname}: expected a .rar archive")
-    return extract_archive(fname, dest, **kwargs)
+    return extract_archive(fname, dest, password, **kwargs)

@@ -119,11 +119,11 @@ def _remarks(df):
     if not df.group.notna().any(): yield "no name tells a recording group (v_Class_g03_c01.avi): if clips are cut from longer recordings, a random split will flatter"
     elif (lone < 2).any(): yield f"classes of one recording group, which cannot be split honestly: {', '.join(lone[lone < 2].index)}"
 
-# %% ../nbs/12_cli.ipynb #f650097f
+# %% ../nbs/12_cli.ipynb #56774e34
 def doctor(
     path:str, # Folder of clips, one folder a class
     seq_len:int=1, # Frames a clip should have at least
-    exclude:str='exclude.txt', # File to write: the clips to leave out, for `train --exclude`
+    out:str='exclude.txt', # File to write: the clips to leave out, for `train --exclude`
     workers:int=None # Processes; one a core if not given
 )->int: # Clips to leave out
     "Read every clip to its end, and say which are unfit for use, and why"
@@ -137,8 +137,8 @@ def doctor(
         print(f'\n{verdict}')
         for f,problem in rows.problem.head(20).items(): print(f'  {problem or f}')
         if len(rows) > 20: print(f'  … and {len(rows)-20} more')
-    with written_whole(exclude) as tmp: tmp.write_text(''.join(f'{f.relative_to(path)}\n' for f in bad.index), encoding='utf-8')    # empty, if all are fit
-    if len(bad): print(f'\n{len(bad)} clips to leave out are listed in {exclude}: fastai-seq train {path} --exclude {exclude}')
+    with written_whole(out) as tmp: tmp.write_text(''.join(f'{f.relative_to(path)}\n' for f in bad.index), encoding='utf-8')    # empty, if all are fit
+    if len(bad): print(f'\n{len(bad)} clips to leave out are listed in {out}: fastai-seq train {path} --exclude {out}')
     return len(bad)
 
 # %% ../nbs/12_cli.ipynb #bfb524c7
@@ -254,7 +254,7 @@ def _parser():
             else: p.add_argument(name, help=o.docment, **(dict(nargs='+') if o.anno is list else {}))
     return top
 
-# %% ../nbs/12_cli.ipynb #620224d4
+# %% ../nbs/12_cli.ipynb #fbdfce0d
 def main(
     args:list=None # Words of the command line; the shell's, if None
 )->int: # Exit status: 0 if all went well, 1 if `doctor` or `extract` found clips unfit, 2 for bad input, which is named, 130 if interrupted
@@ -264,4 +264,6 @@ def main(
     except (ValueError, OSError) as e:
         print(f'fastai-seq: error: {e}', file=sys.stderr)
         return 2
-    except KeyboardInterrupt: return 130
+    except KeyboardInterrupt:
+        print('fastai-seq: interrupted; what is whole is kept, and the same command goes on from there', file=sys.stderr)
+        return 130

@@ -8,7 +8,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/data.html.md"""
 __all__ = ['get_instances', 'group_of', 'GroupSplitter', 'check_leakage', 'check_clips', 'examine_clips', 'ImageTupleTfm',
            'show_batch', 'get_action_dataloaders', 'TensorVideoTfm', 'ClipDL', 'ImageSeqBlock', 'ImageSeqDataLoaders']
 
-# %% ../nbs/06_data.ipynb #5af9b49f
+# %% ../nbs/06_data.ipynb #48a92498
 import random, re, tempfile, warnings
 from collections import Counter, defaultdict
 from contextlib import contextmanager, suppress
@@ -33,10 +33,10 @@ from fastcore.xtras import is_listy
 from fastprogress.fastprogress import progress_bar
 from .augment import TemporalTfm   # its room teaches fastai's transforms what a clip is
 from .core import ImageTuple, TensorVideo
-from .sampling import FirstFrames, UniformFrames
+from .sampling import FirstFrames, FrameSampler, UniformFrames
 from .video import VideoError, VideoRange, _in_processes, _read_clip, examine, n_frames, read_frames, video_extensions
 
-# %% ../nbs/06_data.ipynb #546cc1a2
+# %% ../nbs/06_data.ipynb #09cb6342
 _layout = "expected path/Class/clip, where a clip is a video file or a folder of numbered frames"
 
 def get_instances(
@@ -51,12 +51,15 @@ def get_instances(
     clips = L(classes.values()).concat().sorted()
     if exclude is not None: clips = _without(clips, path, exclude)
     flat = any(f.is_file() and is_clip(f) for f in path.iterdir())
+    if clips and all(map(_holds_videos, clips[:3])): raise ValueError(f"{path}: its folders hold folders of videos; did you mean {clips[0].parent}?")
     if not clips: raise ValueError(f"{path}: {'its videos are in no class folder' if flat else 'no clips in it'}; {_layout}")
     for cls,found in classes.items():
         if not found: warnings.warn(f"{cls}: no clips in it, the class is left out; {_layout}")
     return clips
 
-# %% ../nbs/06_data.ipynb #6fe0edfb
+# %% ../nbs/06_data.ipynb #2e87c3e9
+def _holds_videos(path): return path.is_dir() and any(f.suffix.lower() in video_extensions for f in path.iterdir())
+
 def _without(clips, path, exclude):
     "`clips` but for those that `exclude` lists"
     if isinstance(exclude, (str, Path)): exclude = [l for l in Path(exclude).read_text(encoding='utf-8').splitlines() if l.strip() and l[0] != '#']
@@ -188,10 +191,13 @@ def _verdict(o, seq_len):
     if o.problem: return 'broken off: not whole' if o.frames else 'unreadable: no frame can be read'
     return f'too short: fewer than {seq_len} frames' if o.frames < seq_len else ''
 
-# %% ../nbs/06_data.ipynb #6f40dd18
+# %% ../nbs/06_data.ipynb #d3c97f26
 class _ClipTfm(Transform):
     "Base of what reads clips: draws frames at random in training (fastai calls it with `split_idx=0` there), and only there"
-    def __init__(self, sampler): self.sampler, self.random_sampler, self.training = sampler, sampler.for_training(), False
+    def __init__(self, sampler, seq_len, short):
+        self.sampler = sampler if isinstance(sampler, FrameSampler) else sampler(seq_len, short=short)
+        self.random_sampler, self.training = self.sampler.for_training(), False
+
     def __call__(self, x, split_idx=None, **kwargs):
         self.training = split_idx == 0
         return super().__call__(x, split_idx=split_idx, **kwargs)
@@ -199,14 +205,14 @@ class _ClipTfm(Transform):
     @property
     def frames(self): return self.random_sampler if self.training else self.sampler
 
-# %% ../nbs/06_data.ipynb #cffe00f2
+# %% ../nbs/06_data.ipynb #56ab21f9
 class ImageTupleTfm(_ClipTfm):
     "Clip (a video or a folder of frames) to `ImageTuple` of `seq_len` `PILImage`s"
     def __init__(self,
         seq_len=20, # Number of frames
-        sampler=FirstFrames, # Which frames: a sampler class, called with `seq_len` and `short`
+        sampler=FirstFrames, # Which frames: a sampler class, called with `seq_len` and `short`; or a sampler, which knows them
         short='repeat_last' # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
-    ): super().__init__(sampler(seq_len, short=short))
+    ): super().__init__(sampler, seq_len, short)
 
     def encodes(self, path:Path|str|VideoRange): return ImageTuple(PILImage.create(f) for f in _read_clip(path, self.frames))
 
@@ -249,7 +255,7 @@ def get_action_dataloaders(
     return ds.dataloaders(bs=bs, after_item=[Resize(image_size), ToTensor],
                           after_batch=[IntToFloatTensor, Normalize.from_stats(*imagenet_stats)], **kwargs)
 
-# %% ../nbs/06_data.ipynb #6e98fc6b
+# %% ../nbs/06_data.ipynb #15fe2c0e
 class TensorVideoTfm(_ClipTfm):
     "Clip (a video or a folder of frames) to `TensorVideo`: uint8 `(seq_len,3,size,size)`"
     def __init__(self,
@@ -259,7 +265,7 @@ class TensorVideoTfm(_ClipTfm):
         short='repeat_last', # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
         method='crop' # A frame of another shape: 'crop' its centre, or 'squish' the whole
     ):
-        super().__init__(sampler(seq_len, short=short))
+        super().__init__(sampler, seq_len, short)
         self.method, self.size = method, (size,size) if isinstance(size, int) else tuple(size)
 
     def encodes(self, path:Path|str|VideoRange): return TensorVideo.create(read_frames(path, self.frames, self.size, self.method))
@@ -340,7 +346,7 @@ def _label_block(labels):
     y = labels[0]
     return MultiCategoryBlock if is_listy(y) else RegressionBlock if isinstance(y, float) else CategoryBlock
 
-# %% ../nbs/06_data.ipynb #8d302c7b
+# %% ../nbs/06_data.ipynb #1dcf251d
 class ImageSeqDataLoaders(DataLoaders):
     "`DataLoaders` of clips as `TensorVideo`"
     @classmethod
@@ -353,8 +359,8 @@ class ImageSeqDataLoaders(DataLoaders):
         size=112, # Height and width in pixels, or `(height, width)`
         valid_pct=0.2, # Share of the clips to validate on
         seed=None, # Fixes the split
-        splitter=None, # Function from clips to indices `(train, valid)`; by recording group where names tell it, if None
-        sampler=UniformFrames, # Which frames: a sampler class, or `partial` of one
+        splitter=None, # Function from clips to indices `(train, valid)`, or these; by recording group where names tell it, if None
+        sampler=UniformFrames, # Which frames: a sampler class, or a sampler, e.g. `RandomClip(8, stride=4)`
         short='repeat_last', # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
         method='crop', # A frame of another shape: 'crop' its centre, or 'squish' the whole
         y_block=None, # fastai's block for the labels; by their type, if None
@@ -369,7 +375,8 @@ class ImageSeqDataLoaders(DataLoaders):
         y_block = y_block or _label_block(fnames[:1].map(label_func)) if fnames else None
         by_class = label_func if y_block is CategoryBlock else None
         check_clips(fnames, block.type_tfms[0].sampler, by_class)
-        splits = (splitter or _honest_splitter(valid_pct, seed, by_class or _one_label))(fnames)
+        splitter = splitter or _honest_splitter(valid_pct, seed, by_class or _one_label)
+        splits = splitter(fnames) if callable(splitter) else splitter
         _check_splits(fnames, splits, bs, kwargs.get('drop_last', True), by_class or _one_label)
         dblock = DataBlock((block, y_block), get_y=label_func, splitter=lambda _: splits, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return cls.from_dblock(dblock, fnames, path=path, bs=bs, on_error=on_error, **kwargs)
@@ -409,7 +416,7 @@ def from_lists(cls:ImageSeqDataLoaders,
     if len(set(fnames)) < len(fnames): raise ValueError(f"{next(f for f in fnames if fnames.count(f) > 1)} is there twice; give each clip once, with all its labels in a list")
     return cls.from_path_func(path, fnames, _Labels(zip(fnames, labels)), **kwargs)
 
-# %% ../nbs/06_data.ipynb #dbf9efce
+# %% ../nbs/06_data.ipynb #b510cbe7
 @patch(cls_method=True)
 @delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
 def from_df(cls:ImageSeqDataLoaders,
@@ -424,15 +431,24 @@ def from_df(cls:ImageSeqDataLoaders,
     **kwargs
 )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
     "Clips of a data frame. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
-    col = lambda c: df.iloc[:,c] if isinstance(c, int) else df[c]
+    def col(c):
+        if c not in (range(df.shape[1]) if isinstance(c, int) else df.columns): raise ValueError(f"no column {c!r}; the table has {', '.join(map(str, df.columns))}")
+        res = df.iloc[:,c] if isinstance(c, int) else df[c]
+        if c not in (start_col, end_col) and res.isna().any(): raise ValueError(f"column {c!r} is empty in row {list(res.isna()).index(True)}")
+        return res
+    def seconds(c):
+        try: return [None if pd.isna(v) else float(v) for v in col(c)]
+        except ValueError as e: raise ValueError(f"column {c!r}: expected seconds, as numbers ({e})") from e
     files = [Path(path)/f for f in col(fn_col)]
     if start_col is not None or end_col is not None:
-        starts, ends = ([None]*len(df) if c is None else [None if pd.isna(v) else float(v) for v in col(c)] for c in (start_col, end_col))
+        starts, ends = ([None]*len(df) if c is None else seconds(c) for c in (start_col, end_col))
         files = [VideoRange(f, s or 0, e) for f,s,e in zip(files, starts, ends)]
     labels = list(df[label_col].itertuples(index=False)) if is_listy(label_col) else col(label_col).tolist()
     if is_listy(label_col): labels = [[float(v) for v in l] for l in labels]; kwargs.setdefault('y_block', RegressionBlock(n_out=len(label_col)))
     if label_delim: labels = [str(l).split(label_delim) for l in labels]
-    if valid_col is not None: kwargs.setdefault('splitter', IndexSplitter([i for i,v in enumerate(col(valid_col)) if v]))
+    if valid_col is not None:
+        if not set(col(valid_col)) <= {True, False}: raise ValueError(f"column {valid_col!r}: expected True or False (or 1 and 0) in every row, got e.g. {col(valid_col).iloc[0]!r}")
+        kwargs.setdefault('splitter', IndexSplitter([i for i,v in enumerate(col(valid_col)) if v]))
     return cls.from_lists(path, files, labels, **kwargs)
 
 @patch(cls_method=True)

@@ -174,14 +174,14 @@ def untar_ucf101(
     "Download and extract UCF101, about 13 GB with the archive. What is there is not done again; raises OSError or ValueError that says how to go on."
     return _untar(_urls['ucf101'], dest or fastai_path('data')/'UCF-101', archive, '*/v_*_g??_c??.avi', unrar)
 
-# %% ../nbs/04_datasets.ipynb #f2a5916b
+# %% ../nbs/04_datasets.ipynb #eca998ac
 def ucf101_fold(
     files, # Clips named as in UCF101: `v_Class_gNN_cNN`, with any extension or none
     fold=1 # 1, 2 or 3
 )->tuple: # Indices to train on, indices to test on: two `L`s
     "An official fold of UCF101; a part of the data set is split alike. Raises ValueError for another fold, and for other names."
     if fold not in (1,2,3): raise ValueError(f"fold={fold}: the official folds are 1, 2 and 3")
-    found = [re.fullmatch(r'v_\w+_g(0[1-9]|1\d|2[0-5])_c\d\d(\.\w+)?', Path(f).name) for f in files]
+    found = [re.fullmatch(r'v_\w+_g(0[1-9]|1\d|2[0-5])_c\d+(\.\w+)?', Path(f).name) for f in files]
     bad = [str(f) for f,m in zip(files, found) if not m]
     if bad: raise ValueError(f"{len(bad)} of {len(found)} clips are not named as UCF101's v_Class_gNN_cNN, groups 01-25: {', '.join(bad[:3])}"
                              "; leave them out, or split with GroupSplitter")

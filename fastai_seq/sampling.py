@@ -108,11 +108,14 @@ class RandomClip(FirstFrames):
         start = int(draw()*(n - places[-1]))
         return [min(start, n-1-places[-1]) + p for p in places]
 
-# %% ../nbs/01_sampling.ipynb #159395f1
+# %% ../nbs/01_sampling.ipynb #6cfba271
 class EveryFrame(UniformFrames):
     "All frames; of a clip of more than `max_len`, so many, evenly spread"
     def __init__(self,
-        max_len=None # Most frames to pick
-    ): super().__init__(1 if max_len is None else max_len); self.max_len = max_len
+        max_len=None, # Most frames to pick
+        short='repeat_last' # As in the other samplers; no clip is short
+    ):
+        super().__init__(1 if max_len is None else max_len, short)
+        self.max_len = max_len
     def need(self, rate): return 1
     def pick(self, n, draw, rate): return list(range(n)) if self.max_len is None or n <= self.max_len else super().pick(n, draw, rate)

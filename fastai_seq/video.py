@@ -354,11 +354,25 @@ def _extract(video_path, dest, write, settings, on_error, work=None):
         tmp.mkdir()
         write(video_path, tmp, settings, on_error)
 
-# %% ../nbs/02_video.ipynb #11a45149
+# %% ../nbs/02_video.ipynb #a94fb9dc
 image_extensions = {k for k,v in mimetypes.types_map.items() if v.startswith('image/')}
+
+@lru_cache(maxsize=100_000)
+def _plain_folder(path, mtime):
+    "Number of the first frame, of frames, and their ending, if the folder holds nothing else; None if it does. (What most folders are, and quickly seen.)"
+    names = [n for n in os.listdir(path) if n[0] != '.']
+    ends = {n[n.rfind('.'):] for n in names}
+    if len(ends) != 1 or (end := ends.pop()).lower() not in image_extensions: return None
+    nums = {n[:-len(end)] for n in names}
+    if not all(map(str.isdecimal, nums)): return None
+    first = min(map(int, nums))
+    return (first, len(nums), end) if all(str(i) in nums for i in range(first, first+len(nums))) else None
 
 def _frame_files(path):
     "The frames of the folder `path`, in order; raises VideoError if one is missing or foreign"
+    if plain := _plain_folder(str(path), path.stat().st_mtime_ns):
+        first, n, end = plain
+        return [f'{path}/{i}{end}' for i in range(first, first+n)]
     try: files = path.ls_sorted()
     except ValueError as e: raise VideoError(str(e)) from e
     if not files: raise VideoError(f"{path}: no frames in it")
@@ -369,13 +383,19 @@ def _frame_files(path):
             f"{path}: frame {i} is missing, {f.name} comes next; extract the clip again with force=True")
     return files
 
-# %% ../nbs/02_video.ipynb #fbb5bf2e
+# %% ../nbs/02_video.ipynb #6bc09d8f
 @dataclass(frozen=True)
 class VideoRange(os.PathLike):
-    "A part of a clip, by time; goes wherever the path of a clip goes"
+    "A part of a clip, by time: for `n_frames`, `read_frames` and the loaders a clip like any other"
     path: Path         # A video, or a folder of frames that knows its frames a second
     start: float = 0   # Seconds
-    end: float = None  # Seconds; the end of the video if None
+    end: float = None  # Seconds, not included; the end of the video if None
+    def __post_init__(self):
+        object.__setattr__(self, 'path', Path(self.path))
+        try: ok = 0 <= self.start < (math.inf if self.end is None else self.end)
+        except TypeError: ok = False
+        if not ok: raise ValueError(f"{self.path}: start={self.start!r}, end={self.end!r}: expected seconds, 0 <= start < end")
+
     def __fspath__(self): return os.fspath(self.path)
 
     def frames(self):
@@ -402,7 +422,7 @@ def _parse_head(path, mtime, size):
     if dtype != np.uint8 or len(shape) != 4 or size != start + np.prod(shape): raise VideoError(f"{path} is damaged: {size} bytes for {dtype} {shape}; delete its folder, and cache the clip again")
     return shape, start
 
-# %% ../nbs/02_video.ipynb #f97bc3e4
+# %% ../nbs/02_video.ipynb #104d0e9f
 _lengths = {}   # what was counted in this process: path, mtime and size of a video -> its frames, what is missing after them, and its `_line`
 
 def _stamp(path):
@@ -414,6 +434,7 @@ def n_frames(
     on_error='raise' # A video that breaks off: 'raise', or 'keep' and count what came before
 )->int: # Frames that can be read: decoded and counted once a process, if it is a video
     "Length of a clip in frames. Raises FileNotFoundError or VideoError."
+    _check_on_error(on_error, 'raise', 'keep')
     if isinstance(path, VideoRange): return path.frames()[1]
     path = Path(path)
     if _is_array(path): return _array_head(path/_array)[0][0]
@@ -460,7 +481,7 @@ def video_info(
         return VideoInfo(path, v.stream.frames, n_frames(path) if count else None, v.rate and float(v.rate), w, h, turn*90,
                          secs or None, v.stream.codec_context.name)
 
-# %% ../nbs/02_video.ipynb #97645c3b
+# %% ../nbs/02_video.ipynb #e05dd4d0
 def examine(
     path # A video or a folder of frames
 )->dict: # `frames` (counted), `header` (promised), `fps`, `height`, `width`, `digest` of the content, `problem` in words
@@ -472,7 +493,7 @@ def examine(
         res |= dict(header=info.frames, fps=info.fps, height=info.height, width=info.width, frames=n_frames(path, on_error='keep'))
         if path.is_dir() and not _is_array(path):
             for f in files: _image(f, 8, 'crop')
-        res['digest'] = blake2b(b''.join(blake2b(f.read_bytes()).digest() for f in files), digest_size=16).hexdigest()
+        res['digest'] = blake2b(b''.join(blake2b(Path(f).read_bytes()).digest() for f in files), digest_size=16).hexdigest()
         n_frames(path)
     except Exception as e: res['problem'] = _why(path, e)
     return res
@@ -551,19 +572,27 @@ def _read_counting(path, sampler, size, method, on_error):
         _lengths[_stamp(path)] = i+1, v.reason, v.line
     if i+1 == guess: return [res[i] for i in idxs]
 
-# %% ../nbs/02_video.ipynb #15f61b51
+# %% ../nbs/02_video.ipynb #d59c57a7
 def _image(file, size, method):
     "An image file as an array `(H,W,3)`; a JPEG is decoded at the least scale that will do"
     try:
-        data = file.read_bytes()
+        with open(file, 'rb') as f: data = f.read()
         if simplejpeg.is_jpeg(data) and (head := simplejpeg.decode_jpeg_header(data))[2] != 'CMYK':
             h,w = _scaled(*head[:2], size, method)
-            img = Image.fromarray(simplejpeg.decode_jpeg(data, min_height=h, min_width=w))
+            img = Image.fromarray(simplejpeg.decode_jpeg(data, fastdct=True, min_height=h, min_width=w))
         else:
             with Image.open(file) as img: img = img.convert('RGB')
             h,w = _scaled(img.height, img.width, size, method)
     except (OSError, ValueError) as e: raise VideoError(f"{file} cannot be read as an image ({e})") from e
-    return _centre(np.asarray(img if img.size == (w,h) else img.resize((w,h), Image.BILINEAR)), size)
+    return _resize(img, h, w, size)
+
+def _resize(img, h, w, size):
+    "The PIL image `img` scaled to `h` x `w`, of which the middle of `size` is wanted, as an array"
+    if img.size == (w,h): return _centre(np.asarray(img), size)
+    th,tw = size if isinstance(size, tuple) else (h, w)
+    top, left = (h-th)//2, (w-tw)//2
+    box = tuple(v*o for v,o in zip((left, top, left+tw, top+th), (img.width/w, img.height/h)*2))
+    return np.asarray(img.resize((tw,th), Image.BILINEAR, box=box))     # what will be cropped away is not made
 
 def _read_folder(path, idxs, size, method, on_error):
     files = _frame_files(path)
@@ -572,7 +601,7 @@ def _read_folder(path, idxs, size, method, on_error):
     res = {i: _image(files[i], size, method) for i in set(idxs) if i < len(files)}
     return [res[i] for i in idxs if i in res]
 
-# %% ../nbs/02_video.ipynb #97e9c6ec
+# %% ../nbs/02_video.ipynb #b00e4412
 def _read_array(path, idxs, size, method, on_error):
     "Frames of a cached clip; if they are wanted as they are stored, they are read and nothing else is done"
     n,c,h,w = (shape := _array_head(path/_array))[0]
@@ -585,7 +614,7 @@ def _read_array(path, idxs, size, method, on_error):
             if f.readinto(frame) != frame.nbytes: raise VideoError(f"{path/_array} is cut off; delete {path}, and cache it again")
     res, scaled = res.transpose(0,2,3,1), _scaled(h, w, size, method)
     if scaled == (h,w): return res[:, (h-size[0])//2:, (w-size[1])//2:][:, :size[0], :size[1]] if isinstance(size, tuple) else res
-    return [_centre(np.asarray(Image.fromarray(f).resize(scaled[::-1], Image.BILINEAR)), size) for f in res]
+    return [_resize(Image.fromarray(np.ascontiguousarray(f)), *scaled, size) for f in res]
 
 # %% ../nbs/02_video.ipynb #a564ea1f
 def _read_clip(path, idxs, size=None, method='crop', on_error='raise'):
@@ -734,17 +763,17 @@ def _in_processes(job, items, workers):
             with _pool(1) as pool: (_, res), = _as_completed(pool, job, [o])
             yield o, VideoError(f"{o}: the process that read it died; leave it out") if isinstance(res, BrokenExecutor) else res
 
-# %% ../nbs/02_video.ipynb #7392e1ef
+# %% ../nbs/02_video.ipynb #38c2e1dc
 def _plan(videos, dest, settings, force):
     "The `videos` by what is there of their frames: dict of 'none', 'done', 'foreign', 'changed'"
     for folder,vs in groupby(videos, _frames_folder).items():
-        if len(vs) > 1: raise ValueError(f"{vs[0]} and {vs[1]} would both be extracted to {folder}; rename one")
+        if len(vs) > 1: raise ValueError(f"{vs[0]} and {vs[1]} would both be extracted to {folder}; rename one, or extract train and valid separately")
     return {'none': [], 'done': [], 'foreign': [], 'changed': []} | groupby(videos, lambda v: 'none' if force else _state(dest/_frames_folder(v), v, settings))
 
 def _write_manifest(dest, settings):
     "`dest/manifest.json`: the settings, and the note of every clip, a line each (with its own settings, if they are others); the notes"
     notes = {}
-    for f in sorted(dest.glob(f'*/*/{_note}')):
+    for f in sorted(dest.glob(f'[!.]*/[!.]*/{_note}')):
         with suppress(VideoError): notes[f.parent.relative_to(dest).as_posix()] = _made(f.parent)
     short = lambda note: {k: v for k,v in note.items() if k != 'settings' or v != settings}
     lines = ',\n'.join(f'  {json.dumps(k)}: {json.dumps(short(v))}' for k,v in notes.items())
@@ -772,7 +801,7 @@ def _alone_in(dest):
         try: sweep()
         finally: lock.release()
 
-# %% ../nbs/02_video.ipynb #de73edf4
+# %% ../nbs/02_video.ipynb #9ec25d0c
 @dataclass
 class ExtractReport:
     "What an extraction did; shows as a table"
@@ -786,12 +815,13 @@ class ExtractReport:
     def _rows(self):
         return [('extracted', len(self.done)), ('were there', len(self.skipped)), ('failed', len(self.failed))] + [('failed', r) for _,r in self.failed]
     def __str__(self):
-        return '\n'.join([f'{self.dest}: {len(self.done)/max(self.seconds, 1e-9):.1f} videos/s', *(f'  {a:10}  {b}' for a,b in self._rows()), *self.notes])
+        return '\n'.join([f'{self.dest}' + (f': {len(self.done)/self.seconds:.1f} videos/s' if self.done else ''), *(f'  {a:10}  {b}' for a,b in self._rows()), *self.notes])
+    __repr__ = __str__
     def _repr_html_(self):
         rows = ''.join(f'<tr><td style="text-align:left">{a}</td><td style="text-align:left">{escape(str(b))}</td></tr>' for a,b in self._rows())
         return f"<table><tr><th colspan=2>{escape(str(self.dest))}</th></tr>{rows}</table>" + ''.join(f'<p>{escape(n)}</p>' for n in self.notes)
 
-# %% ../nbs/02_video.ipynb #6d5ad931
+# %% ../nbs/02_video.ipynb #a1837bdd
 def _make_all(src, dest, write, settings, need, workers, executor, on_error, force):
     "Have `write` make a folder below `dest` of each video below `src`; `need` estimates the bytes"
     _check_start()
@@ -799,6 +829,8 @@ def _make_all(src, dest, write, settings, need, workers, executor, on_error, for
     src, dest, start, failed = Path(src).absolute(), Path(dest).absolute(), time.time(), {}
     workers = num_cpus() if workers is None else workers
     if workers < 0: raise ValueError(f"workers={workers}: expected the number of processes, 0 for none but this one, or None for one a core")
+    if executor is not None and not hasattr(executor, 'submit'): raise ValueError(f"executor={executor!r}: expected an object like those of concurrent.futures, e.g. dask's `client.get_executor()`")
+    if dest.exists() and not dest.is_dir(): raise ValueError(f"{dest} is a file; choose a folder for the frames")
     if src.resolve() == dest.resolve(): raise ValueError(f"{dest} is where the videos are; choose another folder")
     videos = get_videos(src)
     if not videos: raise ValueError(f"{src}: no videos in it (looked for {', '.join(sorted(video_extensions))})")
@@ -818,6 +850,7 @@ def _make_all(src, dest, write, settings, need, workers, executor, on_error, for
             results.close()
             made = _write_manifest(dest, settings)
     notes = [f"{len(plan[k])} {text}" for k,text in _plan_notes.items() if plan[k]]
+    if lone := len(made.keys() - {_frames_folder(v).as_posix() for v in videos}): notes.append(f"{lone} clips in {dest} are of videos that are not in {src} (any more); delete their folders if they should go")
     if part := sum(bool(o['not_whole']) for o in made.values()): notes.append(f"{part} of the clips there are not whole, and were kept with on_error='keep'; manifest.json tells them")
     return ExtractReport(dest, L(v for v in todo if not failed[v]), L(plan['done'] + plan['foreign']), L((v, failed[v]) for v in todo if failed[v]),
                          notes, time.time()-start)

@@ -7,7 +7,7 @@ from conftest import real
 from fastai_seq.archive import extract_archive, unrar
 
 needs = lambda *tools: pytest.mark.skipif(not any(map(shutil.which, tools)), reason=f"none of {', '.join(tools)} is installed")
-tree = lambda dest: {f.relative_to(dest).as_posix(): os.readlink(f) if f.is_symlink() else f.read_bytes() if f.is_file() else None for f in dest.rglob('*')}
+tree = lambda dest: {f.relative_to(dest).as_posix(): os.readlink(f) if f.is_symlink() else f.read_bytes() if f.is_file() else None for f in dest.rglob('*') if f.name != '.archive.json'}
 
 @pytest.fixture
 def refused(tmp_path):
@@ -454,3 +454,14 @@ with (out/'big').open('wb') as f:
     big = lambda: next(((tmp_path/'data').rglob('big')), None)
     while not big() or big().stat().st_size < 1<<20: time.sleep(.001)
     assert big().stat().st_size <= (1<<20) + 1
+
+def test_another_archive_of_the_same_name_does_not_pass(tmp_path):
+    "What is in the folder came from one archive; another is named, the same one is done"
+    for d, text in (('a', 'one'), ('b', 'other')):
+        (tmp_path/d).mkdir()
+        with zipfile.ZipFile(tmp_path/d/'UCF.zip', 'w') as z: z.writestr('UCF/clip.avi', text)
+    dest = tmp_path/'data'
+    assert extract_archive(tmp_path/'a/UCF.zip', dest) == extract_archive(tmp_path/'a/UCF.zip', dest)
+    with pytest.raises(ValueError, match='another archive, UCF.zip'): extract_archive(tmp_path/'b/UCF.zip', dest)
+    (tmp_path/'a/UCF.zip').unlink()
+    assert (extract_archive(tmp_path/'a/UCF.zip', dest)/'clip.avi').read_text() == 'one'
