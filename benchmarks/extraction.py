@@ -89,7 +89,7 @@ table = line(['clips', 'way', 'frames/s', "against the walk-through's", 'bytes a
 # two processes against one
 many = work/'many'
 for name in list(sets)[:2]:
-    for i in range(6):
+    for i in range(30):
         for v in sets[name]:
             (many/f'{name[:3]}{i}').mkdir(parents=True, exist_ok=True)
             shutil.copy(v, many/f'{name[:3]}{i}')

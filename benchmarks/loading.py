@@ -7,7 +7,7 @@ their centre cropped; runs interleaved, medians; ratios are to (a) in the same r
 (a) the walk-through's ImageTupleTfm, Resize and ToTensor on folders of full-size JPEGs: its first T frames
 (b) TensorVideoTfm on the same folders  (c) TensorVideoTfm straight from the video  (d) TensorVideoTfm from cache_clips, cached at that size
 (e) torchcodec's VideoDecoder.get_frames_at  (f) decord's VideoReader.get_batch
-(b) to (f) take T frames spread evenly over the whole clip, by UniformFrames. Frames are counted once beforehand, as check_clips does before
+In the walk-through's form: ImageTupleTfm, Resize, ToTensor, the first T frames. (b) to (f) take T frames spread evenly over the whole clip, by UniformFrames. Frames are counted once beforehand, as check_clips does before
 training; torchcodec and decord count by themselves, and are told the size to decode to."""
 import os, shutil, sys, tempfile, time
 from functools import partial
@@ -21,9 +21,9 @@ import numpy as np
 import torch
 torch.set_num_threads(1)
 import seed
-from fastai.vision.all import Pipeline, Resize, ToTensor
+from fastai.vision.all import Pipeline, RandomResizedCrop, Resize, ToTensor, aug_transforms
 from fastai_seq.core import TensorVideo
-from fastai_seq.data import ImageSeqDataLoaders, TensorVideoTfm
+from fastai_seq.data import ImageSeqDataLoaders, ImageTupleTfm, TensorVideoTfm
 from fastai_seq.datasets import motion_clips
 from fastai_seq.sampling import UniformFrames
 from fastai_seq.video import cache_clips, extract_frames, get_videos, n_frames
@@ -45,9 +45,10 @@ at = lambda root, v: work/root/v.parent.name/v.stem
 def ways(n, size):
     "Functions from a video's path to a uint8 tensor `(n,3,size,size)`"
     walk = Pipeline([seed.ImageTupleTfm(n), Resize(size), ToTensor()], split_idx=1)
-    ours = TensorVideoTfm(n, size)
+    ours, frame_by_frame = TensorVideoTfm(n, size), Pipeline([ImageTupleTfm(n), Resize(size), ToTensor()], split_idx=1)
     cache_clips(src, work/f'cache{size}', size=(size, size), workers=0)
-    res = {"(a) walk-through's, JPEG folders": lambda v: walk(at('jpegs', v)), '(b) ours, the same folders': lambda v: ours(at('jpegs', v)),
+    res = {"(a) walk-through's, JPEG folders": lambda v: walk(at('jpegs', v)), "ours in the walk-through's form, the same folders": lambda v: frame_by_frame(at('jpegs', v)),
+           '(b) ours, the same folders': lambda v: ours(at('jpegs', v)),
            '(c) ours, straight from video': ours, '(d) ours, cached': lambda v: ours(at(f'cache{size}', v))}
     pick, crop = UniformFrames(n), lambda x: x[..., (x.shape[-2]-size)//2:, (x.shape[-1]-size)//2:][..., :size, :size]
     scaled = {v: tuple(max(size, round(d*size/min(hw))) for d in hw) for v, hw in shape.items()}
@@ -91,7 +92,8 @@ table = line(head) + line(['---']*len(head)) + ''.join(line([k, *v]) for k, v in
 
 # the full loader: two workers, with augmentation where it can be had
 def loader_seconds(root, workers):
-    dls = ImageSeqDataLoaders.from_folder(root, seq_len=16, size=112, bs=4, num_workers=workers, valid_pct=.2, seed=0, device='cpu')
+    dls = ImageSeqDataLoaders.from_folder(root, seq_len=16, size=128, item_tfms=RandomResizedCrop(112), batch_tfms=aug_transforms(do_flip=False), bs=4,
+                                          num_workers=workers, seed=0, device='cpu')
     for _ in dls.train: break
     start = time.time()
     n = sum(len(y) for _ in range(3) for _, y in dls.train)
@@ -101,12 +103,12 @@ for i in range(12):
     for v in videos:
         (many/f'class{i % 2}').mkdir(parents=True, exist_ok=True)
         shutil.copy(v, many/f'class{i % 2}/{v.stem[-9:]}_{i}.avi')
-cache_clips(many, work/'many_cache', size=(112, 112), workers=2)
+cache_clips(many, work/'many_cache', size=(128, 128), workers=2)
 rates = {(name, w): loader_seconds(root, w) for name, root in (('straight from video', many), ('cached', work/'many_cache')) for w in (0, 2)}
-table += '\n' + line(['full loader, 16 x 112 px, batches of 4: clips/s of wall clock', 'no workers', '2 workers']) + line(['---']*3)
+table += '\n' + line(['full loader, 16 x 112 px, RandomResizedCrop and aug_transforms on the CPU, batches of 4: clips/s of wall clock', 'no workers', '2 workers']) + line(['---']*3)
 table += ''.join(line([name, *(f'{rates[name, w]:.0f}' for w in (0, 2))]) for name in ('straight from video', 'cached'))
 frames = [n_frames(v) for v in videos]
-versions = ', '.join(f'{p} {version(p)}' for p in ('torch', 'av', 'simplejpeg', *(k[4:] for k in results if k[1] in 'ef')))
+versions = ', '.join(f'{p} {version(p)}' for p in ('torch', 'av', 'simplejpeg', *(k[4:] for k in results if k[:3] in ('(e)', '(f)'))))
 text = table + (f"\n{len(videos)} videos, {'real (UCF101 and gestures)' if shared.is_dir() else 'made'}, 320x240, {min(frames)} to {max(frames)} frames, {sum(frames)//len(frames)} on average; "
                 f"{os.cpu_count()} cores; medians of 9 interleaved runs; {versions}. Written by `benchmarks/loading.py`, which tells the method.\n")
 (here/'loading.md').write_text(text)

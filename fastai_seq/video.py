@@ -61,7 +61,7 @@ def write_video(
 class VideoError(ValueError):
     "A file, or a folder of frames, that cannot be read as a clip; the message names it"
 
-# %% ../nbs/02_video.ipynb #8a6ca89f
+# %% ../nbs/02_video.ipynb #d090190b
 def _seconds(stream, container):
     "How long the stream should last, where the file says so: in its own header, a Matroska tag, or as the file's only stream"
     if stream.duration: return float(stream.duration*stream.time_base)
@@ -97,40 +97,37 @@ def _line(packets, frames):
     return np.array(stamps), np.array(sorted(bisect_left(stamps, pts) for pts,key in packets if key))
 
 class _Tally:
-    "Counts what is read of a stream, to tell at the end whether it is all that should be there"
+    "What was read of a stream, to tell at the end whether it is all that should be there"
     def __init__(self, container, stream):
         self.container, self.stream, self.indexed = container, stream, len(stream.index_entries) > 1
-        self.packets = self.shown = self.tiny = self.frames = self.damaged = 0
-        self.first, self.last, self.key, self.cut, self.stamps = None, 0, None, False, []
+        self.packets, self.frames = [], []      # (size, stamp, duration, is it a key frame, is it not shown, is it broken), (stamp, is it damaged)
 
-    def add(self, packet):
-        if not packet.size and packet.pts is None: return          # the decoder's flush
-        self.packets += 1
-        self.cut = packet.is_corrupt
-        if self.key is None and packet.is_keyframe: self.key = packet.pts if packet.pts is not None else -math.inf
-        before = self.key is None or packet.pts is not None and packet.pts < self.key     # what stands before the first key frame cannot be decoded
-        if packet.size > 1 and not packet.is_discard and not before:                      # a packet of one byte says: nothing new,
-            self.shown += 1
-            self.stamps.append((packet.pts, packet.is_keyframe))
-        self.tiny += 1 < packet.size <= 16                                                # so may one of a few; or its frame came with the packet before
-        if packet.pts is None or packet.is_discard: return
-        if self.first is None or packet.pts < self.first: self.first = packet.pts
-        self.last = max(self.last, packet.pts + (packet.duration or 0))
+    def add(self, p): self.packets.append((p.size, p.pts, p.duration, p.is_keyframe, p.is_discard, p.is_corrupt))
+
+    def shown(self):
+        "`(stamp, is it a key frame)` of the packets that should give a frame"
+        key = next((pts for _,pts,_,key,*_ in self.packets if key), None)     # what stands before the first key frame cannot be decoded
+        return [(pts, k) for size,pts,_,k,discard,_ in self.packets           # a packet of one byte says: nothing new
+                if size > 1 and not discard and (pts is None or key is not None and pts >= key)]
 
     def missing(self):
         "What is missing, in words; '' if nothing is"
-        s, n, rate = self.stream, self.packets, max(float(self.stream.average_rate or 25), 3)
-        end = float(max(self.last, self.last - (self.first or 0))*s.time_base)
+        s, rate = self.stream, max(float(self.stream.average_rate or 25), 3)
+        read = [p for p in self.packets if p[0] or p[1] is not None]          # but for the decoder's flush
+        n, times = len(read), [(pts, dur or 0) for _,pts,dur,_,discard,_ in read if pts is not None and not discard]
+        first, last = min((t for t,_ in times), default=0), max((t+d for t,d in times), default=0)
+        end = float(max(last, last - first)*s.time_base)
         if self.indexed and n < (listed := sum(e.size > 0 for e in s.index_entries)): return f"its index lists {listed} frames, the file has {n}"
         if not self.indexed and n < s.frames and end < (s.frames-1.5)/rate: return f"its header counts {s.frames} frames, the file ends after {n}"
         if end + 1.5/rate < (whole := _seconds(s, self.container) or 0): return f"it should last {whole:.2f} s, and ends at {end:.2f} s"
-        if self.cut: return "it ends within a frame"
+        if read and read[-1][5]: return "it ends within a frame"
         if early := _ends_early(Path(self.container.name)): return early
-        lost = self.shown - self.frames
-        if lost > 0 and (self.damaged or self.indexed and lost != self.tiny): return f"{lost} of {self.shown} frames are lost to damage"
+        due, tiny = len(self.shown()), sum(1 < p[0] <= 16 for p in read)      # a tiny packet may say nothing new too; or its frame came with the packet before
+        lost, damaged = due - len(self.frames), any(d for _,d in self.frames)
+        if lost > 0 and (damaged or self.indexed and lost != tiny): return f"{lost} of {due} frames are lost to damage"
         return ''
 
-# %% ../nbs/02_video.ipynb #38ac61ff
+# %% ../nbs/02_video.ipynb #da6f7612
 def _why(path, e):
     "The exception `e` in words, which name `path`"
     text = str(e) if isinstance(e, (VideoError, OSError)) else repr(e)
@@ -159,19 +156,17 @@ class _Video:
 
     def frames(self, on_error='raise'):
         "The decoder's frames. After the last one, `reason` tells what is missing; unless `on_error` is 'keep', that is a VideoError"
-        tally, self.times = _Tally(self.container, self.stream), []
+        tally = _Tally(self.container, self.stream)
         try:
             for packet in self.container.demux(self.stream):
                 tally.add(packet)
                 for frame in packet.decode():
-                    tally.frames += 1
-                    tally.damaged += frame.is_corrupt
-                    self.times.append(frame.pts)
+                    tally.frames.append((frame.pts, frame.is_corrupt))
                     yield frame
         except _decoding as e: self.reason = f"decoding stopped ({getattr(e, 'strerror', None) or e})"
-        if not tally.frames: raise VideoError(f"{self.path}: no frame could be decoded; leave it out or get it again")
-        self.reason, self.line = self.reason or tally.missing(), _line(tally.stamps, self.times)
-        if self.reason and on_error != 'keep': raise _not_whole(self.path, self.reason, tally.frames)
+        if not (n := len(tally.frames)): raise VideoError(f"{self.path}: no frame could be decoded; leave it out or get it again")
+        self.reason, self.line = self.reason or tally.missing(), _line(tally.shown(), [t for t,_ in tally.frames])
+        if self.reason and on_error != 'keep': raise _not_whole(self.path, self.reason, n)
 
 # %% ../nbs/02_video.ipynb #2c0f66b6
 def _not_whole(path, reason, n):
@@ -572,19 +567,20 @@ def _read_counting(path, sampler, size, method, on_error):
         _lengths[_stamp(path)] = i+1, v.reason, v.line
     if i+1 == guess: return [res[i] for i in idxs]
 
-# %% ../nbs/02_video.ipynb #d59c57a7
+# %% ../nbs/02_video.ipynb #142c2310
 def _image(file, size, method):
-    "An image file as an array `(H,W,3)`; a JPEG is decoded at the least scale that will do"
+    "An image file as an array `(H,W,3)`; a JPEG is decoded at the least scale from which `size` can be had"
+    h,w = (size or 0,)*2 if not isinstance(size, tuple) else size
     try:
         with open(file, 'rb') as f: data = f.read()
-        if simplejpeg.is_jpeg(data) and (head := simplejpeg.decode_jpeg_header(data))[2] != 'CMYK':
-            h,w = _scaled(*head[:2], size, method)
-            img = Image.fromarray(simplejpeg.decode_jpeg(data, fastdct=True, min_height=h, min_width=w))
-        else:
-            with Image.open(file) as img: img = img.convert('RGB')
-            h,w = _scaled(img.height, img.width, size, method)
-    except (OSError, ValueError) as e: raise VideoError(f"{file} cannot be read as an image ({e})") from e
-    return _resize(img, h, w, size)
+        if data[:2] == b'\xff\xd8':
+            with suppress(ValueError): return simplejpeg.decode_jpeg(data, fastdct=True, min_height=h, min_width=w) if size else simplejpeg.decode_jpeg(data)
+        with Image.open(file) as img: return np.asarray(img.convert('RGB'))      # no JPEG, or one for print (CMYK), or a broken one
+    except OSError as e: raise VideoError(f"{file} cannot be read as an image ({e})") from e
+
+def _fit(imgs, size, method):
+    "The arrays `imgs` scaled to `size`, one by one"
+    return [_resize(Image.fromarray(i), *_scaled(*i.shape[:2], size, method), size) if size else i for i in imgs]
 
 def _resize(img, h, w, size):
     "The PIL image `img` scaled to `h` x `w`, of which the middle of `size` is wanted, as an array"
@@ -594,11 +590,12 @@ def _resize(img, h, w, size):
     box = tuple(v*o for v,o in zip((left, top, left+tw, top+th), (img.width/w, img.height/h)*2))
     return np.asarray(img.resize((tw,th), Image.BILINEAR, box=box))     # what will be cropped away is not made
 
-def _read_folder(path, idxs, size, method, on_error):
+def _read_folder(path, idxs, size, method, on_error, fit=_fit):
     files = _frame_files(path)
     idxs = _pick(path, idxs, lambda: len(files))
     if max(idxs) >= len(files) and on_error != 'keep': raise VideoError(f"{path}: frame {max(idxs)} was asked for, it has {len(files)} frames")
-    res = {i: _image(files[i], size, method) for i in set(idxs) if i < len(files)}
+    want = [i for i in sorted(set(idxs)) if i < len(files)]
+    res = dict(zip(want, fit([_image(files[i], size, method) for i in want], size, method)))
     return [res[i] for i in idxs if i in res]
 
 # %% ../nbs/02_video.ipynb #b00e4412
@@ -616,9 +613,9 @@ def _read_array(path, idxs, size, method, on_error):
     if scaled == (h,w): return res[:, (h-size[0])//2:, (w-size[1])//2:][:, :size[0], :size[1]] if isinstance(size, tuple) else res
     return [_resize(Image.fromarray(np.ascontiguousarray(f)), *scaled, size) for f in res]
 
-# %% ../nbs/02_video.ipynb #a564ea1f
-def _read_clip(path, idxs, size=None, method='crop', on_error='raise'):
-    "`read_frames` as a list, whose frames may differ in size"
+# %% ../nbs/02_video.ipynb #b40cdb4f
+def _read_clip(path, idxs, size=None, method='crop', on_error='raise', **kwargs):
+    "`read_frames` as a list, whose frames may differ in size; `kwargs` to `_read_folder`"
     if isinstance(path, VideoRange):
         first, n = path.frames()
         if (last := max(idxs := _pick(path.path, idxs, lambda: n))) >= n: raise VideoError(f"{path}: frame {last} was asked for, it has {n} frames")
@@ -628,8 +625,8 @@ def _read_clip(path, idxs, size=None, method='crop', on_error='raise'):
     if size is not None: size = tuple(map(int, size)) if np.ndim(size) else int(size)
     if size is not None and np.min(size) < 1: raise ValueError(f"size={size}: expected pixels, at least 1")
     if not path.exists(): raise FileNotFoundError(f"No such video or folder of frames: {path}")
-    read = _read_video if not path.is_dir() else _read_array if _is_array(path) else _read_folder
-    return read(path, idxs, size, method, on_error)
+    if not path.is_dir(): return _read_video(path, idxs, size, method, on_error)
+    return _read_array(path, idxs, size, method, on_error) if _is_array(path) else _read_folder(path, idxs, size, method, on_error, **kwargs)
 
 # %% ../nbs/02_video.ipynb #0aed75e4
 def read_frames(
