@@ -10,3 +10,4 @@ from fastai_seq.augment import *
 from fastai_seq.data import *
 from fastai_seq.models import *
 from fastai_seq.learner import *
+from fastai_seq.evaluate import *

@@ -1,5 +1,5 @@
 "Loaders: the same draws however many workers, every way in, and clips that break on the way."
-import os, random, shutil, warnings
+import json, os, random, shutil, subprocess, sys
 from functools import partial
 from pathlib import Path
 
@@ -124,3 +124,17 @@ def test_nothing_leaks_over_epochs(clips):
     start = memory()
     for _ in range(60): epoch(dls.train)
     assert handles() <= before and memory() - start < 20
+
+def test_an_exported_learner_augments_and_resizes_in_a_fresh_process(clips, tmp_path):
+    "Only fastai is imported before it is opened; item transforms must still know what a clip is"
+    from fastai.layers import SimpleCNN
+    from fastai.vision.augment import Resize
+    from fastai_seq.learner import seq_learner
+    dls = load(clips, size=48, item_tfms=Resize(32), batch_tfms=aug_transforms(do_flip=False), num_workers=0)
+    learn = seq_learner(dls, partial(SimpleCNN, [3, 8]), head='mean', pretrained=False, path=tmp_path)
+    learn.export('model.pkl')
+    f = dls.valid.items[0]
+    with learn.no_bar(): probs = learn.predict(f)[2]
+    code = f"from pathlib import Path; from fastai.learner import load_learner; l = load_learner({str(tmp_path/'model.pkl')!r}); l.no_bar().__enter__(); print(l.predict(Path({str(f)!r}))[2].tolist())"
+    out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout
+    assert np.allclose(json.loads(out.strip().splitlines()[-1]), probs.tolist(), atol=1e-5)
