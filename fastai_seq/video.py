@@ -61,7 +61,7 @@ def write_video(
 class VideoError(ValueError):
     "A file, or a folder of frames, that cannot be read as a clip; the message names it"
 
-# %% ../nbs/02_video.ipynb #d090190b
+# %% ../nbs/02_video.ipynb #74e72655
 def _seconds(stream, container):
     "How long the stream should last, where the file says so: in its own header, a Matroska tag, or as the file's only stream"
     if stream.duration: return float(stream.duration*stream.time_base)
@@ -122,8 +122,12 @@ class _Tally:
         if end + 1.5/rate < (whole := _seconds(s, self.container) or 0): return f"it should last {whole:.2f} s, and ends at {end:.2f} s"
         if read and read[-1][5]: return "it ends within a frame"
         if early := _ends_early(Path(self.container.name)): return early
+        hidden, damaged = [pts for _,pts,_,_,discard,_ in read if discard and pts is not None], any(d for _,d in self.frames)
+        if hidden and times and (strange := sum(first < h < max(t for t,_ in times) or (h - first)*s.time_base > s.frames/rate + 1 for h in hidden)):   # to trim a video, its ends are hidden
+            return f"{strange} frames are marked as not to be shown, and are not at its ends"
+        if damaged and (hidden or n < s.frames): return f"{max(len(hidden), s.frames - n)} frames are lost to damage"
         due, tiny = len(self.shown()), sum(1 < p[0] <= 16 for p in read)      # a tiny packet may say nothing new too; or its frame came with the packet before
-        lost, damaged = due - len(self.frames), any(d for _,d in self.frames)
+        lost = due - len(self.frames)
         if lost > 0 and (damaged or self.indexed and lost != tiny): return f"{lost} of {due} frames are lost to damage"
         return ''
 

@@ -413,7 +413,8 @@ def test_the_password_goes_to_the_program(tmp_path, program):
 
 def start(*args):
     code = "import sys; from fastai_seq.archive import *; extract_archive(sys.argv[1], sys.argv[2])"
-    return subprocess.Popen([sys.executable, '-c', code, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return subprocess.Popen([sys.executable, '-c', code, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))      # a background job ignores it
 
 def wait(run, until):
     while run.poll() is None and not until(): time.sleep(.001)

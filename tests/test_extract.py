@@ -29,7 +29,8 @@ def contents(path): return {f.relative_to(path).as_posix(): f.read_bytes() for f
 
 code = "import sys; from fastai_seq.video import extract_dataset; print(extract_dataset(sys.argv[1], sys.argv[2], workers=int(sys.argv[3])))"
 def start(videos, frames, workers, **kwargs):
-    return subprocess.Popen([sys.executable, '-c', code, videos, frames, str(workers)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **kwargs)
+    return subprocess.Popen([sys.executable, '-c', code, videos, frames, str(workers)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **kwargs)      # a background job ignores it
 
 def written(frames):
     "JPEG files so far, finished clips and unfinished ones"

@@ -27,7 +27,7 @@ def long_video(path, n, gop, codec='libx264', **options):
     rng = np.random.default_rng(0)
     world = np.kron(rng.integers(0, 255, (12, 40, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8))
     with av.open(str(path), 'w') as out:
-        s = out.add_stream(codec, rate=25, options={'g': str(gop), **options})
+        s = out.add_stream(codec, rate=25, options={'g': str(gop), 'threads': '1', **options})     # one thread: the same bytes everywhere
         s.width, s.height, s.pix_fmt = 96, 64, 'yuv420p'
         for i in range(n): out.mux(s.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(np.roll(world, -i, 1)[16:80, :96]), format='rgb24')))
         out.mux(s.encode())
