@@ -74,13 +74,14 @@ def affine_coord(x:TensorVideo, *args, **kwargs):
     _is_batch(x)
     return TensorImage.affine_coord(x.flatten(1,2), *args, **kwargs).unflatten(1, x.shape[1:3]).as_subclass(TensorVideo)
 
-# %% ../nbs/05_augment.ipynb #b86415b0
+# %% ../nbs/05_augment.ipynb #eb3f80d6
 @patch
 def before_call(self:RandomResizedCropGPU, b, split_idx):
+    "Draw for the size of the first image in the batch `b`, however deep in tuples it lies"
     while isinstance(b, tuple): b = b[0]
     self._orig_before_call(b, split_idx)
 
-# %% ../nbs/05_augment.ipynb #3ccba89a
+# %% ../nbs/05_augment.ipynb #7061d0dc
 def _in_rows(x, f):
     "`f` on the clips `x`, each as one image with a row a frame: `(B,C,T,H*W)`"
     _is_batch(x)
@@ -88,9 +89,14 @@ def _in_rows(x, f):
     return y.transpose(1,2).unflatten(3, x.shape[3:]).contiguous().as_subclass(TensorVideo)
 
 @patch
-def lighting(x:TensorVideo, func): return _in_rows(x, lambda o: TensorImage.lighting(o, func))
+def lighting(x:TensorVideo, func):
+    "`func` on the logits of the values, one draw a clip"
+    return _in_rows(x, lambda o: TensorImage.lighting(o, func))
+
 @patch
-def hsv(x:TensorVideo, func): return _in_rows(x, lambda o: TensorImage.hsv(o, func))
+def hsv(x:TensorVideo, func):
+    "`func` on hue, saturation and value, one draw a clip"
+    return _in_rows(x, lambda o: TensorImage.hsv(o, func))
 
 def _as_rows(tfm):
     "Have the class `tfm` do to a `TensorVideo` what it does to an image"

@@ -83,11 +83,11 @@ def _result_pictures(learn, out, name):
     return [_save_picture(out/'results.png', lambda: learn.show_results(max_n=8), f'{name}: held-out clips, green where right'),
             _save_picture(out/'confusion.png', lambda: interp.plot_confusion_matrix(figsize=(size,size)), f'{name}: confusion of classes')]
 
-# %% ../nbs/12_cli.ipynb #f4845afd
+# %% ../nbs/12_cli.ipynb #19f3d7ca
 def demo(
     out:str='fastai_seq_demo', # Folder for clips, pictures and report
     seed:int=0 # Of clips, split and training
-)->None:
+)->list: # Rows of the table
     "Make clips of motion, train three models on them, and show which of them understand motion"
     out, start = Path(out), time.time()
     path = motion_clips(out/'clips', n_classes=4, n_groups=24, clips_per_group=6, seed=seed)
@@ -106,6 +106,7 @@ def demo(
             "Chance is 0.25. A model that ignores the order of frames answers alike for a motion and its opposite, so it can hardly exceed 0.5.")
     report = _write_report(out/'report.html', 'fastai_seq: who understands motion?', text, rows, pictures)
     print(f'\n{_table(rows)}\n\n{text}\n\n{time.time()-start:.0f} seconds in all; report and pictures: {report}')
+    return rows
 
 # %% ../nbs/12_cli.ipynb #e6e633ae
 def _remarks(df):
@@ -158,7 +159,7 @@ def extract(
     print(report)
     return len(report.failed)
 
-# %% ../nbs/12_cli.ipynb #9f25cbf2
+# %% ../nbs/12_cli.ipynb #8fc1ebc3
 def train(
     path:str, # Folder of videos (or of folders of frames), one folder a class
     out:str='fastai_seq_train', # Folder for the learner, pictures and report
@@ -176,7 +177,7 @@ def train(
     valid_pct:float=0.2, # Share of the clips held out
     split:str='group', # What is held out: group, whole recordings where names tell them; or random, single clips
     seed:int=0 # Of split and training
-)->None:
+)->list: # The row of the table
     "Train on your clips, report the accuracy on held-out ones, and save the learner"
     names = torchvision.models.list_models(module=torchvision.models)
     if arch not in names: raise ValueError(f"arch={arch!r}: choose one of {', '.join(names)}")
@@ -197,6 +198,7 @@ def train(
     text = f"{path}: {seq_len} frames a clip at {size} pixels, {dls.c} classes (chance is {1/dls.c:.2f}), seed {seed}."
     report = _write_report(out/'report.html', f'fastai_seq: {Path(path).resolve().name}', text, [row], pictures)
     print(f"\n{_table([row])}\n\n{text}\nreport: {report}\nmodel: {out/'model.pkl'}  (fastai-seq predict {out/'model.pkl'} FILE...)")
+    return [row]
 
 # %% ../nbs/12_cli.ipynb #35d8e6e1
 def _fit_cycles(learn, epochs, fine_tune, lr):
@@ -254,13 +256,15 @@ def _parser():
             else: p.add_argument(name, help=o.docment, **(dict(nargs='+') if o.anno is list else {}))
     return top
 
-# %% ../nbs/12_cli.ipynb #fbdfce0d
+# %% ../nbs/12_cli.ipynb #d8134fe8
 def main(
     args:list=None # Words of the command line; the shell's, if None
 )->int: # Exit status: 0 if all went well, 1 if `doctor` or `extract` found clips unfit, 2 for bad input, which is named, 130 if interrupted
     "The command `fastai-seq`"
     args = vars(_parser().parse_args(args))
-    try: return int(bool(args.pop('run')(**args)))
+    try:
+        unfit = args.pop('run')(**args)
+        return int(isinstance(unfit, int) and unfit > 0)
     except (ValueError, OSError) as e:
         print(f'fastai-seq: error: {e}', file=sys.stderr)
         return 2

@@ -61,7 +61,7 @@ def write_video(
 class VideoError(ValueError):
     "A file, or a folder of frames, that cannot be read as a clip; the message names it"
 
-# %% ../nbs/02_video.ipynb #74e72655
+# %% ../nbs/02_video.ipynb #84d66212
 def _seconds(stream, container):
     "How long the stream should last, where the file says so: in its own header, a Matroska tag, or as the file's only stream"
     if stream.duration: return float(stream.duration*stream.time_base)
@@ -88,6 +88,7 @@ def _ends_early(path):
         if length != (1 << 7*n) - 1 and i + n + length > size: return f"it should have {i+n+length} bytes, and has {size}"
     return ''
 
+# %% ../nbs/02_video.ipynb #27b9f502
 def _line(packets, frames):
     "Time stamps in display order and the numbers of key frames, from `packets` (stamp, is it a key frame?); None unless the `frames` that were decoded have just these"
     stamps = [pts for pts,_ in packets]
@@ -96,6 +97,7 @@ def _line(packets, frames):
     if frames != stamps[:len(frames)]: return None     # an .avi stores no stamps; where frames are reordered, those made up for it are wrong
     return np.array(stamps), np.array(sorted(bisect_left(stamps, pts) for pts,key in packets if key))
 
+# %% ../nbs/02_video.ipynb #aa7ad015
 class _Tally:
     "What was read of a stream, to tell at the end whether it is all that should be there"
     def __init__(self, container, stream):
