@@ -183,7 +183,7 @@ def _check_splits(files, splits, bs, drop_last=True, label_func=parent_label):
     if seen - held_out: warnings.warn(f"no clip of {', '.join(sorted(seen - held_out))} is held out: too few recordings to split", stacklevel=3)
     check_leakage(files, splits)
 
-# %% ../nbs/06_data.ipynb #585191a2
+# %% ../nbs/06_data.ipynb #1c93dd82
 def check_clips(
     files, # Clips: videos and folders of frames
     sampler=None, # The sampler to be used, to know that no clip is too short for it
@@ -204,6 +204,13 @@ def _problem(path, sampler=None):
         if Path(path).is_dir(): read_frames(path, [0])
         if sampler: sampler(n)
     except (ValueError, OSError) as e: return str(e) if str(path) in str(e) else f"{path}: {e}"
+
+def _check_lengths(files, sampler):
+    "Warn if no clip is as long as `sampler` wants it: all of them would be filled up"
+    if sampler.fps: return          # what it wants depends on each clip's rate
+    longest = max(map(n_frames, files))
+    if longest < sampler.need(None): warnings.warn(
+        f"{sampler} takes {sampler.need(None)} frames, and the longest of {len(files)} clips has {longest}: all would be filled up (short={sampler.short!r}); lower seq_len or stride", stacklevel=3)
 
 # %% ../nbs/06_data.ipynb #6200be54
 def examine_clips(
@@ -395,7 +402,7 @@ def _label_block(labels):
     y = labels[0]
     return MultiCategoryBlock if is_listy(y) else RegressionBlock if isinstance(y, float) else CategoryBlock
 
-# %% ../nbs/06_data.ipynb #1dcf251d
+# %% ../nbs/06_data.ipynb #173c8fa6
 class ImageSeqDataLoaders(DataLoaders):
     "`DataLoaders` of clips as `TensorVideo`"
     @classmethod
@@ -424,6 +431,7 @@ class ImageSeqDataLoaders(DataLoaders):
         y_block = y_block or _label_block(fnames[:1].map(label_func)) if fnames else None
         by_class = label_func if y_block is CategoryBlock else None
         check_clips(fnames, block.type_tfms[0].sampler, by_class)
+        _check_lengths(fnames, block.type_tfms[0].sampler)
         splitter = splitter or _honest_splitter(valid_pct, seed, by_class or _one_label)
         splits = splitter(fnames) if callable(splitter) else splitter
         _check_splits(fnames, splits, bs, kwargs.get('drop_last', True), by_class or _one_label)

@@ -125,6 +125,21 @@ def test_nothing_leaks_over_epochs(clips):
     for _ in range(60): epoch(dls.train)
     assert handles() <= before and memory() - start < 20
 
+def test_clips_that_are_all_too_short_are_said(clips):
+    with pytest.warns(UserWarning, match='takes 16 frames, and the longest of 24 clips has 12'): ImageSeqDataLoaders.from_folder(clips, seq_len=16, size=32, num_workers=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        ImageSeqDataLoaders.from_folder(clips, seq_len=12, size=32, num_workers=0)
+
+def test_a_thousand_clips_opened(clips, tmp_path):
+    "Videos, folders and cached clips: no handle stays open"
+    if not Path('/proc/self/fd').exists(): pytest.skip('no /proc')
+    extract_dataset(clips, tmp_path/'a', workers=0); cache_clips(clips, tmp_path/'b', size=32, workers=0)
+    files = [f for root in (clips, tmp_path/'a', tmp_path/'b') for f in get_instances(root)]
+    read_frames(files[0], [0]); before = len(os.listdir('/proc/self/fd'))
+    for i in range(1000): read_frames(files[i % len(files)], [i % 12], size=32)
+    assert len(os.listdir('/proc/self/fd')) == before
+
 def test_an_exported_learner_augments_and_resizes_in_a_fresh_process(clips, tmp_path):
     "Only fastai is imported before it is opened; item transforms must still know what a clip is"
     from fastai.layers import SimpleCNN
