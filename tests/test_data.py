@@ -1,5 +1,5 @@
 "Loaders: the same draws however many workers, every way in, and clips that break on the way."
-import json, os, random, shutil, subprocess, sys
+import json, os, random, shutil, subprocess, sys, warnings
 from functools import partial
 from pathlib import Path
 
