@@ -7,17 +7,20 @@ Docs: https://fastai-seq.github.io/fastai_seq/files.html.md"""
 # %% auto #0
 __all__ = ['written_whole']
 
-# %% ../nbs/00_files.ipynb #2c7eb517
+# %% ../nbs/00_files.ipynb #3d6ee936
+import errno
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
 from uuid import uuid4
 
-# %% ../nbs/00_files.ipynb #f038ef32
+# %% ../nbs/00_files.ipynb #bb789a01
 def _drop(path):
     "Remove a file or a folder, if it is there"
     if path.is_dir(): rmtree(path)
     else: path.unlink(missing_ok=True)
+
+_occupied = {errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.EACCES}
 
 @contextmanager
 def written_whole(
@@ -30,14 +33,15 @@ def written_whole(
     tmp,old = (Path(work or dest.parent)/f'.{uuid4().hex[:8]}.tmp.{dest.name}' for _ in range(2))
     try:
         yield tmp
-        while True:
+        for left in reversed(range(100)):
             with suppress(FileNotFoundError):                 # another process may have moved it first
                 if dest.is_dir(): dest.rename(old)
             try: tmp.replace(dest)
-            except OSError:
-                if not tmp.exists() or not dest.is_dir(): raise
-                _drop(old)                                    # or have put its own there meanwhile: once more
+            except OSError as e:                              # or have put its own there meanwhile: once more
+                if e.errno not in _occupied or not left: raise
+                _drop(old)
             else: break
     finally:
-        if old.exists() and not dest.exists(): old.rename(dest)   # it could not take its place
+        if tmp.exists() and old.exists() and not dest.exists():   # the new one could not take its place
+            with suppress(OSError): old.rename(dest)
         for p in (tmp, old): _drop(p)

@@ -308,7 +308,7 @@ def _source(video_path, st=None):
     st = st or Path(video_path).stat()
     return dict(source=Path(video_path).name, bytes=st.st_size, mtime_ns=st.st_mtime_ns)
 
-# %% ../nbs/02_video.ipynb #bfaf7990
+# %% ../nbs/02_video.ipynb #ce8cb33f
 def _made(folder):
     "The note in a folder of frames; None if there is none"
     try: note = json.loads((folder/_note).read_text(encoding='utf-8'))
@@ -319,12 +319,14 @@ def _made(folder):
 
 def _state(folder, video_path, settings):
     "What is there of a video's frames: 'none', 'done', 'foreign' (made by other means), 'changed' (the video is another now). Raises ValueError if made otherwise"
-    if not folder.is_dir() or next(os.scandir(folder), None) is None: return 'none'
-    if not (note := _made(folder)): return 'foreign'
+    try:
+        if next(os.scandir(folder), None) is None: return 'none'
+        if not (note := _made(folder)): return 'foreign' if folder.exists() else 'none'
+        whole = (folder/_array).stat().st_size == note.get('size') if _is_array(folder) else sum(f.name.endswith('.jpg') for f in os.scandir(folder)) == note['frames']
+    except (FileNotFoundError, NotADirectoryError): return 'none'      # or another process is just replacing it
     if note['settings'] != settings:
         old,new = ({k: v for k,v in a.items() if k not in b or b[k] != v} for a,b in ((note['settings'], settings), (settings, note['settings'])))
         raise ValueError(f"{folder} was extracted with {old}, not with {new}; choose another folder for the frames, or force=True to extract them again")
-    whole = (folder/_array).stat().st_size == note.get('size') if _is_array(folder) else sum(f.name.endswith('.jpg') for f in os.scandir(folder)) == note['frames']
     if not whole: return 'none'
     same = not Path(video_path).exists() or _source(video_path).items() <= note.items()
     return 'done' if same else 'changed'
