@@ -10,19 +10,16 @@ their centre cropped; runs interleaved, medians; ratios are to (a) in the same r
 In the walk-through's form: ImageTupleTfm, Resize, ToTensor, the first T frames. (b) to (f) take T frames spread evenly over the whole clip, by UniformFrames. Frames are counted once beforehand, as check_clips does before
 training; torchcodec and decord count by themselves, and are told the size to decode to."""
 import os, shutil, sys, tempfile, time
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 os.environ |= {'OMP_NUM_THREADS': '1', 'DECORD_LOG_LEVEL': '-8'}
 sys.path.insert(0, str(Path(__file__).parent))
-import numpy as np
 import torch
 torch.set_num_threads(1)
 import seed
 from fastai.vision.all import Pipeline, RandomResizedCrop, Resize, ToTensor, aug_transforms
-from fastai_seq.core import TensorVideo
 from fastai_seq.data import ImageSeqDataLoaders, ImageTupleTfm, TensorVideoTfm
 from fastai_seq.datasets import motion_clips
 from fastai_seq.sampling import UniformFrames

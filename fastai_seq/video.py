@@ -97,7 +97,7 @@ def _line(packets, frames):
     if frames != stamps[:len(frames)]: return None     # an .avi stores no stamps; where frames are reordered, those made up for it are wrong
     return np.array(stamps), np.array(sorted(bisect_left(stamps, pts) for pts,key in packets if key))
 
-# %% ../nbs/02_video.ipynb #aa7ad015
+# %% ../nbs/02_video.ipynb #3c4abedc
 class _Tally:
     "What was read of a stream, to tell at the end whether it is all that should be there"
     def __init__(self, container, stream):
@@ -108,9 +108,9 @@ class _Tally:
 
     def shown(self):
         "`(stamp, is it a key frame)` of the packets that should give a frame"
-        key = next((pts for _,pts,_,key,*_ in self.packets if key), None)     # what stands before the first key frame cannot be decoded
+        key = next((-math.inf if pts is None else pts for _,pts,_,key,*_ in self.packets if key), math.inf)     # what stands before the first key frame cannot be decoded
         return [(pts, k) for size,pts,_,k,discard,_ in self.packets           # a packet of one byte says: nothing new
-                if size > 1 and not discard and (pts is None or key is not None and pts >= key)]
+                if size > 1 and not discard and (pts is None or pts >= key)]
 
     def missing(self):
         "What is missing, in words; '' if nothing is"
@@ -254,7 +254,7 @@ def _jpeg(frame, scaler, size, quality):
     if usual: y, u, v = _stretch(y, 219, 298, 18), _stretch(u, 224, 291, 255), _stretch(v, 224, 291, 255)
     return simplejpeg.encode_jpeg_yuv_planes(*map(np.ascontiguousarray, (y, u, v)), quality=quality)
 
-# %% ../nbs/02_video.ipynb #e1cf3bfe
+# %% ../nbs/02_video.ipynb #65059f2f
 def _settings(
     size=None, # Length of the short side in pixels; None: as it is
     fps=None, # At most so many frames a second; None: all
@@ -270,7 +270,7 @@ def _number(name, v, kind, most=math.inf):
     try: res = None if v is None and name != 'quality' else kind(v)
     except (TypeError, ValueError): res = 0
     if isinstance(v, bool) or res is not None and not 0 < res <= most: raise ValueError(
-        f"{name}={v!r}: expected {'a whole number' if kind is operator.index else 'a number'} from 1{f' to {most}' if most < math.inf else ''}" + ('' if name == 'quality' else ', or None'))
+        f"{name}={v!r}: expected a {'whole ' if kind is operator.index else ''}number above 0" + (f", {most} at most" if most < math.inf else ", or None"))
     return res
 
 def _some(frames, rate, fps, max_frames):
@@ -484,7 +484,7 @@ def video_info(
         return VideoInfo(path, v.stream.frames, n_frames(path) if count else None, v.rate and float(v.rate), w, h, turn*90,
                          secs or None, v.stream.codec_context.name)
 
-# %% ../nbs/02_video.ipynb #e05dd4d0
+# %% ../nbs/02_video.ipynb #a498eef7
 def examine(
     path # A video or a folder of frames
 )->dict: # `frames` (counted), `header` (promised), `fps`, `height`, `width`, `digest` of the content, `problem` in words
@@ -495,7 +495,7 @@ def examine(
         files = [path/_array] if _is_array(path) else _frame_files(path) if path.is_dir() else [path]
         res |= dict(header=info.frames, fps=info.fps, height=info.height, width=info.width, frames=n_frames(path, on_error='keep'))
         if path.is_dir() and not _is_array(path):
-            for f in files: _image(f, 8, 'crop')
+            for f in files: _image(f, 8)
         res['digest'] = blake2b(b''.join(blake2b(Path(f).read_bytes()).digest() for f in files), digest_size=16).hexdigest()
         n_frames(path)
     except Exception as e: res['problem'] = _why(path, e)
@@ -575,8 +575,8 @@ def _read_counting(path, sampler, size, method, on_error):
         _lengths[_stamp(path)] = i+1, v.reason, v.line
     if i+1 == guess: return [res[i] for i in idxs]
 
-# %% ../nbs/02_video.ipynb #142c2310
-def _image(file, size, method):
+# %% ../nbs/02_video.ipynb #fe87631d
+def _image(file, size):
     "An image file as an array `(H,W,3)`; a JPEG is decoded at the least scale from which `size` can be had"
     h,w = (size or 0,)*2 if not isinstance(size, tuple) else size
     try:
@@ -603,7 +603,7 @@ def _read_folder(path, idxs, size, method, on_error, fit=_fit):
     idxs = _pick(path, idxs, lambda: len(files))
     if max(idxs) >= len(files) and on_error != 'keep': raise VideoError(f"{path}: frame {max(idxs)} was asked for, it has {len(files)} frames")
     want = [i for i in sorted(set(idxs)) if i < len(files)]
-    res = dict(zip(want, fit([_image(files[i], size, method) for i in want], size, method)))
+    res = dict(zip(want, fit([_image(files[i], size) for i in want], size, method)))
     return [res[i] for i in idxs if i in res]
 
 # %% ../nbs/02_video.ipynb #b00e4412
@@ -636,7 +636,7 @@ def _read_clip(path, idxs, size=None, method='crop', on_error='raise', **kwargs)
     if not path.is_dir(): return _read_video(path, idxs, size, method, on_error)
     return _read_array(path, idxs, size, method, on_error) if _is_array(path) else _read_folder(path, idxs, size, method, on_error, **kwargs)
 
-# %% ../nbs/02_video.ipynb #0aed75e4
+# %% ../nbs/02_video.ipynb #273f6427
 def read_frames(
     path, # A video or a folder of frames
     idxs, # Indices of the frames to read, 0-based, in any order, repeats allowed; or a sampler that picks them
@@ -647,8 +647,8 @@ def read_frames(
     "Read frames of a clip. Raises FileNotFoundError, or VideoError when it cannot be read or is too short."
     _check_on_error(on_error, 'raise', 'keep')
     frames = _read_clip(path, idxs, size, method, on_error)
+    if not len(frames): raise VideoError(f"{path}: none of the frames asked for can be read")
     if isinstance(frames, np.ndarray): return frames
-    if not frames: raise VideoError(f"{path}: none of the frames asked for can be read")
     if len(sizes := {f.shape[:2] for f in frames}) > 1: raise VideoError(f"{path}: frames of different sizes (height, width) {sorted(sizes)}; pass size=(height, width)")
     return np.stack(frames)
 

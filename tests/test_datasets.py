@@ -149,6 +149,7 @@ def test_a_short_body_is_no_file(serve, tmp_path):
     s = serve({'big.rar': body})
     s.headers = {'Content-Length': len(body)+10}
     fails(s, tmp_path/'big.rar', 'call again')
+    assert not (tmp_path/'big.rar').exists()
 
 def test_a_rest_that_is_not_all_of_it(cut):
     s, dest, part = cut
