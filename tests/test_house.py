@@ -84,3 +84,17 @@ def test_wheel_holds_the_library_and_installs(tmp_path):
     subprocess.run([sys.executable, '-m', 'pip', '--python', py, 'install', '-q', '--no-deps', wheel], check=True)
     out = subprocess.run([py, '-c', "import fastai_seq.sampling as s; print(s.UniformFrames(3)(9), s.__file__)"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert out.startswith('[0, 4, 8]') and str(env) in out
+
+def test_what_is_imported_is_required():
+    "By us, or by fastai: the developers' environment has more, a user's has not"
+    from configparser import ConfigParser
+    from importlib.metadata import packages_distributions, requires
+    ini = ConfigParser(delimiters=['=']); ini.read(root/'settings.ini')
+    name = lambda r: re.match(r'[\w.-]+', r)[0].lower().replace('_', '-')
+    ours = {name(r) for r in ini['DEFAULT']['requirements'].split()}
+    ours |= {name(r) for r in requires('fastai') if 'extra ==' not in r}
+    found = packages_distributions()
+    for m in modules:
+        nodes = [n for n in ast.walk(ast.parse(m.read_text())) if isinstance(n, ast.Import) or isinstance(n, ast.ImportFrom) and not n.level]
+        tops = {a.name.split('.')[0] for n in nodes if isinstance(n, ast.Import) for a in n.names} | {n.module.split('.')[0] for n in nodes if isinstance(n, ast.ImportFrom)}
+        for top in tops - set(sys.stdlib_module_names) - {'compression'}: assert {name(d) for d in found[top]} & ours, f'{m.name} imports {top}, which nothing requires'
