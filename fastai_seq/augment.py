@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/augment.html.md"""
 # %% auto #0
 __all__ = ['TemporalTfm', 'ReverseTime', 'SpeedJitter', 'DropFrames', 'RandomStride']
 
-# %% ../nbs/05_augment.ipynb #cf93fe79
+# %% ../nbs/05_augment.ipynb #6cf0fa8a
 import math, random
 
 import torch
@@ -21,7 +21,7 @@ from fastai.vision.augment import (CropPad, PadMode, RandomCrop, RandomErasing, 
                                    RatioResize, Resize, SpaceTfm)
 from fastai.vision.core import BILINEAR, NEAREST, TensorImage
 from fastcore.basics import patch
-from .core import ImageTuple, TensorVideo
+from .core import ImageTuple, TensorVideo, clip_lengths
 
 # %% ../nbs/05_augment.ipynb #ea639b12
 _beyond = dict(border=lambda i, n: i.clamp(0, n-1), reflection=lambda i, n: n-1 - (i % max(2*n-2, 1) - (n-1)).abs())
@@ -144,17 +144,18 @@ def setups(self, dl:DataLoader):
         if isinstance(x, TensorVideo): x = x.flatten(0,1).as_subclass(TensorImage)
         self.mean,self.std = x.mean(self.axes, keepdim=True),x.std(self.axes, keepdim=True)+1e-7
 
-# %% ../nbs/05_augment.ipynb #a4a04f37
+# %% ../nbs/05_augment.ipynb #66083c86
 @patch
 def before_batch(self:MixUp|CutMix):
     "Mix clips of either form: time lies in the channels meanwhile"
     clips = self.learn.xb
+    if any(clip_lengths(x) for x in clips): raise ValueError(f"{type(self).__name__} cannot mix clips of several lengths; pick a fixed number of frames, e.g. with UniformFrames")
     whole = [_whole(x) if isinstance(x, ImageTuple) else x for x in clips]
     self.learn.xb = tuple(x.flatten(1,2).as_subclass(TensorImage) if isinstance(x, TensorVideo) else x for x in whole)
     self._orig_before_batch()
     self.learn.xb = tuple(_like(y.unflatten(1, w.shape[1:3]), x) if isinstance(w, TensorVideo) else y for y,w,x in zip(self.learn.xb, whole, clips))
 
-# %% ../nbs/05_augment.ipynb #7d4b7ea8
+# %% ../nbs/05_augment.ipynb #6b8e51d7
 class TemporalTfm(RandTransform):
     "Base of the transforms of time: at each place of a clip stands one of its own frames. In training only."
     order = 0
@@ -173,18 +174,24 @@ class TemporalTfm(RandTransform):
         "Draw a seed, so that what stands beside a clip, such as another stream of it, gets the same"
         self.do,self.seed = True,random.getrandbits(32)
 
-    def _idxs(self, n, n_clips):
+    def _idxs(self, lengths):
         rnd = random.Random(self.seed)
-        return [self.pick(n, rnd) if rnd.random() < self.p else list(range(n)) for _ in range(n_clips)]
+        return [self.pick(n, rnd) if rnd.random() < self.p else list(range(n)) for n in lengths]
 
     def encodes(self, x:TensorVideo):
         clips = x if x.ndim == 5 else x[None]
-        rows,idxs = torch.arange(len(clips), device=x.device)[:,None],tensor(self._idxs(clips.shape[1], len(clips)), device=x.device)
-        return clips[rows, idxs].reshape(x.shape)
+        n = clips.shape[1]
+        idxs = self._idxs(x.ndim == 5 and clip_lengths(x) or [n]*len(clips))
+        rows = torch.arange(len(clips), device=x.device)[:,None]
+        res = clips[rows, tensor([o + list(range(len(o), n)) for o in idxs], device=x.device)].reshape(x.shape)
+        if x.source: # what stands where is told of the clips too
+            new = [(path, [places[i] for i in o]) for (path,places),o in zip(x.source if x.ndim == 5 else [x.source], idxs)]
+            res.source = new if x.ndim == 5 else new[0]
+        return res
 
     def _do_call(self, nm, x, **kwargs):
         if not isinstance(x, ImageTuple): return super()._do_call(nm, x, **kwargs)
-        return _like(self.encodes(_whole(x)), x) if isinstance(x[0], Tensor) else ImageTuple(x[i] for i in self._idxs(len(x), 1)[0])
+        return _like(self.encodes(_whole(x)), x) if isinstance(x[0], Tensor) else ImageTuple(x[i] for i in self._idxs([len(x)])[0])
 
 # %% ../nbs/05_augment.ipynb #7cb81b4c
 class ReverseTime(TemporalTfm):

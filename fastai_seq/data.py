@@ -9,7 +9,7 @@ __all__ = ['get_instances', 'group_of', 'GroupSplitter', 'KFoldSplitter', 'UCF10
            'check_clips', 'examine_clips', 'ImageTupleTfm', 'show_batch', 'get_action_dataloaders', 'TensorVideoTfm',
            'ClipDL', 'ImageSeqBlock', 'ImageSeqDataLoaders']
 
-# %% ../nbs/06_data.ipynb #acbe4afc
+# %% ../nbs/06_data.ipynb #45c89784
 import random, re, tempfile, time, warnings
 from collections import Counter, defaultdict
 from contextlib import contextmanager, suppress
@@ -37,10 +37,10 @@ from IPython.display import HTML, display
 from sklearn.model_selection import StratifiedGroupKFold
 from fastprogress.fastprogress import progress_bar
 from .augment import TemporalTfm   # its room teaches fastai's transforms what a clip is
-from .core import ImageTuple, TensorVideo, clips_html
+from .core import ImageTuple, TensorVideo, clip_lengths, clips_html
 from .datasets import hmdb51_fold, ucf101_fold
 from .sampling import FirstFrames, FrameSampler, UniformFrames
-from .video import VideoError, VideoRange, _centre, _fit, _in_processes, _read_clip, _scaled, examine, n_frames, read_frames, video_extensions
+from .video import VideoError, VideoRange, _centre, _fit, _in_processes, _read_clip, _scaled, examine, n_frames, read_frames, video_extensions, video_info
 
 # %% ../nbs/06_data.ipynb #09cb6342
 _layout = "expected path/Class/clip, where a clip is a video file or a folder of numbered frames"
@@ -233,7 +233,7 @@ def _verdict(o, seq_len):
     if o.problem: return 'broken off: not whole' if o.frames else 'unreadable: no frame can be read'
     return f'too short: fewer than {seq_len} frames' if o.frames < seq_len else ''
 
-# %% ../nbs/06_data.ipynb #d3c97f26
+# %% ../nbs/06_data.ipynb #5959fb0c
 class _ClipTfm(Transform):
     "Base of what reads clips: draws frames at random in training (fastai calls it with `split_idx=0` there), and only there"
     def __init__(self, sampler, seq_len, short):
@@ -244,31 +244,62 @@ class _ClipTfm(Transform):
         self.training = split_idx == 0
         return super().__call__(x, split_idx=split_idx, **kwargs)
 
-    @property
-    def frames(self): return self.random_sampler if self.training else self.sampler
+    def read(self, path, **kwargs):
+        "The frames of the clip `path`, and their numbers"
+        sampler, idxs = self.random_sampler if self.training else self.sampler, []
+        def pick(n, **rate):
+            idxs[:] = sampler(n, **rate)
+            return idxs
+        pick.fps = sampler.fps
+        return _read_clip(path, pick, **kwargs), idxs
 
-# %% ../nbs/06_data.ipynb #56ab21f9
+    @property
+    def name(self): return f"{super().name} -- {', '.join(f'{k}={v!r}' for k,v in vars(self).items() if k[0] != '_' and k not in ('random_sampler', 'training'))}"
+
+# %% ../nbs/06_data.ipynb #654c910f
 class ImageTupleTfm(_ClipTfm):
     "Clip (a video or a folder of frames) to `ImageTuple` of `seq_len` `PILImage`s"
     def __init__(self,
         seq_len=20, # Number of frames
         sampler=FirstFrames, # Which frames: a sampler class, called with `seq_len` and `short`; or a sampler, which knows them
         short='repeat_last' # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
-    ): super().__init__(sampler, seq_len, short)
+    ):
+        super().__init__(sampler, seq_len, short)
+        if self.sampler.varies: raise ValueError(f"{self.sampler} gives clips of several lengths, which only a TensorVideo can be filled up for; use TensorVideoTfm")
 
-    def encodes(self, path:Path|str|VideoRange): return ImageTuple(PILImage.create(f) for f in _read_clip(path, self.frames))
+    def encodes(self, path:Path|str|VideoRange): return ImageTuple(PILImage.create(f) for f in self.read(path)[0])
 
-# %% ../nbs/06_data.ipynb #1b7fb011
+# %% ../nbs/06_data.ipynb #411d7e7b
 def _clip_grid(n, nrows=None, ncols=2, figsize=None):
     ncols = min(n, ncols)
     return get_grid(n, nrows=nrows, ncols=ncols, figsize=figsize or (5*ncols, 2*-(-n//ncols)))
 
+def _times(path, idxs):
+    "The time of each of these frames of a clip, in words; their numbers, if the clip does not tell its rate"
+    start, path = (path.start, path.path) if isinstance(path, VideoRange) else (0, path)
+    fps = video_info(path).fps
+    return [f'{start + i/fps:.2f} s' if fps else f'frame {i}' for i in idxs]
+
+def _show_clip(clip, ctx, **kwargs):
+    "Draw a clip, with the times of its frames if it knows them"
+    return clip.show(ctx=ctx, **(dict(captions=_times(*clip.source)) if getattr(clip, 'source', None) else {}), **kwargs)
+
+def _own_frames(x, samples):
+    "`samples` of the batch `x`: each clip without the empty frames that fill it up, and with its own source"
+    def own(i, clip):
+        res = clip[:x.lengths[i]] if clip_lengths(x) else clip
+        res.source, res.lengths = x.source and x.source[i], None
+        return res
+    return [(own(i, s[0]), *s[1:]) for i,s in enumerate(samples)] if isinstance(x, TensorVideo) else samples
+
 def _show_clips(x, y, samples, ctxs=None, max_n=9, nrows=None, ncols=2, figsize=None, animate=False, fps=8, **kwargs):
-    if animate:
-        samples = samples[:max_n]
-        return display(HTML(clips_html([s[0] for s in samples], [' '.join(str(o) for o in s[1:]) for s in samples], fps)))
-    if ctxs is None: ctxs = _clip_grid(min(len(samples), max_n), nrows, ncols, figsize)
-    return get_show_batch_func(object)(x, y, samples, ctxs=ctxs, max_n=max_n, **kwargs)
+    samples = _own_frames(x, samples[:max_n])
+    if animate: return display(HTML(clips_html([s[0] for s in samples], [' '.join(str(o) for o in s[1:]) for s in samples], fps)))
+    if ctxs is None: ctxs = _clip_grid(len(samples), nrows, ncols, figsize)
+    for (clip,*labels),ctx in zip(samples, ctxs):
+        _show_clip(clip, ctx, **kwargs)
+        for o in labels: o.show(ctx=ctx)
+    return ctxs
 
 @dispatch
 def show_batch(x:ImageTuple, y, samples, **kwargs):
@@ -277,7 +308,7 @@ def show_batch(x:ImageTuple, y, samples, **kwargs):
 
 @dispatch
 def show_batch(x:TensorVideo, y, samples, **kwargs):
-    "Clips as strips of three frames, in a grid; with `animate=True` as clips that play, `fps` frames a second"
+    "Clips as strips of frames with their times, in a grid; with `animate=True` as clips that play, `fps` frames a second"
     return _show_clips(x, y, samples, **kwargs)
 
 # %% ../nbs/06_data.ipynb #2e3911d1
@@ -300,7 +331,7 @@ def get_action_dataloaders(
     return ds.dataloaders(bs=bs, after_item=[Resize(image_size), ToTensor],
                           after_batch=[IntToFloatTensor, Normalize.from_stats(*imagenet_stats)], **kwargs)
 
-# %% ../nbs/06_data.ipynb #1e9b96f1
+# %% ../nbs/06_data.ipynb #23a311ce
 class TensorVideoTfm(_ClipTfm):
     "Clip (a video or a folder of frames) to `TensorVideo`: uint8 `(seq_len,3,size,size)`"
     def __init__(self,
@@ -314,8 +345,10 @@ class TensorVideoTfm(_ClipTfm):
         self.method, self.size = method, (size,size) if isinstance(size, int) else tuple(size)
 
     def encodes(self, path:Path|str|VideoRange):
-        frames = _read_clip(path, self.frames, self.size, self.method, fit=_fit_all)
-        return TensorVideo.create(frames if isinstance(frames, np.ndarray) else np.stack(frames))
+        frames, idxs = self.read(path, size=self.size, method=self.method, fit=_fit_all)
+        res = TensorVideo.create(frames if isinstance(frames, np.ndarray) else np.stack(frames))
+        res.source = path, idxs
+        return res
 
 def _fit_all(imgs, size, method):
     "The arrays `imgs` scaled to the `size` (height, width) all at once, which torch does several times faster than PIL"
@@ -326,7 +359,7 @@ def _fit_all(imgs, size, method):
     if (sh,sw) != size: x = F.interpolate(x, size, mode='bilinear', antialias=True)
     return list(x.permute(0,2,3,1).numpy())
 
-# %% ../nbs/06_data.ipynb #4903cb62
+# %% ../nbs/06_data.ipynb #51e6f530
 class ClipDL(TfmdDL):
     "A `TfmdDL` that draws alike whatever the number of workers, and can go on past a clip that cannot be read"
     def __init__(self,
@@ -348,6 +381,16 @@ class ClipDL(TfmdDL):
         "Numbers of items, each with its place in the epoch"
         bs = self.bs or 1
         return (((k//bs*self.num_workers + self.offs)*bs + k%bs, s) for k,s in enumerate(super().sample()))
+
+    def create_batch(self, b):
+        if self.prebatched or not isinstance(b[0], tuple): return super().create_batch(b)
+        cols = [_filled_up(c) if isinstance(c[0], TensorVideo) else c for c in zip(*b)]
+        res = super().create_batch([*zip(*cols)])
+        for x,clips in zip(res, zip(*b)):
+            if not isinstance(x, TensorVideo): continue
+            x.source = [c.source for c in clips] if clips[0].source else None
+            if len(set(map(len, clips))) > 1: x.lengths = tuple(map(len, clips))
+        return res
 
     def do_item(self, s):
         place, s = s if isinstance(s, tuple) else (s, s)
@@ -381,6 +424,12 @@ def _seeded(seed):
     random.seed(seed); np.random.seed(seed % 2**32); torch.default_generator.manual_seed(seed % 2**63)
     try: yield
     finally: random.setstate(states[0]); np.random.set_state(states[1]); torch.set_rng_state(states[2])
+
+# %% ../nbs/06_data.ipynb #ea92f942
+def _filled_up(clips):
+    "The `clips`, all as long as the longest, with frames of zeros behind"
+    n = max(map(len, clips))
+    return [torch.cat([c, c.new_zeros(n - len(c), *c.shape[1:])]) if len(c) < n else c for c in clips]
 
 # %% ../nbs/06_data.ipynb #9a6e193b
 @delegates(TensorVideoTfm)

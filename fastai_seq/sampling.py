@@ -17,10 +17,10 @@ _short = {
     'wrap':        lambda i, n: i % n,       # the clip starts again
     'error':       None}
 
-# %% ../nbs/01_sampling.ipynb #fcb5fe77
+# %% ../nbs/01_sampling.ipynb #53fbe29e
 class FrameSampler:
     "Base of the samplers: indices into a clip of `n` frames, in ascending order before `short` is applied"
-    fps, training = None, False
+    fps, training, varies = None, False, False     # `varies`: clips of several lengths give several numbers of frames
     def __init__(self,
         seq_len, # Number of frames to pick, at least 1
         short='repeat_last' # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
@@ -108,9 +108,10 @@ class RandomClip(FirstFrames):
         start = int(draw()*(n - places[-1]))
         return [min(start, n-1-places[-1]) + p for p in places]
 
-# %% ../nbs/01_sampling.ipynb #6cfba271
+# %% ../nbs/01_sampling.ipynb #45d4af32
 class EveryFrame(UniformFrames):
     "All frames; of a clip of more than `max_len`, so many, evenly spread"
+    varies = True
     def __init__(self,
         max_len=None, # Most frames to pick
         short='repeat_last' # As in the other samplers; no clip is short

@@ -4,14 +4,22 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest, torch
-from fastai.data.all import MultiCategorize, RandomSplitter
+from PIL import Image
+from fastai.callback.mixup import MixUp
+from fastai.data.all import Normalize, RandomSplitter
+from fastai.layers import SimpleCNN
+from fastai.learner import Learner
 from fastai.torch_core import set_seed
 from fastai.vision.augment import aug_transforms
+from fastai.vision.core import imagenet_stats
 
-from conftest import real
-from fastai_seq.data import ImageSeqDataLoaders, get_instances, group_of
-from fastai_seq.sampling import FirstFrames, RandomClip, SegmentFrames, UniformFrames
-from fastai_seq.video import VideoError, VideoRange, cache_clips, extract_dataset, read_frames, write_video
+from fastai_seq import data as data_module
+from fastai_seq.augment import ReverseTime
+from fastai_seq.core import TensorVideo, clip_lengths
+from fastai_seq.data import ImageSeqDataLoaders, ImageTupleTfm, TensorVideoTfm, get_instances, group_of
+from fastai_seq.models import SimpleModel
+from fastai_seq.sampling import EveryFrame, RandomClip, SegmentFrames, UniformFrames
+from fastai_seq.video import VideoError, VideoRange, cache_clips, extract_dataset, n_frames, read_frames, write_video
 
 def epoch(dl): return [(x.cpu().clone(), y.cpu().clone()) for x, y in dl]
 def same(a, b): return len(a) == len(b) and all(torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(a, b))
@@ -142,7 +150,6 @@ def test_a_thousand_clips_opened(clips, tmp_path):
 
 def test_an_exported_learner_augments_and_resizes_in_a_fresh_process(clips, tmp_path):
     "Only fastai is imported before it is opened; item transforms must still know what a clip is"
-    from fastai.layers import SimpleCNN
     from fastai.vision.augment import Resize
     from fastai_seq.learner import seq_learner
     dls = load(clips, size=48, item_tfms=Resize(32), batch_tfms=aug_transforms(do_flip=False), num_workers=0)
@@ -153,3 +160,48 @@ def test_an_exported_learner_augments_and_resizes_in_a_fresh_process(clips, tmp_
     code = f"from pathlib import Path; from fastai.learner import load_learner; l = load_learner({str(tmp_path/'model.pkl')!r}); l.no_bar().__enter__(); print(l.predict(Path({str(f)!r}))[2].tolist())"
     out = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True).stdout
     assert np.allclose(json.loads(out.strip().splitlines()[-1]), probs.tolist(), atol=1e-5)
+
+@pytest.fixture
+def uneven(tmp_path):
+    "Clips of 3 to 14 frames"
+    for i in range(12): write_video(tmp_path/'ab'[i % 2]/f'{i}.avi', (np.full((32, 32, 3), 10*t + 20, np.uint8) for t in range(3 + i)), fps=10)
+    return tmp_path
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_clips_of_any_length_are_filled_up(uneven, workers):
+    tfms = [*aug_transforms(do_flip=False), Normalize.from_stats(*imagenet_stats)]
+    plain = ImageSeqDataLoaders.from_folder(uneven, sampler=EveryFrame, seq_len=10, size=16, bs=4, seed=0, num_workers=workers)
+    for dls in (plain, ImageSeqDataLoaders.from_folder(uneven, sampler=EveryFrame, seq_len=10, size=16, bs=4, seed=0, num_workers=workers, batch_tfms=tfms)):
+        for x, y in dls.train:
+            own = [min(10, 3 + int(path.stem)) for path, _ in x.source]
+            assert x.shape[1] == max(own) and clip_lengths(x) == (None if len(set(own)) == 1 else tuple(own))
+            assert [len(idxs) for _, idxs in x.source] == own and [dls.vocab[int(o)] for o in y] == [path.parent.name for path, _ in x.source]
+    for x, y in plain.valid:
+        for clip, n, (path, idxs) in zip(x, clip_lengths(x) or [x.shape[1]]*len(x), x.source):
+            assert not clip[n:].any() and torch.allclose(clip[:n]*255, TensorVideo.create(read_frames(path, idxs, (16, 16))).float(), atol=1e-3)
+
+def test_time_runs_backwards_in_what_is_there(uneven):
+    load = partial(ImageSeqDataLoaders.from_folder, uneven, sampler=EveryFrame, seq_len=10, size=16, bs=4, seed=0, num_workers=0, shuffle=False)
+    reverse = ReverseTime(p=1)
+    for dls in (load(item_tfms=reverse), load(batch_tfms=reverse)):
+        for (x, _), (still, _) in zip(dls.train, load().train):
+            n = clip_lengths(x) or [x.shape[1]]*len(x)
+            for a, b, k, (_, ia), (_, ib) in zip(x, still, n, x.source, still.source):
+                assert torch.equal(a[:k], b[:k].flip(0)) and not a[k:].any() and ia == ib[::-1]
+
+def test_what_cannot_hold_clips_of_several_lengths_says_so(uneven):
+    with pytest.raises(ValueError, match='EveryFrame.*use TensorVideoTfm'): ImageTupleTfm(8, EveryFrame)
+    dls = ImageSeqDataLoaders.from_folder(uneven, sampler=EveryFrame, seq_len=10, size=16, bs=4, seed=0, num_workers=0)
+    learn = Learner(dls, SimpleModel(partial(SimpleCNN, [3, 8]), 2, pretrained=False), cbs=MixUp(), path=uneven)
+    with learn.no_bar(), learn.no_logging(), pytest.raises(ValueError, match='MixUp cannot mix clips of several lengths'): learn.fit(1)
+
+def test_batches_know_their_clips(clips, tmp_path):
+    "Which file and which frames, from every form of clip, and what is shown below them"
+    extract_dataset(clips, tmp_path/'a', workers=0); cache_clips(clips, tmp_path/'b', size=32, workers=0)
+    part = VideoRange(get_instances(clips)[0], .2, .4)
+    for f in (get_instances(clips)[0], get_instances(tmp_path/'a')[0], get_instances(tmp_path/'b')[0], part):
+        path, idxs = TensorVideoTfm(3, 32, UniformFrames)(f).source
+        assert path == f and idxs == UniformFrames(3)(n_frames(f))
+        assert data_module._times(path, idxs)[0] == (f'{part.start:.2f} s' if f is part else '0.00 s')
+    (tmp_path/'plain').mkdir(); [Image.new('RGB', (8, 8)).save(tmp_path/f'plain/{i}.jpg') for i in range(4)]
+    assert data_module._times(tmp_path/'plain', [0, 3]) == ['frame 0', 'frame 3']
