@@ -115,14 +115,15 @@ def _like(y, x):
     "The tensor `y (…,T,C,H,W)` in the form of the clips `x`"
     return ImageTuple(f.as_subclass(type(x[0])) for f in y.unbind(-4)) if isinstance(x, ImageTuple) else y.as_subclass(type(x))
 
-# %% ../nbs/05_augment.ipynb #9edeca31
+# %% ../nbs/05_augment.ipynb #ac366f7b
 _erase_image = RandomErasing.encodes.invoke(object, TensorImage)
 
 @RandomErasing
 def encodes(self, x:TensorVideo):
     "The same areas and the same noise in every frame"
-    noise = _erase_image(self, torch.full_like(x.select(-4, 0), math.nan)).unsqueeze(-4)
-    return torch.where(noise.isnan(), x, noise)
+    noise = _erase_image(self, torch.full_like(x.select(-4, 0), math.nan, dtype=None if x.is_floating_point() else torch.float)).unsqueeze(-4)
+    if not x.is_floating_point(): noise = (noise*255).clamp(0, 255)
+    return torch.where(noise.isnan(), x, noise.nan_to_num().to(x.dtype))
 
 def _takes_whole(tfm):
     "Have the class `tfm` take an `ImageTuple` of tensors as the `TensorVideo` it could be, not member by member"
@@ -155,7 +156,7 @@ def before_batch(self:MixUp|CutMix):
     self._orig_before_batch()
     self.learn.xb = tuple(_like(y.unflatten(1, w.shape[1:3]), x) if isinstance(w, TensorVideo) else y for y,w,x in zip(self.learn.xb, whole, clips))
 
-# %% ../nbs/05_augment.ipynb #6b8e51d7
+# %% ../nbs/05_augment.ipynb #751feac7
 class TemporalTfm(RandTransform):
     "Base of the transforms of time: at each place of a clip stands one of its own frames. In training only."
     order = 0
@@ -184,6 +185,7 @@ class TemporalTfm(RandTransform):
         idxs = self._idxs(x.ndim == 5 and clip_lengths(x) or [n]*len(clips))
         rows = torch.arange(len(clips), device=x.device)[:,None]
         res = clips[rows, tensor([o + list(range(len(o), n)) for o in idxs], device=x.device)].reshape(x.shape)
+        if clip_lengths(clips): res.lengths = clips.lengths
         if x.source: # what stands where is told of the clips too
             new = [(path, [places[i] for i in o]) for (path,places),o in zip(x.source if x.ndim == 5 else [x.source], idxs)]
             res.source = new if x.ndim == 5 else new[0]

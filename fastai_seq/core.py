@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/core.html.md"""
 # %% auto #0
 __all__ = ['ImageTuple', 'TensorVideo', 'clips_html', 'stack_frames', 'clip_lengths']
 
-# %% ../nbs/00_core.ipynb #bdc69fbd
+# %% ../nbs/00_core.ipynb #795970f9
 from base64 import b64encode
 from html import escape
 from io import BytesIO
@@ -15,6 +15,7 @@ from io import BytesIO
 from PIL import Image
 from fastai.torch_basics import Tensor, fastuple, tensor
 from fastai.vision.core import PILImage, TensorImage, show_image
+from fastcore.basics import patch
 import numpy as np
 import torch
 
@@ -52,11 +53,19 @@ class ImageTuple(fastuple):
         "Draw the first, the middle and the last frame side by side"
         return show_image(_strip(self), ctx=ctx, **kwargs)
 
-# %% ../nbs/00_core.ipynb #0097e79d
+# %% ../nbs/00_core.ipynb #11be7eb0
+class _Beside:
+    "What may stand beside a `TensorVideo` of `ndims` dimensions; None stands beside others"
+    def __init__(self, *ndims): self.ndims = ndims
+    def __set_name__(self, owner, name): self.name = f'_{name}'
+    def __get__(self, x, owner=None): return self if x is None else x.__dict__.get(self.name) if x.ndim in self.ndims else None
+    def __set__(self, x, v): x.__dict__[self.name] = v
+
+# %% ../nbs/00_core.ipynb #3775dd72
 class TensorVideo(TensorImage):
     "A clip `(T,C,H,W)`, or a batch of clips `(B,T,C,H,W)`: uint8 0-255, or float 0-1 and then normalised"
-    source = None   # Of a clip: its path, and the numbers of its frames there; of a batch: a list of these
-    lengths = None  # Of a batch filled up with empty frames: the number of frames of each clip
+    source = _Beside(4, 5)  # Of a clip: its path, and the numbers of its frames there; of a batch: a list of these
+    lengths = _Beside(5)    # Of a batch filled up with empty frames: the number of frames of each clip
 
     @classmethod
     def create(cls,
@@ -78,11 +87,46 @@ class TensorVideo(TensorImage):
         **kwargs # To fastai's `show_image`: `title`, `figsize`, …
     ):
         "Draw `n_max` evenly spaced frames side by side"
+        if self.ndim != 4: raise ValueError(f"Expected a clip (T,C,H,W), got shape {tuple(self.shape)}; of a batch show one, `x[0].show()`, or all, `dls.show_batch()`")
         strip, idxs = _strip(self, n_max), _spread(len(self), n_max)
         ax = show_image(strip, ctx=ctx, **kwargs)
         if captions:
             for k,i in enumerate(idxs): ax.text((k+.5)/len(idxs), -.02, captions[i], transform=ax.transAxes, ha='center', va='top', fontsize=8)
         return ax
+
+# %% ../nbs/00_core.ipynb #7e7ea8e0
+def _some_of(o, idx):
+    "The places of the list `o` that the index `idx` of a tensor's dimension takes"
+    res = np.arange(len(o))[idx.cpu().numpy() if isinstance(idx, Tensor) else idx]
+    return o[res] if res.ndim == 0 else [o[i] for i in res] if res.ndim == 1 else None
+
+def _part_of_clip(source, idx): return None if isinstance(idx, int) else (source[0], _some_of(source[1], idx))
+
+@patch
+def __getitem__(self:TensorVideo, idx):
+    "A part of a clip, or of a batch, with its part of `source` and `lengths`"
+    res = super(TensorVideo, self).__getitem__(idx)
+    if not isinstance(res, TensorVideo) or not (self.source or self.lengths): return res
+    source, lengths, res.source, res.lengths = self.source, self.lengths, None, None
+    keys = idx if isinstance(idx, tuple) else (idx,)
+    if Ellipsis in [k for k in keys if not isinstance(k, Tensor)]: keys = tuple(o for k in keys for o in ([slice(None)]*(self.ndim - len(keys) + 1) if k is Ellipsis else [k]))
+    if keys == (None,) and source and self.ndim == 4: res.source = [source]
+    if any(k is None for k in keys): return res
+    first, second = (*keys, slice(None), slice(None))[:2]
+    if self.ndim == 4: res.source = source and _part_of_clip(source, first)
+    elif isinstance(second, slice):
+        source, lengths = (o and _some_of(o, first) for o in (source, lengths))
+        if isinstance(lengths, list): res.lengths = tuple(len(range(n)[second]) for n in lengths)
+        if source: res.source = [_part_of_clip(s, second) for s in source] if isinstance(source, list) else _part_of_clip(source, second)
+    if isinstance(res.source, list) != (res.ndim == 5): res.source = None       # a channel, or a row, is no clip
+    return res
+
+@patch
+def clone(self:TensorVideo, **kwargs):
+    "A copy, which knows what this one knows"
+    res = super(TensorVideo, self).clone(**kwargs)
+    res.source, res.lengths = self.source, self.lengths
+    return res
 
 # %% ../nbs/00_core.ipynb #8695e511
 def _pil_frames(clip):

@@ -6,14 +6,16 @@ Docs: https://fastai-seq.github.io/fastai_seq/data.html.md"""
 
 # %% auto #0
 __all__ = ['get_instances', 'group_of', 'GroupSplitter', 'KFoldSplitter', 'UCF101Splitter', 'HMDB51Splitter', 'check_leakage',
-           'check_clips', 'examine_clips', 'ImageTupleTfm', 'show_batch', 'get_action_dataloaders', 'TensorVideoTfm',
-           'ClipDL', 'ImageSeqBlock', 'ImageSeqDataLoaders']
+           'check_clips', 'examine_clips', 'ImageTupleTfm', 'show_batch', 'ClipDL', 'get_action_dataloaders',
+           'TensorVideoTfm', 'ImageSeqBlock', 'ImageSeqDataLoaders']
 
-# %% ../nbs/06_data.ipynb #45c89784
-import random, re, tempfile, time, warnings
+# %% ../nbs/06_data.ipynb #09c4f9bc
+import os, random, re, tempfile, time, warnings
 from collections import Counter, defaultdict
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,7 +24,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from fastai.data.all import (Categorize, CategoryBlock, DataBlock, DataLoaders, Datasets, GrandparentSplitter, IndexSplitter, MultiCategoryBlock,
-                             RegressionBlock, TfmdDL, ToTensor, Transform, TransformBlock, delegates, dispatch, parent_label)
+                             RegressionBlock, RegressionSetup, TfmdDL, ToTensor, Transform, TransformBlock, delegates, dispatch, parent_label)
 from fastai.data.core import get_show_batch_func, show_batch
 from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.torch_core import defaults, to_device
@@ -42,7 +44,7 @@ from .datasets import hmdb51_fold, ucf101_fold
 from .sampling import FirstFrames, FrameSampler, UniformFrames
 from .video import VideoError, VideoRange, _centre, _fit, _in_processes, _read_clip, _scaled, examine, n_frames, read_frames, video_extensions, video_info
 
-# %% ../nbs/06_data.ipynb #09cb6342
+# %% ../nbs/06_data.ipynb #df65995d
 _layout = "expected path/Class/clip, where a clip is a video file or a folder of numbered frames"
 
 def get_instances(
@@ -55,25 +57,27 @@ def get_instances(
     is_clip = lambda f: f.name[0] != '.' and (f.is_dir() or f.suffix.lower() in video_extensions)
     classes = {cls: L(cls.iterdir()).filter(is_clip) for cls in path.iterdir() if cls.is_dir() and cls.name[0] != '.'}
     clips = L(classes.values()).concat().sorted()
-    if exclude is not None: clips = _without(clips, path, exclude)
     flat = any(f.is_file() and is_clip(f) for f in path.iterdir())
-    if clips and all(map(_holds_videos, clips[:3])): raise ValueError(f"{path}: its folders hold folders of videos; did you mean {clips[0].parent}?")
+    if clips and all(map(_holds_clips, clips[:3])):
+        parts = ' and '.join(sorted({c.parent.name for c in clips}))
+        raise ValueError(f"{path}: its folders hold folders of clips; if {parts} are parts of the data, `from_folder(…, train=…, valid=…)` takes their names; if they are data sets, pass one of them")
     if not clips: raise ValueError(f"{path}: {'its videos are in no class folder' if flat else 'no clips in it'}; {_layout}")
     for cls,found in classes.items():
         if not found: warnings.warn(f"{cls}: no clips in it, the class is left out; {_layout}")
-    return clips
+    return clips if exclude is None else _without(clips, path, exclude)
 
-# %% ../nbs/06_data.ipynb #2e87c3e9
-def _holds_videos(path): return path.is_dir() and any(f.suffix.lower() in video_extensions for f in path.iterdir())
+# %% ../nbs/06_data.ipynb #4bd1a1cc
+def _holds_clips(path): return path.is_dir() and any(f.suffix.lower() in video_extensions or f.is_dir() and f.name[0] != '.' for f in path.iterdir())
 
 def _without(clips, path, exclude):
     "`clips` but for those that `exclude` lists"
+    if isinstance(exclude, (str, Path)) and Path(exclude).suffix.lower() in video_extensions: raise ValueError(f"exclude={str(exclude)!r}: expected a list, or a text file; pass [{str(exclude)!r}]")
     if isinstance(exclude, (str, Path)): exclude = [l for l in Path(exclude).read_text(encoding='utf-8').splitlines() if l.strip() and l[0] != '#']
     out = {(path/e).absolute() for e in exclude}
     if strange := sorted(map(str, out - {c.absolute() for c in clips})): warnings.warn(f"exclude: {len(strange)} of {len(out)} are no clips in {path}, e.g. {strange[0]}")
     return clips.filter(lambda c: c.absolute() not in out)
 
-# %% ../nbs/06_data.ipynb #92d6a4c8
+# %% ../nbs/06_data.ipynb #9c1a25fb
 def group_of(
     path # Path of a clip
 )->str: # Class and number of its recording, such as 'v_Archery_g05'; None if the name does not tell
@@ -81,20 +85,33 @@ def group_of(
     m = re.match(r'(.*_g\d+)(?=_|\.|$)', Path(path).name)
     return m and m[1]
 
-# %% ../nbs/06_data.ipynb #58ce56cd
+def _recording(path): return group_of(path) or str(getattr(path, 'path', path))     # parts of one video are of one recording
+
+# %% ../nbs/06_data.ipynb #73fe031c
 def _held_out(groups, labels, valid_pct, seed):
-    "The set of `groups` to hold out, near `valid_pct` of the clips of each label"
-    sizes, of_label = defaultdict(Counter), defaultdict(set)
+    "The set of `groups` to hold out, near `valid_pct` of the clips of each label: of some dozens of random orders, the first that serves well, or the best"
+    sizes, of_label, n = defaultdict(Counter), defaultdict(set), Counter(labels)
     for g,l in zip(groups, labels): sizes[g][l] += 1; of_label[l].add(g)
+    tried = []
+    for s in [seed, *random.Random(seed).sample(range(2**32), 40)]:
+        out = _greedy(sizes, of_label, n, valid_pct, s)
+        held = {l: sum(sizes[g][l] for g in out) for l in n}
+        missing = sum(held[l] == n[l] or not held[l] and len(of_label[l]) > 1 for l in n)
+        tried.append(((missing, sum(abs(held[l] - valid_pct*n[l]) for l in n)), out))
+        if not missing and tried[-1][0][1] <= .05*len(labels): return out
+    return min(tried, key=lambda o: o[0])[1]
+
+def _greedy(sizes, of_label, n, valid_pct, seed):
+    "Groups taken in a random order, as long as that brings their labels nearer to `valid_pct` of the `n` clips of each"
     rank = {}
-    for l,gs in sorted(of_label.items()):
-        for r,g in enumerate(random.Random(seed).sample(sorted(gs), len(gs))): rank.setdefault(g, r)
-    wanted, res = {l: valid_pct*n for l,n in Counter(labels).items()}, set()
-    for g in sorted(sizes, key=lambda g: (rank[g], g)):
+    for l,gs in sorted(of_label.items(), key=str):
+        for r,g in enumerate(random.Random(seed).sample(sorted(gs, key=str), len(gs))): rank.setdefault(g, r)
+    wanted, res = {l: valid_pct*k for l,k in n.items()}, set()
+    for g in sorted(sizes, key=lambda g: (rank[g], str(g))):
         if sum(abs(wanted[l] - n) - abs(wanted[l]) for l,n in sizes[g].items()) < 0:
             res.add(g)
             for l,n in sizes[g].items(): wanted[l] -= n
-    for l,gs in sorted(of_label.items()):
+    for l,gs in sorted(of_label.items(), key=str):
         if len(gs) > 1 and not gs & res: res.add(min(gs, key=lambda g: (sizes[g].total(), rank[g])))
     return res
 
@@ -117,7 +134,7 @@ def GroupSplitter(
         return L(i for i,g in enumerate(groups) if g not in out), L(i for i,g in enumerate(groups) if g in out)
     return _inner
 
-# %% ../nbs/06_data.ipynb #b1fa884e
+# %% ../nbs/06_data.ipynb #b8ac1367
 def KFoldSplitter(
     n_folds=5, # Number of folds
     fold=0, # Which one to validate on, 0 to `n_folds-1`
@@ -128,7 +145,8 @@ def KFoldSplitter(
     "Split items by whole groups into folds, of which one is held out; scikit-learn's `StratifiedGroupKFold`"
     if not 0 <= fold < n_folds: raise ValueError(f"fold={fold}: expected 0 to {n_folds-1}, for n_folds={n_folds}")
     def _inner(o):
-        groups, labels = [group_func(i) or str(i) for i in o], [label_func(i) for i in o]
+        groups, labels = [group_func(i) or _recording(i) for i in o], [label_func(i) for i in o]
+        if any(is_listy(l) or isinstance(l, float) for l in labels): labels = ['']*len(labels)      # nothing to keep in proportion
         if len(set(groups)) < n_folds: raise ValueError(f"{len(set(groups))} recording groups make no {n_folds} folds; pass n_folds={len(set(groups))} or less")
         return tuple(L(s.tolist()) for s in [*StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(groups, labels, groups)][fold])
     return _inner
@@ -146,44 +164,47 @@ def HMDB51Splitter(
     "HMDB51's official fold; clips that it does not use are in neither part"
     return partial(hmdb51_fold, splits=splits, fold=fold)
 
-# %% ../nbs/06_data.ipynb #fa7d8419
+# %% ../nbs/06_data.ipynb #842df8d2
 def check_leakage(
     items, # Clips
     splits, # Indices of the training items and of the validation items
     group_func=group_of # Gives the group of an item; None where it has none
 )->set: # Groups with clips on both sides
     "The recording groups that stand on both sides of a split; warns if there are any"
-    train, valid = ({group_func(items[i]) for i in s} - {None} for s in splits)
+    group = lambda i: group_func(i) or (_recording(i) if isinstance(i, VideoRange) else None)
+    train, valid = ({group(items[i]) for i in s} - {None} for s in splits)
     shared = train & valid
     if shared: warnings.warn(
         f"{len(shared)} of {len(train|valid)} recording groups have clips in both training and validation, so the "
         "validation score will flatter; split with GroupSplitter", stacklevel=3)
     return shared
 
-# %% ../nbs/06_data.ipynb #6368904d
+# %% ../nbs/06_data.ipynb #17277bb4
 def _honest_splitter(valid_pct=0.2, seed=None, label_func=parent_label):
     def _inner(o):
         named = sum(group_of(i) is not None for i in o)
-        splits = GroupSplitter(lambda i: group_of(i) or str(i), valid_pct, seed, label_func)(o)
+        splits = GroupSplitter(_recording, valid_pct, seed, label_func)(o)
         how = f"split by recording group ({named} of {len(o)} names tell it)" if named else "split at random (no name tells a recording group)"
         print(f"{how}: {len(splits[0])} clips to train, {len(splits[1])} to validate")
         return splits
     return _inner
 
-# %% ../nbs/06_data.ipynb #a85530f9
-def _check_splits(files, splits, bs, drop_last=True, label_func=parent_label):
-    "Raises ValueError if `splits` of `files` cannot be trained on in batches of `bs`; warns of leaks, and of classes not held out"
+# %% ../nbs/06_data.ipynb #fcbc8716
+def _check_splits(files, splits, bs, drop_last=True, classes=lambda o: {parent_label(o)}):
+    "Raises ValueError if `splits` of `files` cannot be trained on in batches of `bs`; warns of classes that are not held out"
     train, valid = splits
-    if bs < 1: raise ValueError(f"bs={bs}: a batch needs at least 1 clip")
+    if not isinstance(bs, int) or bs < 1: raise ValueError(f"bs={bs!r}: expected a whole number, at least 1 clip a batch")
+    if both := set(train) & set(valid): raise ValueError(f"{len(both)} clips are in both parts of the split, e.g. {files[min(both)]}")
+    if strange := sorted(i for i in {*train, *valid} if not -len(files) <= i < len(files)): raise ValueError(f"the split has clip {strange[0]}; expected indices in range({len(files)})")
     if not len(train) or not len(valid): raise ValueError(
         f"{len(train)} clips to train on and {len(valid)} to validate: both need some; change the split, or record more")
     if drop_last and len(train) < bs: raise ValueError(f"{len(train)} clips to train on make no batch of bs={bs}; pass bs={len(train)} or less")
-    seen, held_out = ({label_func(files[i]) for i in s} for s in splits)
-    if held_out - seen: raise ValueError(f"no clip of {', '.join(sorted(held_out - seen))} is left to train on; change the split, or record more")
-    if seen - held_out: warnings.warn(f"no clip of {', '.join(sorted(seen - held_out))} is held out: too few recordings to split", stacklevel=3)
-    check_leakage(files, splits)
+    seen, held_out = (set().union(*(classes(files[i]) for i in s)) for s in splits)
+    names = lambda s: ', '.join(sorted(map(str, s)))
+    if held_out - seen: raise ValueError(f"no clip of {names(held_out - seen)} is left to train on; change the split, or record more")
+    if seen - held_out: warnings.warn(f"no clip of {names(seen - held_out)} is held out: too few recordings to split", stacklevel=3)
 
-# %% ../nbs/06_data.ipynb #1c93dd82
+# %% ../nbs/06_data.ipynb #e8767f14
 def check_clips(
     files, # Clips: videos and folders of frames
     sampler=None, # The sampler to be used, to know that no clip is too short for it
@@ -202,15 +223,16 @@ def _problem(path, sampler=None):
     try:
         n = n_frames(path)
         if Path(path).is_dir(): read_frames(path, [0])
-        if sampler: sampler(n)
+        if sampler: sampler(n, *_rate(path, sampler))
     except (ValueError, OSError) as e: return str(e) if str(path) in str(e) else f"{path}: {e}"
+
+def _rate(path, sampler): return [video_info(getattr(path, 'path', path)).fps] if sampler.fps else []     # for those who ask
 
 def _check_lengths(files, sampler):
     "Warn if no clip is as long as `sampler` wants it: all of them would be filled up"
-    if sampler.fps: return          # what it wants depends on each clip's rate
-    longest = max(map(n_frames, files))
-    if longest < sampler.need(None): warnings.warn(
-        f"{sampler} takes {sampler.need(None)} frames, and the longest of {len(files)} clips has {longest}: all would be filled up (short={sampler.short!r}); lower seq_len or stride", stacklevel=3)
+    lengths = [(n_frames(f), sampler.need(*_rate(f, sampler) or [None])) for f in files]
+    if all(n < need for n,need in lengths): warnings.warn("{} takes {} frames, and the longest of {} clips has {}: all would be filled up (short={!r}); lower seq_len or stride".format(
+        sampler, min(need for _,need in lengths), len(files), max(n for n,_ in lengths), sampler.short), stacklevel=3)
 
 # %% ../nbs/06_data.ipynb #6200be54
 def examine_clips(
@@ -233,9 +255,11 @@ def _verdict(o, seq_len):
     if o.problem: return 'broken off: not whole' if o.frames else 'unreadable: no frame can be read'
     return f'too short: fewer than {seq_len} frames' if o.frames < seq_len else ''
 
-# %% ../nbs/06_data.ipynb #5959fb0c
+# %% ../nbs/06_data.ipynb #81b6d6ce
 class _ClipTfm(Transform):
     "Base of what reads clips: draws frames at random in training (fastai calls it with `split_idx=0` there), and only there"
+    input_types = Path, str, VideoRange     # fastai lets a later item be what the first one was, if it is not told
+
     def __init__(self, sampler, seq_len, short):
         self.sampler = sampler if isinstance(sampler, FrameSampler) else sampler(seq_len, short=short)
         self.random_sampler, self.training = self.sampler.for_training(), False
@@ -246,8 +270,9 @@ class _ClipTfm(Transform):
 
     def read(self, path, **kwargs):
         "The frames of the clip `path`, and their numbers"
-        sampler, idxs = self.random_sampler if self.training else self.sampler, []
+        sampler, idxs, state = self.random_sampler if self.training else self.sampler, [], random.getstate()
         def pick(n, **rate):
+            random.setstate(state)      # a header that lied about `n` must not cost a draw
             idxs[:] = sampler(n, **rate)
             return idxs
         pick.fps = sampler.fps
@@ -311,55 +336,7 @@ def show_batch(x:TensorVideo, y, samples, **kwargs):
     "Clips as strips of frames with their times, in a grid; with `animate=True` as clips that play, `fps` frames a second"
     return _show_clips(x, y, samples, **kwargs)
 
-# %% ../nbs/06_data.ipynb #2e3911d1
-@delegates(Datasets.dataloaders)
-def get_action_dataloaders(
-    files, # Clips, `…/Class/clip`: videos or folders of frames
-    bs=8, # Clips a batch
-    image_size=64, # Height and width of a frame in pixels
-    seq_len=20, # Frames a clip: the first ones
-    val_idxs=None, # Indices of the clips to validate on; if None a fifth, by recording group if the names tell it
-    **kwargs
-)->DataLoaders: # `x`: ImageTuple of `seq_len` tensors `(bs,3,image_size,image_size)`, normalised with ImageNet's statistics
-    "`DataLoaders` of `ImageTuple`s. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
-    files, tfm = L(files).map(Path), ImageTupleTfm(seq_len)
-    check_clips(files, tfm.sampler)
-    if val_idxs is not None and not all(0 <= i < len(files) for i in val_idxs): raise ValueError(f"val_idxs: expected indices in range({len(files)}), got {val_idxs}")
-    splits = (_honest_splitter() if val_idxs is None else IndexSplitter(val_idxs))(files)
-    _check_splits(files, splits, bs, kwargs.get('drop_last', True))
-    ds = Datasets(files, tfms=[[tfm], [parent_label, Categorize]], splits=splits)
-    return ds.dataloaders(bs=bs, after_item=[Resize(image_size), ToTensor],
-                          after_batch=[IntToFloatTensor, Normalize.from_stats(*imagenet_stats)], **kwargs)
-
-# %% ../nbs/06_data.ipynb #23a311ce
-class TensorVideoTfm(_ClipTfm):
-    "Clip (a video or a folder of frames) to `TensorVideo`: uint8 `(seq_len,3,size,size)`"
-    def __init__(self,
-        seq_len=16, # Number of frames
-        size=112, # Height and width in pixels, or `(height, width)`
-        sampler=UniformFrames, # Which frames: a sampler class, called with `seq_len` and `short`
-        short='repeat_last', # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
-        method='crop' # A frame of another shape: 'crop' its centre, or 'squish' the whole
-    ):
-        super().__init__(sampler, seq_len, short)
-        self.method, self.size = method, (size,size) if isinstance(size, int) else tuple(size)
-
-    def encodes(self, path:Path|str|VideoRange):
-        frames, idxs = self.read(path, size=self.size, method=self.method, fit=_fit_all)
-        res = TensorVideo.create(frames if isinstance(frames, np.ndarray) else np.stack(frames))
-        res.source = path, idxs
-        return res
-
-def _fit_all(imgs, size, method):
-    "The arrays `imgs` scaled to the `size` (height, width) all at once, which torch does several times faster than PIL"
-    if len({i.shape for i in imgs}) > 1: return _fit(imgs, size, method)
-    (h,w), (th,tw) = imgs[0].shape[:2], _scaled(*imgs[0].shape[:2], size, method)
-    sh, sw = round(size[0]*h/th), round(size[1]*w/tw)                    # the part that will be seen
-    x = torch.from_numpy(np.stack([_centre(i, (sh,sw)) for i in imgs])).permute(0,3,1,2)
-    if (sh,sw) != size: x = F.interpolate(x, size, mode='bilinear', antialias=True)
-    return list(x.permute(0,2,3,1).numpy())
-
-# %% ../nbs/06_data.ipynb #51e6f530
+# %% ../nbs/06_data.ipynb #5d56ff71
 class ClipDL(TfmdDL):
     "A `TfmdDL` that draws alike whatever the number of workers, and can go on past a clip that cannot be read"
     def __init__(self,
@@ -369,13 +346,27 @@ class ClipDL(TfmdDL):
     ):
         if on_error not in ('raise', 'replace'): raise ValueError(f"on_error={on_error!r}: choose 'raise' or 'replace'")
         super().__init__(dataset, **kwargs)
-        self.on_error, self.epoch_seed, self.log = on_error, 0, Path(tempfile.gettempdir())/f'fastai_seq_{uuid4().hex}.log'
+        self.on_error, self.epoch_seed, self.n_replaced, self.log = on_error, 0, 0, None
 
-    def new(self, dataset=None, cls=None, **kwargs): return super().new(dataset, cls, **{'on_error': self.on_error, **kwargs})
+    def new(self, dataset=None, cls=None, **kwargs):
+        if _part(self.dataset) == 0 and _part(dataset) == 1:       # the loader of a validation set is made of the training set's
+            train, valid = (L(d.items).filter(lambda o: isinstance(o, (str, os.PathLike))) for d in (self.dataset, dataset))
+            check_leakage(train + valid, (range(len(train)), range(len(train), len(train) + len(valid))))
+        return super().new(dataset, cls, **{'on_error': self.on_error, **kwargs})
 
     def randomize(self):
         super().randomize()
         self.epoch_seed = self.rng.getrandbits(32)
+        self.log = Path(tempfile.gettempdir())/f'fastai_seq_{uuid4().hex}.log'     # workers are other processes: a file tells this one
+
+    def create_item(self, s):
+        "What is made of one item in several ways draws alike: two views of a clip show the same frames"
+        if s is None or not isinstance(self.dataset, Datasets): return super().create_item(s)
+        state = random.getstate()
+        def way(tl):
+            random.setstate(state)
+            return tl[s]
+        return tuple(map(way, self.dataset.tls))
 
     def sample(self):
         "Numbers of items, each with its place in the epoch"
@@ -396,25 +387,30 @@ class ClipDL(TfmdDL):
         place, s = s if isinstance(s, tuple) else (s, s)
         with _seeded(hash((self.epoch_seed, place))):
             try: return super().do_item(s)
-            except VideoError as e:
-                if self.on_error == 'raise' or s is None: raise
+            except (VideoError, OSError) as e:
+                if self.on_error == 'raise' or s is None or _part(self.dataset) != 0: raise     # an answer for another clip would be wrong
                 return self._another(s, e)
 
     def _another(self, s, error):
         "An item with the label of item `s`, which cannot be read"
-        with open(self.log, 'a') as f: f.write(f'{str(error).splitlines()[0]}\n')     # workers are other processes: a file tells the main one
-        label = [str(tl[s]) for tl in self.dataset.tls[1:]]
+        if self.log:
+            with open(self.log, 'a') as f: f.write(f'{str(error).splitlines()[0]}\n')
+        label = lambda i: [str(tl[i]) for tl in self.dataset.tls[self.dataset.n_inp:]]
+        wanted = label(s)
         for i in random.sample(range(self.n), self.n):
-            if i != s and [str(tl[i]) for tl in self.dataset.tls[1:]] == label:
-                with suppress(VideoError): return super().do_item(i)
+            if i != s and label(i) == wanted:
+                with suppress(VideoError, OSError): return super().do_item(i)
         raise error
 
     def after_iter(self, x=None):
         super().after_iter(x)
-        if not self.log.exists(): return
+        if not self.log or not self.log.exists(): return
         said = self.log.read_text().splitlines()
         self.log.unlink()
-        warnings.warn(f"{len(said)} times a clip could not be read, and another of its label was taken:\n" + '\n'.join(sorted(set(said))[:10]))
+        self.n_replaced += len(said)
+        warnings.warn(f"{len(said)} times a clip could not be read, and another of its label was taken ({self.n_replaced} times since the start):\n" + '\n'.join(sorted(set(said))[:10]))
+
+def _part(dataset): return dataset.tls[0].split_idx if isinstance(dataset, Datasets) else None      # 0: to train on, 1: to validate on
 
 # %% ../nbs/06_data.ipynb #8d6631c8
 @contextmanager
@@ -431,6 +427,56 @@ def _filled_up(clips):
     n = max(map(len, clips))
     return [torch.cat([c, c.new_zeros(n - len(c), *c.shape[1:])]) if len(c) < n else c for c in clips]
 
+# %% ../nbs/06_data.ipynb #f4baee3e
+@delegates(Datasets.dataloaders)
+def get_action_dataloaders(
+    files, # Clips, `…/Class/clip`: videos or folders of frames
+    bs=8, # Clips a batch
+    image_size=64, # Height and width of a frame in pixels
+    seq_len=20, # Frames a clip: the first ones
+    val_idxs=None, # Indices of the clips to validate on; if None a fifth, by recording group if the names tell it
+    **kwargs
+)->DataLoaders: # `x`: ImageTuple of `seq_len` tensors `(bs,3,image_size,image_size)`, normalised with ImageNet's statistics
+    "`DataLoaders` of `ImageTuple`s. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
+    files, tfm = L(files).map(Path), ImageTupleTfm(seq_len)
+    check_clips(files, tfm.sampler)
+    if val_idxs is not None and not all(0 <= i < len(files) for i in val_idxs): raise ValueError(f"val_idxs: expected indices in range({len(files)}), got {val_idxs}")
+    splits = (_honest_splitter() if val_idxs is None else IndexSplitter(val_idxs))(files)
+    _check_splits(files, splits, bs, kwargs.get('drop_last', True))
+    kwargs.setdefault('dl_type', ClipDL)
+    ds = Datasets(files, tfms=[[tfm], [parent_label, Categorize]], splits=splits)
+    return ds.dataloaders(bs=bs, after_item=[Resize(image_size), ToTensor],
+                          after_batch=[IntToFloatTensor, Normalize.from_stats(*imagenet_stats)], **kwargs)
+
+# %% ../nbs/06_data.ipynb #59d633da
+class TensorVideoTfm(_ClipTfm):
+    "Clip (a video or a folder of frames) to `TensorVideo`: uint8 `(seq_len,3,size,size)`"
+    def __init__(self,
+        seq_len=16, # Number of frames
+        size=112, # Height and width in pixels, or `(height, width)`
+        sampler=UniformFrames, # Which frames: a sampler class, called with `seq_len` and `short`
+        short='repeat_last', # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
+        method='crop' # A frame of another shape: 'crop' its centre, or 'squish' the whole
+    ):
+        super().__init__(sampler, seq_len, short)
+        self.method, self.size = method, tuple(size) if is_listy(size) else (size,size)
+        if len(self.size) != 2 or not all(isinstance(o, Integral) and o > 0 for o in self.size): raise ValueError(f"size={size!r}: expected whole pixels, height and width in one number or as (height, width)")
+
+    def encodes(self, path:Path|str|VideoRange):
+        frames, idxs = self.read(path, size=self.size, method=self.method, fit=_fit_all)
+        res = TensorVideo.create(frames if isinstance(frames, np.ndarray) else np.stack(frames))
+        res.source = path, idxs
+        return res
+
+def _fit_all(imgs, size, method):
+    "The arrays `imgs` scaled to the `size` (height, width) all at once, which torch does several times faster than PIL"
+    if len({i.shape for i in imgs}) > 1: return _fit(imgs, size, method)
+    (h,w), (th,tw) = imgs[0].shape[:2], _scaled(*imgs[0].shape[:2], size, method)
+    sh, sw = round(size[0]*h/th), round(size[1]*w/tw)                    # the part that will be seen
+    x = torch.from_numpy(np.stack([_centre(i, (sh,sw)) for i in imgs])).permute(0,3,1,2)
+    if (sh,sw) != size: x = F.interpolate(x, size, mode='bilinear', antialias=True)
+    return list(x.permute(0,2,3,1).numpy())
+
 # %% ../nbs/06_data.ipynb #9a6e193b
 @delegates(TensorVideoTfm)
 def ImageSeqBlock(
@@ -441,17 +487,28 @@ def ImageSeqBlock(
     "A `TransformBlock` for clips: videos or folders of frames"
     return TransformBlock(type_tfms=TensorVideoTfm(seq_len, size, **kwargs), batch_tfms=IntToFloatTensor, dl_type=ClipDL)
 
-# %% ../nbs/06_data.ipynb #74bc2868
+# %% ../nbs/06_data.ipynb #e98e8833
 class _Labels(dict):
     "A label function made of a list"
     def __call__(self, o): return self[o]
 
 def _label_block(labels):
-    "fastai's block for such labels"
-    y = labels[0]
-    return MultiCategoryBlock if is_listy(y) else RegressionBlock if isinstance(y, float) else CategoryBlock
+    "fastai's block for such labels. Raises ValueError if it cannot be told."
+    numbers = lambda ys: all(isinstance(y, Real) and not isinstance(y, bool) for y in ys)
+    if all(map(is_listy, labels)):
+        if not numbers(v for y in labels for v in y): return MultiCategoryBlock
+        if len(ns := set(map(len, labels))) == 1: return RegressionBlock(n_out=ns.pop())
+        raise ValueError(f"{min(ns)} to {max(ns)} numbers a label: expected as many for each clip")
+    if not numbers(labels): return CategoryBlock
+    if any(not isinstance(y, Integral) for y in labels): return RegressionBlock
+    if len(set(labels)) > max(2, len(labels)/2): raise ValueError(f"the labels are {len(set(labels))} different whole numbers for {len(labels)} clips: pass y_block=RegressionBlock, or CategoryBlock if each is a class")
+    return CategoryBlock
 
-# %% ../nbs/06_data.ipynb #173c8fa6
+def _classes(y):
+    "The classes that the label `y` names; none, if it is a number or several"
+    return set(y) if is_listy(y) and not isinstance(y[0] if len(y) else '', Real) else set() if is_listy(y) or isinstance(y, Real) and not isinstance(y, Integral) else {y}
+
+# %% ../nbs/06_data.ipynb #36fa7e47
 class ImageSeqDataLoaders(DataLoaders):
     "`DataLoaders` of clips as `TensorVideo`"
     @classmethod
@@ -465,7 +522,7 @@ class ImageSeqDataLoaders(DataLoaders):
         valid_pct=0.2, # Share of the clips to validate on
         seed=None, # Fixes the split
         splitter=None, # Function from clips to indices `(train, valid)`, or these; by recording group where names tell it, if None
-        sampler=UniformFrames, # Which frames: a sampler class, or a sampler, e.g. `RandomClip(8, stride=4)`
+        sampler=UniformFrames, # Which frames: a sampler class, or a sampler with its own `seq_len` and `short`, e.g. `RandomClip(8, stride=4)`
         short='repeat_last', # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
         method='crop', # A frame of another shape: 'crop' its centre, or 'squish' the whole
         y_block=None, # fastai's block for the labels; by their type, if None
@@ -477,19 +534,24 @@ class ImageSeqDataLoaders(DataLoaders):
     )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
         "Clips, labelled by `label_func`. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
         block, fnames = ImageSeqBlock(seq_len, size, sampler=sampler, short=short, method=method), L(fnames)
-        y_block = y_block or _label_block(fnames[:1].map(label_func)) if fnames else None
-        by_class = label_func if y_block is CategoryBlock else None
+        labels = fnames.map(label_func)
+        y_block = y_block or (_label_block(labels) if labels else None)
+        classes, lists = lambda o: _classes(label_func(o)), any(map(is_listy, labels))
+        y_block = y_block() if callable(y_block) else y_block
+        numbers = y_block and any(isinstance(t, RegressionSetup) for t in y_block.type_tfms)
+        by_class = None if lists or numbers else label_func
         check_clips(fnames, block.type_tfms[0].sampler, by_class)
         _check_lengths(fnames, block.type_tfms[0].sampler)
         splitter = splitter or _honest_splitter(valid_pct, seed, by_class or _one_label)
         splits = splitter(fnames) if callable(splitter) else splitter
-        _check_splits(fnames, splits, bs, kwargs.get('drop_last', True), by_class or _one_label)
+        _check_splits(fnames, splits, bs, kwargs.get('drop_last', True), _no_classes if numbers else classes)
         dblock = DataBlock((block, y_block), get_y=label_func, splitter=lambda _: splits, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return cls.from_dblock(dblock, fnames, path=path, bs=bs, on_error=on_error, **kwargs)
 
 def _one_label(o): return ''     # where there are no classes to keep in proportion
+def _no_classes(o): return set()
 
-# %% ../nbs/06_data.ipynb #6eace51a
+# %% ../nbs/06_data.ipynb #d620f038
 @patch(cls_method=True)
 @delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
 def from_folder(cls:ImageSeqDataLoaders,
@@ -502,12 +564,13 @@ def from_folder(cls:ImageSeqDataLoaders,
     "Clips of `path/Class/clip`. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
     parts = [Path(path)/o for o in (train, valid)]
     if all(p.is_dir() for p in parts):
-        files = get_instances(parts[0], exclude) + get_instances(parts[1], exclude)
+        files = get_instances(parts[0]) + get_instances(parts[1])
+        if exclude is not None: files = _without(files, Path(path), exclude)
         kwargs.setdefault('splitter', GrandparentSplitter(train, valid))
     else: files = get_instances(path, exclude)
     return cls.from_path_func(path, files, parent_label, **kwargs)
 
-# %% ../nbs/06_data.ipynb #b05b1461
+# %% ../nbs/06_data.ipynb #e5ee83bf
 @patch(cls_method=True)
 @delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
 def from_lists(cls:ImageSeqDataLoaders,
@@ -519,10 +582,13 @@ def from_lists(cls:ImageSeqDataLoaders,
     "Clips and their labels, from two lists. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
     fnames = L(fnames).map(lambda f: f if isinstance(f, VideoRange) else Path(f))
     if len(fnames) != len(labels): raise ValueError(f"{len(fnames)} clips and {len(labels)} labels: expected as many of each")
-    if len(set(fnames)) < len(fnames): raise ValueError(f"{next(f for f in fnames if fnames.count(f) > 1)} is there twice; give each clip once, with all its labels in a list")
+    where = fnames.map(lambda f: f if isinstance(f, VideoRange) else f.resolve())
+    if twice := [f for f,n in Counter(where).items() if n > 1]: raise ValueError(f"{twice[0]} is there twice; give each clip once, with all its labels in a list")
+    for f,l in zip(fnames, labels):
+        if any(pd.isna(v) for v in (l if is_listy(l) else [l])): raise ValueError(f"{f} has no label ({l}); leave it out, or label it")
     return cls.from_path_func(path, fnames, _Labels(zip(fnames, labels)), **kwargs)
 
-# %% ../nbs/06_data.ipynb #b510cbe7
+# %% ../nbs/06_data.ipynb #28bf0ad0
 @patch(cls_method=True)
 @delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
 def from_df(cls:ImageSeqDataLoaders,
@@ -543,15 +609,16 @@ def from_df(cls:ImageSeqDataLoaders,
         if c not in (start_col, end_col) and res.isna().any(): raise ValueError(f"column {c!r} is empty in row {list(res.isna()).index(True)}")
         return res
     def seconds(c):
-        try: return [None if pd.isna(v) else float(v) for v in col(c)]
+        values = col(c)
+        try: return [None if pd.isna(v) else float(v) for v in values]
         except ValueError as e: raise ValueError(f"column {c!r}: expected seconds, as numbers ({e})") from e
-    files = [Path(path)/f for f in col(fn_col)]
+    files = [Path(path)/str(f) for f in col(fn_col)]
     if start_col is not None or end_col is not None:
         starts, ends = ([None]*len(df) if c is None else seconds(c) for c in (start_col, end_col))
         files = [VideoRange(f, s or 0, e) for f,s,e in zip(files, starts, ends)]
-    labels = list(df[label_col].itertuples(index=False)) if is_listy(label_col) else col(label_col).tolist()
-    if is_listy(label_col): labels = [[float(v) for v in l] for l in labels]; kwargs.setdefault('y_block', RegressionBlock(n_out=len(label_col)))
-    if label_delim: labels = [str(l).split(label_delim) for l in labels]
+    if is_listy(label_col): labels = [[float(v) for v in l] for l in zip(*map(col, label_col))]
+    else: labels = col(label_col).tolist()
+    if label_delim: labels = [[o.strip() for o in str(l).split(label_delim) if o.strip()] for l in labels]
     if valid_col is not None:
         if not set(col(valid_col)) <= {True, False}: raise ValueError(f"column {valid_col!r}: expected True or False (or 1 and 0) in every row, got e.g. {col(valid_col).iloc[0]!r}")
         kwargs.setdefault('splitter', IndexSplitter([i for i,v in enumerate(col(valid_col)) if v]))
@@ -568,7 +635,7 @@ def from_csv(cls:ImageSeqDataLoaders,
     "Clips of a table in a file. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
     return cls.from_df(pd.read_csv(Path(path)/csv_fname, header=header, delimiter=delimiter), path=path, **kwargs)
 
-# %% ../nbs/06_data.ipynb #0bdbd627
+# %% ../nbs/06_data.ipynb #490c5bf8
 _advice = {
     'read the clip': "more `num_workers`; fewer or smaller frames; `cache_clips`, which decodes and scales once",
     'item transforms': "do it on the batch (`RandomResizedCropGPU`, `aug_transforms`), or read at the size that is wanted",
@@ -582,7 +649,7 @@ def bench(self:DataLoaders,
     n_batches=3 # Batches to time, after one to warm up
 )->pd.Series: # Milliseconds a clip, in one process
     "Time each step from a clip to the model; prints what takes longest, and what to do about it"
-    dl, secs = self.train, Counter()
+    dl, secs, model = self.train, Counter(), deepcopy(model)       # what is being trained is not touched
     def timed(step, f, *args):
         start = time.perf_counter()
         res = f(*args)
@@ -590,12 +657,13 @@ def bench(self:DataLoaders,
         secs[step] += time.perf_counter() - start
         return res
     step = lambda xb: model(xb).sum().backward()
-    for k in range(n_batches+1):
-        if k == 1: secs.clear()
-        items = [timed('item transforms', dl.after_item, timed('read the clip', dl.dataset.__getitem__, i)) for i in random.choices(range(len(dl.dataset)), k=dl.bs)]
-        b = timed('make the batch', lambda: to_device(dl.do_batch(items), dl.device))
-        b = timed('batch transforms', dl.after_batch, b)
-        if model is not None: timed('model', step, b[0])
+    with _seeded(0):
+        for k in range(n_batches+1):
+            if k == 1: secs.clear()
+            items = [timed('item transforms', dl.after_item, timed('read the clip', dl.dataset.__getitem__, i)) for i in random.choices(range(len(dl.dataset)), k=dl.bs)]
+            b = timed('make the batch', lambda: to_device(dl.do_batch(items), dl.device))
+            b = timed('batch transforms', dl.after_batch, b)
+            if model is not None: timed('model', step, b[0])
     res = (pd.Series(secs)*1000/n_batches/dl.bs).rename('ms a clip')
     workers = max(dl.fake_l.num_workers, 1)
     loading, rest = res[['read the clip', 'item transforms', 'make the batch']].sum()/workers, res.get('model', 0) + res['batch transforms']

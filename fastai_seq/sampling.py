@@ -7,9 +7,10 @@ Docs: https://fastai-seq.github.io/fastai_seq/sampling.html.md"""
 # %% auto #0
 __all__ = ['FrameSampler', 'UniformFrames', 'SegmentFrames', 'FirstFrames', 'RandomClip', 'EveryFrame']
 
-# %% ../nbs/01_sampling.ipynb #2456901a
+# %% ../nbs/01_sampling.ipynb #72eb80e6
 import random
 from copy import copy
+from numbers import Integral
 
 # %% ../nbs/01_sampling.ipynb #66c407a0
 _short = {
@@ -17,7 +18,7 @@ _short = {
     'wrap':        lambda i, n: i % n,       # the clip starts again
     'error':       None}
 
-# %% ../nbs/01_sampling.ipynb #53fbe29e
+# %% ../nbs/01_sampling.ipynb #afe2310d
 class FrameSampler:
     "Base of the samplers: indices into a clip of `n` frames, in ascending order before `short` is applied"
     fps, training, varies = None, False, False     # `varies`: clips of several lengths give several numbers of frames
@@ -25,7 +26,7 @@ class FrameSampler:
         seq_len, # Number of frames to pick, at least 1
         short='repeat_last' # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
     ):
-        if seq_len < 1: raise ValueError(f"seq_len={seq_len}: a clip needs at least 1 frame")
+        if not isinstance(seq_len, Integral) or seq_len < 1: raise ValueError(f"seq_len={seq_len!r}: expected a whole number, at least 1 frame")
         if short not in _short: raise ValueError(f"short={short!r}: choose one of {', '.join(map(repr, _short))}")
         self.seq_len, self.short = seq_len, short
 
@@ -58,7 +59,12 @@ class FrameSampler:
         rate=None # Its frames a second
     )->list: # `n_clips` lists of indices
         "Several looks at one clip, evenly placed, for evaluation"
-        return [self(n_frames, rate, lambda: (i+.5)/n_clips) for i in range(n_clips)]
+        sampler = self if n_clips == 1 else self.moving()
+        return [sampler(n_frames, rate, lambda: (i+.5)/n_clips) for i in range(n_clips)]
+
+    def moving(self):
+        "The sampler for several looks, each of which is to see something else"
+        return self
 
     def for_training(self):
         "The same sampler, drawing at random (from Python's `random`, which `set_seed` seeds)"
@@ -68,21 +74,23 @@ class FrameSampler:
 
     def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k,v in vars(self).items())})"
 
-# %% ../nbs/01_sampling.ipynb #5b1b3870
+# %% ../nbs/01_sampling.ipynb #1defd4e7
 class UniformFrames(FrameSampler):
     "`seq_len` frames at even distances, the clip's first and last among them"
     def pick(self, n, draw, rate):
         k = self.seq_len - 1
         return [(2*i*(n-1) + k)//(2*k) for i in range(k+1)] if k else [n//2]
 
-# %% ../nbs/01_sampling.ipynb #e3e8f49c
+    def moving(self): return SegmentFrames(self.seq_len, self.short)
+
+# %% ../nbs/01_sampling.ipynb #012eeaf6
 class SegmentFrames(FrameSampler):
     "One frame from each of `seq_len` equal segments: a random one in training, the middle one if not"
     def pick(self, n, draw, rate):
         ends = [i*n//self.seq_len for i in range(self.seq_len+1)]
-        return [a + int(draw()*(b-a)) for a,b in zip(ends, ends[1:])]
+        return [min(a + int(draw()*(b-a)), b-1) for a,b in zip(ends, ends[1:])]
 
-# %% ../nbs/01_sampling.ipynb #66b5350e
+# %% ../nbs/01_sampling.ipynb #9eac5fc5
 class FirstFrames(FrameSampler):
     "The first `seq_len` frames"
     def __init__(self,
@@ -92,15 +100,16 @@ class FirstFrames(FrameSampler):
         fps=None # Or as many as make `fps` a second, whatever the clip's rate (a slower clip repeats frames)
     ):
         super().__init__(seq_len, short)
-        if stride < 1: raise ValueError(f"stride={stride}: expected 1 (every frame) or more")
+        if stride < 1 or stride != int(stride): raise ValueError(f"stride={stride}: expected 1 (every frame) or a greater whole number")
         if fps is not None and (fps <= 0 or stride != 1): raise ValueError(f"fps={fps}, stride={stride}: expected frames a second above 0, and one of both only")
         self.stride, self.fps = stride, fps
 
     def _places(self, rate): return [int(i*(rate/self.fps if self.fps else self.stride)) for i in range(self.seq_len)]
     def need(self, rate): return self._places(rate)[-1] + 1
     def pick(self, n, draw, rate): return self._places(rate)
+    def moving(self): return RandomClip(self.seq_len, self.short, self.stride, self.fps)
 
-# %% ../nbs/01_sampling.ipynb #c37a040a
+# %% ../nbs/01_sampling.ipynb #897750b1
 class RandomClip(FirstFrames):
     "`seq_len` frames from a random start in training, from the middle of the clip if not"
     def pick(self, n, draw, rate):
@@ -108,7 +117,9 @@ class RandomClip(FirstFrames):
         start = int(draw()*(n - places[-1]))
         return [min(start, n-1-places[-1]) + p for p in places]
 
-# %% ../nbs/01_sampling.ipynb #45d4af32
+    def moving(self): return self
+
+# %% ../nbs/01_sampling.ipynb #59e6a3b5
 class EveryFrame(UniformFrames):
     "All frames; of a clip of more than `max_len`, so many, evenly spread"
     varies = True
@@ -119,4 +130,5 @@ class EveryFrame(UniformFrames):
         super().__init__(1 if max_len is None else max_len, short)
         self.max_len = max_len
     def need(self, rate): return 1
+    def moving(self): raise ValueError(f"{self} sees a clip whole at one look; pass n_clips=1, or another sampler")
     def pick(self, n, draw, rate): return list(range(n)) if self.max_len is None or n <= self.max_len else super().pick(n, draw, rate)

@@ -308,7 +308,7 @@ def _source(video_path, st=None):
     st = st or Path(video_path).stat()
     return dict(source=Path(video_path).name, bytes=st.st_size, mtime_ns=st.st_mtime_ns)
 
-# %% ../nbs/02_video.ipynb #ce8cb33f
+# %% ../nbs/02_video.ipynb #7a95c0cc
 def _made(folder):
     "The note in a folder of frames; None if there is none"
     try: note = json.loads((folder/_note).read_text(encoding='utf-8'))
@@ -317,12 +317,19 @@ def _made(folder):
     if not isinstance(note, dict) or not isinstance(note.get('settings'), dict): raise VideoError(f"{folder/_note} is damaged; delete {folder}, and extract again")
     return note
 
+def _is_whole_array(folder, note):
+    "Is the file of a cached clip as long as its note says, and can its head be read?"
+    if (folder/_array).stat().st_size != note.get('size'): return False
+    try: _array_head(folder/_array)
+    except VideoError: return False
+    return True
+
 def _state(folder, video_path, settings):
     "What is there of a video's frames: 'none', 'done', 'foreign' (made by other means), 'changed' (the video is another now). Raises ValueError if made otherwise"
     try:
-        if next(os.scandir(folder), None) is None: return 'none'
-        if not (note := _made(folder)): return 'foreign' if folder.exists() else 'none'
-        whole = (folder/_array).stat().st_size == note.get('size') if _is_array(folder) else sum(f.name.endswith('.jpg') for f in os.scandir(folder)) == note['frames']
+        if not (names := os.listdir(folder)): return 'none'
+        if not (note := _made(folder)): return 'foreign' if _array not in names and folder.exists() else 'none'
+        whole = _is_whole_array(folder, note) if _is_array(folder) else sum(n.endswith('.jpg') for n in names) == note['frames']
     except (FileNotFoundError, NotADirectoryError): return 'none'      # or another process is just replacing it
     if note['settings'] != settings:
         old,new = ({k: v for k,v in a.items() if k not in b or b[k] != v} for a,b in ((note['settings'], settings), (settings, note['settings'])))
@@ -880,7 +887,7 @@ def extract_dataset(
     settings = _settings(size, fps, max_frames, quality)
     return _make_all(src, dest, _write_frames, settings, lambda todo: frames_bytes(todo, **settings), workers, executor, on_error, force)
 
-# %% ../nbs/02_video.ipynb #71bac20a
+# %% ../nbs/02_video.ipynb #24953480
 def _write_array(video_path, folder, settings, on_error):
     "Write a clip's frames to one file, and their note beside it"
     st, (size, method, max_frames) = Path(video_path).stat(), settings.values()
@@ -893,7 +900,7 @@ def _write_array(video_path, folder, settings, on_error):
             frame = _rgb(frame, scaler, size, method).transpose(2,0,1)
             if not f.tell(): np.lib.format.write_array_header_1_0(f, dict(descr='|u1', fortran_order=False, shape=(len(idxs), *frame.shape)))
             f.write(np.ascontiguousarray(frame))
-    _write_note(folder, video_path, st, len(idxs), rate and float(rate)*len(idxs)/n, v.reason, settings, size=(folder/_array).stat().st_size)
+    _write_note(folder, video_path, st, len(idxs), rate and float(rate)*(len(idxs)-1)/max(n-1, 1), v.reason, settings, size=(folder/_array).stat().st_size)
 
 def _array_bytes(videos, size, method, max_frames):
     "Bytes that the cached `videos` will take, estimated from a few"
@@ -906,7 +913,7 @@ def _array_bytes(videos, size, method, max_frames):
         need, read = need + 3*h*w*min(n, max_frames or n), read + path.stat().st_size
     return int(need/read*_bytes(videos)) if read else 0
 
-# %% ../nbs/02_video.ipynb #90a27ffd
+# %% ../nbs/02_video.ipynb #7afaf0d1
 def cache_clips(
     src, # Folder of videos, `Class/clip.avi`, at any depth
     dest, # Folder that gets the cached clips, `Class/clip/frames.npy`, and a `manifest.json`
@@ -920,5 +927,7 @@ def cache_clips(
 )->ExtractReport: # What was done
     "Store the clips decoded and scaled, so that reading them costs next to nothing. Goes on where it stopped; a damaged file is made again."
     if method not in ('crop', 'squish'): raise ValueError(f"method={method!r}: choose 'crop' or 'squish'")
-    settings = dict(size=[*map(int, size)] if np.ndim(size) else size, method=method, max_frames=max_frames)
+    if np.ndim(size) and len(size) != 2: raise ValueError(f"size={size}: expected one number, or (height, width)")
+    whole = partial(_number, kind=operator.index)
+    settings = dict(size=[whole('size', o) for o in size] if np.ndim(size) else whole('size', size), method=method, max_frames=whole('max_frames', max_frames))
     return _make_all(src, dest, _write_array, settings, lambda todo: _array_bytes(todo, **settings), workers, executor, on_error, force)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from PIL import Image
 from fastai.callback.mixup import MixUp
-from fastai.data.all import Normalize, RandomSplitter
+from fastai.data.all import Categorize, CategoryBlock, DataBlock, Datasets, Normalize, RandomSplitter, RegressionBlock, ToTensor, parent_label
 from fastai.layers import SimpleCNN
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
@@ -16,9 +16,9 @@ from fastai.vision.core import imagenet_stats
 from fastai_seq import data as data_module
 from fastai_seq.augment import ReverseTime
 from fastai_seq.core import TensorVideo, clip_lengths
-from fastai_seq.data import ImageSeqDataLoaders, ImageTupleTfm, TensorVideoTfm, get_instances, group_of
+from fastai_seq.data import ClipDL, GroupSplitter, ImageSeqBlock, ImageSeqDataLoaders, ImageTupleTfm, TensorVideoTfm, get_instances, group_of
 from fastai_seq.models import SimpleModel
-from fastai_seq.sampling import EveryFrame, RandomClip, SegmentFrames, UniformFrames
+from fastai_seq.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames, UniformFrames
 from fastai_seq.video import VideoError, VideoRange, cache_clips, extract_dataset, n_frames, read_frames, write_video
 
 def epoch(dl): return [(x.cpu().clone(), y.cpu().clone()) for x, y in dl]
@@ -205,3 +205,110 @@ def test_batches_know_their_clips(clips, tmp_path):
         assert data_module._times(path, idxs)[0] == (f'{part.start:.2f} s' if f is part else '0.00 s')
     (tmp_path/'plain').mkdir(); [Image.new('RGB', (8, 8)).save(tmp_path/f'plain/{i}.jpg') for i in range(4)]
     assert data_module._times(tmp_path/'plain', [0, 3]) == ['frame 0', 'frame 3']
+
+def test_frames_a_second_through_the_loaders(tmp_path):
+    "Videos of 10 and of 30 frames a second give frames at the same times"
+    for fps in (10, 30):
+        for g in (1, 2, 3): write_video(tmp_path/f'c{fps}'/f'v_c{fps}_g0{g}.avi', (np.full((16, 16, 3), 3*t, np.uint8) for t in range(2*fps)), fps=fps)
+    dls = ImageSeqDataLoaders.from_folder(tmp_path, sampler=partial(FirstFrames, fps=5), seq_len=8, size=16, bs=2, seed=0, num_workers=0)
+    assert {data_module._times(*s)[3] for x, _ in dls.valid for s in x.source} == {'0.60 s'}
+    with pytest.warns(UserWarning, match='takes 39 frames, and the longest'): ImageSeqDataLoaders.from_folder(tmp_path, sampler=FirstFrames(20, fps=5), size=16, bs=2, num_workers=0)
+
+def test_only_training_replaces_a_clip(clips, tmp_path):
+    "A prediction for another clip would be wrong; a file that vanished is replaced like a broken one; every epoch warns"
+    shutil.copytree(clips, tmp_path/'c')
+    dls = load(tmp_path/'c', num_workers=0, on_error='replace')
+    dls.train.items[2].unlink()
+    for times in (1, 2):
+        with pytest.warns(UserWarning, match=rf'1 times .* \({times} times since the start\)'): epoch(dls.train)
+    dls.valid.items[0].write_bytes(b'gone')
+    with pytest.raises(VideoError): epoch(dls.valid)
+    with pytest.raises(VideoError): dls.test_dl([dls.valid.items[0], dls.valid.items[1]]).one_batch()
+
+def test_parts_of_a_video_are_of_one_recording(clips, tmp_path):
+    for i, f in enumerate(get_instances(clips)[:12]): shutil.copy(f, tmp_path/f'{i}.avi')
+    parts = [VideoRange(tmp_path/f'{i}.avi', a, a + .3) for i in range(12) for a in (0, .1)]
+    dls = ImageSeqDataLoaders.from_lists(tmp_path, parts, ['ab'[i % 2] for i in range(12) for _ in '12'], seq_len=2, size=16, bs=4, seed=0)
+    assert not {p.path for p in dls.train.items} & {p.path for p in dls.valid.items}
+    with pytest.warns(UserWarning, match='recording groups have clips in both'):
+        ImageSeqDataLoaders.from_lists(tmp_path, parts, ['ab'[i % 2] for i in range(12) for _ in '12'], seq_len=2, size=16, bs=4, splitter=lambda o: (range(0, 24, 2), range(1, 24, 2)))
+
+def test_a_data_block_is_warned_of_a_leak_once(clips):
+    block = lambda **kw: DataBlock((ImageSeqBlock(3, 16), CategoryBlock), get_items=get_instances, get_y=parent_label, **kw)
+    with pytest.warns(UserWarning, match='recording groups have clips in both') as said: block().dataloaders(clips, bs=4)
+    assert len(said) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', UserWarning)
+        dls = block(splitter=GroupSplitter(seed=0)).dataloaders(clips, bs=4, num_workers=0)
+        dls.test_dl(get_instances(clips)).one_batch()
+
+@pytest.mark.parametrize('splits,said', [((range(10), range(6, 12)), '4 clips are in both parts'), ((range(10), [10, 50]), r'clip 50; expected indices in range\(24\)')])
+def test_splits_that_cannot_be(clips, splits, said):
+    with pytest.raises(ValueError, match=said): load(clips, splitter=splits)
+
+def test_bench_leaves_the_model_alone(clips):
+    dls = load(clips, num_workers=0)
+    learn = Learner(dls, SimpleModel(partial(SimpleCNN, [3, 8]), 2, pretrained=False), path=clips)
+    before, drawn = {k: v.clone() for k, v in learn.model.state_dict().items()}, (random.getstate(), torch.get_rng_state())
+    dls.bench(learn.model, n_batches=1)
+    assert all(torch.equal(v, before[k]) for k, v in learn.model.state_dict().items()) and all(p.grad is None for p in learn.model.parameters())
+    assert drawn[0] == random.getstate() and torch.equal(drawn[1], torch.get_rng_state())
+
+def test_labels_that_are_numbers(clips):
+    files, make = get_instances(clips), partial(ImageSeqDataLoaders.from_lists, clips, seq_len=2, size=16, bs=4, num_workers=0, seed=0)
+    n = len(files)
+    with pytest.raises(ValueError, match='no clip of 7 is left'): make(files, [0]*12 + [1]*11 + [7], splitter=lambda o: (range(23), [23]))
+    assert list(make(files, [0]*12 + [1]*12).vocab) == [0, 1]
+    for labels in (np.arange(n, dtype=np.float32)/3, [1, 2.5]*12): assert make(files, labels).one_batch()[1].dtype == torch.float32
+    with pytest.raises(ValueError, match='24 different whole numbers for 24 clips: pass y_block'): make(files, range(n))
+    assert make(files, range(n), y_block=RegressionBlock()).c == 1
+    with pytest.raises(ValueError, match='has no label'): make(files, [1.]*(n-1) + [float('nan')])
+    with pytest.raises(ValueError, match='no clip of rare is left'): make(files, [['a', 'b']]*(n-1) + [['a', 'rare']], splitter=lambda o: (range(n-1), [n-1]))
+    assert make(files, [[.5, 1.], [2., 3.]]*12).one_batch()[1].shape == (4, 2)
+
+def test_two_views_of_a_clip_show_the_same_frames(clips):
+    views = [ImageSeqBlock(4, s, sampler=RandomClip) for s in (16, 32)]
+    dls = DataBlock((*views, CategoryBlock), n_inp=2, get_items=get_instances, get_x=[lambda o: o]*2, get_y=parent_label, splitter=GroupSplitter(seed=0)).dataloaders(clips, bs=4, num_workers=0)
+    starts = set()
+    for a, b, _ in dls.train:
+        assert [s for _, s in a.source] == [s for _, s in b.source]
+        starts |= {s[0] for _, s in a.source}
+    assert len(starts) > 2
+
+def test_tuples_draw_alike_whatever_the_workers(clips):
+    def frames(workers):
+        set_seed(3)
+        ds = Datasets(get_instances(clips), tfms=[[ImageTupleTfm(3, SegmentFrames)], [parent_label, Categorize]], splits=GroupSplitter(seed=0)(get_instances(clips)))
+        return [torch.stack(tuple(x)) for x, _ in ds.dataloaders(bs=4, after_item=[ToTensor], num_workers=workers, dl_type=ClipDL).train]
+    assert all(torch.equal(a, b) for a, b in zip(frames(0), frames(2)))
+
+def test_any_form_of_path_is_a_clip_to_a_learner(clips):
+    dls = load(clips, num_workers=0)
+    f = dls.valid.items[0]
+    a, b, c = (dls.test_dl([o]).one_batch()[0] for o in (f, str(f), VideoRange(f)))
+    assert torch.equal(a, b) and torch.equal(a, c)
+
+def test_a_cache_whose_head_is_damaged_is_made_again(clips, tmp_path):
+    cache_clips(clips, tmp_path, size=16, workers=0)
+    bad = get_instances(tmp_path)[3]/'frames.npy'
+    good = bad.read_bytes()
+    bad.write_bytes(b'x'*8 + good[8:])
+    assert len(cache_clips(clips, tmp_path, size=16, workers=0).done) == 1 and bad.read_bytes() == good
+    with pytest.raises(ValueError, match='max_frames=-1'): cache_clips(clips, tmp_path/'b', max_frames=-1)
+    with pytest.raises(ValueError, match=r'size=\(8,\)'): cache_clips(clips, tmp_path/'b', size=(8,))
+
+def test_uneven_groups_are_split_as_well_as_can_be():
+    "Every class is trained on, and the share held out is near to the one asked for"
+    for seed in range(100):
+        r = random.Random(seed)
+        items = [Path(f'{c}/v_p{p}_g{p:02}_{c}{k}') for p in range(r.randint(4, 9)) for c in 'ABC' for k in range(r.randint(0, 8))]
+        train, valid = GroupSplitter(seed=seed)(items)
+        assert {items[i].parent for i in train} == {i.parent for i in items}, seed
+        assert .05 < len(valid)/len(items) < .45, (seed, len(valid)/len(items))
+
+def test_parts_of_the_data_are_told_from_classes(clips, tmp_path):
+    shutil.copytree(clips, tmp_path/'train'); shutil.copytree(clips, tmp_path/'test')
+    with pytest.raises(ValueError, match='if MoveLeft and MoveRight are parts|if test and train are parts'): get_instances(tmp_path)
+    drop = get_instances(tmp_path/'train')[0].relative_to(tmp_path)
+    dls = load(tmp_path, valid='test', exclude=[drop], num_workers=0)
+    assert len(dls.train.items) == 23 and len(dls.valid.items) == 24
