@@ -10,6 +10,7 @@ opposite, whatever it thinks of the other pair: chance is 0.5 there, for a model
 in expectation."""
 import os, sys, tempfile, time
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', str(os.cpu_count()))
@@ -49,15 +50,27 @@ def trial(path, head, kwargs, epochs, seed):
     for k, change in changes.items(): res[k], res[f'{k}, within pairs'] = asked(learn, change)
     return dict(head=head, seed=seed, seconds=time.time() - start, **res)
 
+def line(cells): return f"| {' | '.join(map(str, cells))} |\n"
+
+def table(df):
+    "A row a head: mean over the seeds, and the least of them"
+    text = line(['head', *[k for k in df.columns if k not in ('head', 'seed', 'seconds')], 'seconds']) + line(['---']*(len(df.columns)-1))
+    for head, rows in df.groupby('head', sort=False):
+        cells = [f"{rows[k].mean():.3f} ({rows[k].min():.3f} to {rows[k].max():.3f})" for k in df.columns if k not in ('head', 'seed', 'seconds')]
+        text += line([head, *cells, f"{rows['seconds'].mean():.0f}"])
+    return text
+
 if __name__ == '__main__':
     with tempfile.TemporaryDirectory() as tmp:
         clips = motion_clips(Path(tmp)/'clips', n_classes=4, n_groups=24, clips_per_group=6)
         cache_clips(clips, Path(tmp)/'cache', size=64)
-        heads = {k: v for k, v in (blind | aware).items() if not sys.argv[1:] or k in sys.argv[1:]}
         rows = []
-        for head, kwargs in heads.items():
+        for head, kwargs in (blind | aware).items():
+            if sys.argv[1:] and head not in sys.argv[1:]: continue
             for seed in range(3):
                 rows.append(trial(Path(tmp)/'cache', head, kwargs, 5 if head in blind else 10, seed))
                 print(rows[-1], flush=True)
-    df = pd.DataFrame(rows)
-    df.to_csv(Path(tempfile.gettempdir())/'motion.csv')
+    text = table(pd.DataFrame(rows)) + (f"\nAccuracy on held-out groups, chance 0.25 (within pairs 0.5): mean of three seeds (least to greatest); {os.cpu_count()} cores, torch {version('torch')}. "
+                                        "Written by `benchmarks/motion.py`, which tells the method.\n")
+    print(text)
+    if not sys.argv[1:]: (here/'motion.md').write_text(text)

@@ -32,3 +32,25 @@ class ImageTupleTfm(Transform):
         images = ls_sorted(path)
         s = slice(0, min(self.seq_len, len(images)))
         return ImageTuple(tuple(PILImage.create(f) for f in images[s]))
+
+class SimpleModel(Module):
+    "Mean over frames of the logits, each frame by itself"
+    def __init__(self, arch=resnet34, n_out=101):
+        self.encoder = TimeDistributed(create_body(arch(weights=None), pretrained=False))
+        self.head = TimeDistributed(create_head(512, n_out))
+
+    def forward(self, x):
+        x = torch.stack(x, dim=1)
+        return self.head(self.encoder(x)).mean(dim=1)
+
+class RNNModel(Module):
+    "An LSTM over the features of the frames"
+    def __init__(self, arch=resnet34, n_out=101, num_rnn_layers=1):
+        self.encoder = TimeDistributed(nn.Sequential(create_body(arch(weights=None), pretrained=False), nn.AdaptiveAvgPool2d(1), Flatten()))
+        self.rnn = nn.LSTM(512, 512, num_layers=num_rnn_layers, batch_first=True)
+        self.head = LinBnDrop(num_rnn_layers*512, n_out)
+
+    def forward(self, x):
+        x = torch.stack(x, dim=1)
+        _, (h, _) = self.rnn(self.encoder(x))
+        return self.head(h.transpose(0, 1).flatten(1))

@@ -11,7 +11,7 @@ __all__ = ['demo', 'doctor', 'extract', 'train', 'predict', 'main']
 import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit', category=FutureWarning)
 
-# %% ../nbs/12_cli.ipynb #7d2f6cf3
+# %% ../nbs/12_cli.ipynb #040072a8
 import argparse, base64, html, inspect, sys, time
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from .files import written_whole
 from .data import GroupSplitter, ImageSeqDataLoaders, examine_clips
 from .datasets import motion_clips
 from .learner import seq_learner
-from .models import MyTimeSformer
+from .timesformer import MyTimeSformer
 from .video import _human, extract_dataset, frames_bytes, video_extensions
 
 # %% ../nbs/12_cli.ipynb #8b9d3194
@@ -159,12 +159,12 @@ def extract(
     print(report)
     return len(report.failed)
 
-# %% ../nbs/12_cli.ipynb #8fc1ebc3
+# %% ../nbs/12_cli.ipynb #7ed955be
 def train(
     path:str, # Folder of videos (or of folders of frames), one folder a class
     out:str='fastai_seq_train', # Folder for the learner, pictures and report
     arch:str='resnet18', # Name of a torchvision image network
-    head:str='lstm', # What joins the frames: lstm or mean
+    head:str='lstm', # What joins the frames: mean, avg, max, attention, lstm, gru, convlstm, convgru, transformer, shift or diff
     weights:str='download', # The network's weights: download, none, or a local file
     epochs:int=8, # Epochs; an encoder that has weights stays frozen, with its BatchNorm
     fine_tune:int=0, # Further epochs in which the encoder learns too; pays with many clips

@@ -7,13 +7,13 @@ Docs: https://fastai-seq.github.io/fastai_seq/core.html.md"""
 # %% auto #0
 __all__ = ['ImageTuple', 'TensorVideo', 'clips_html', 'stack_frames', 'clip_lengths']
 
-# %% ../nbs/00_core.ipynb #795970f9
+# %% ../nbs/00_core.ipynb #891ebf4a
 from base64 import b64encode
 from html import escape
 from io import BytesIO
 
 from PIL import Image
-from fastai.torch_basics import Tensor, fastuple, tensor
+from fastai.torch_basics import Tensor, TensorBase, fastuple, tensor
 from fastai.vision.core import PILImage, TensorImage, show_image
 from fastcore.basics import patch
 import numpy as np
@@ -161,7 +161,7 @@ def clips_html(
     return ''.join(cell.format(escape(str(t)), max(c[0].width, c[0].height, 96) if c[0].width < 96 else min(c[0].width, 160), b64encode(f).decode())
                    for f,c,t in zip(files, clips, titles or ['']*len(clips)))
 
-# %% ../nbs/00_core.ipynb #5abbfd4a
+# %% ../nbs/00_core.ipynb #d0212cf1
 def stack_frames(
     x # `ImageTuple` (or list) of T tensors `(B,C,H,W)`, or one tensor `(B,T,C,H,W)`
 )->Tensor: # A plain tensor `(B,T,C,H,W)`
@@ -169,7 +169,7 @@ def stack_frames(
     if isinstance(x, (tuple, list)): x = torch.stack([t.as_subclass(Tensor) for t in x], dim=1)
     if x.ndim != 5: raise ValueError(
         f"Expected T tensors (B,C,H,W) or one tensor (B,T,C,H,W), got shape {tuple(x.shape)}; add the batch with `x[None]`")
-    return x.as_subclass(Tensor)
+    return x.as_subclass(Tensor) if isinstance(x, TensorBase) else x    # torch.compile and torch.export have no way to cast
 
 # %% ../nbs/00_core.ipynb #cb97abaa
 def clip_lengths(
