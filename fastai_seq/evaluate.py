@@ -369,7 +369,7 @@ def _look(tfm, path, frames, idxs, crop):
     res.source = path, list(idxs)
     return res
 
-# %% ../nbs/10_evaluate.ipynb #ea86f39c
+# %% ../nbs/10_evaluate.ipynb #b80d525e
 class _Looks:
     "Looks at videos, in parts of at most `bs`: an item is a list of samples"
     n_inp, split_idx = 1, 1         # there are no labels, and transforms act as in validation
@@ -400,8 +400,7 @@ def _look_preds(learn, dl, paths, n_clips, n_crops, sampler, bs, act):
         "n_crops=3: an ImageTuple is cut by the item transforms; pass n_crops=1, or load TensorVideos (ImageSeqDataLoaders)")
     if n_crops == 3 and tfm.method != 'crop': raise ValueError(f"n_crops=3: with method={tfm.method!r} each look has the whole frame already; pass n_crops=1")
     if sampler.varies and isinstance(tfm, ImageTupleTfm): raise ValueError(f"{sampler} gives clips of several lengths, which an ImageTuple cannot be filled up for")
-    far = 10**6                                             # of a clip so long, a sampler that can look elsewhere does
-    if n_clips > 1 and sampler.clips(far, 2, 25)[0] == sampler.clips(far, 2, 25)[1]: n_clips = 1
+    if sampler.varies: n_clips = 1
     ds = _Looks(paths, tfm, Pipeline(tfms[at+1:], split_idx=1), sampler, n_clips, n_crops, bs or dl.bs)
     preds,_ = learn.get_preds(dl=dl.new(ds, cls=_LooksDL, bs=ds.videos_a_batch, shuffle=False, drop_last=False), reorder=False, act=act)
     return preds.float().reshape(len(paths), n_clips*n_crops, -1).mean(1).numpy(), ds
@@ -464,7 +463,7 @@ def _targets(learn, paths, labels):
     if not multi: return CategoryEvaluation, np.array(idxs)[:,0], vocab
     return MultiCategoryEvaluation, np.array([[i in ls for i in range(len(vocab))] for ls in map(set, idxs)]).astype(int), vocab
 
-# %% ../nbs/10_evaluate.ipynb #6e638640
+# %% ../nbs/10_evaluate.ipynb #488d913a
 def _group(path, group_func):
     "The group of a clip; without one it counts by itself, but parts of one video count together"
     g = group_func(path)
@@ -475,7 +474,7 @@ def _as_told(learn, dl, ds, groups, group_func, asked, given, n_boot, seed):
     to_path, raw = _column(learn.dls.train, 0, _ClipTfm)
     trained = [_group(to_path(o), group_func) for o in raw]
     shared = len(set(trained) & set(groups))
-    fewer = f" ({asked} asked for; this sampler takes the same frames at each look)" if asked != ds.n_clips else ''
+    fewer = f" ({asked} asked for; this sampler sees a clip whole at one look)" if asked != ds.n_clips else ''
     return {'videos': f"{len(groups)} of {len(set(groups))} recording groups, {given}",
             'trained on': f"{len(trained)} videos of {len(set(trained))} groups, {shared} of which are evaluated too" if trained else 'not known (a learner from a file)',
             'looks a video': f"{ds.n_clips} clips{fewer} x {ds.n_crops} crops, averaged", 'frames': f"{ds.sampler}",

@@ -76,16 +76,17 @@ def seq_learner(
     if pretrained: learn.freeze()
     return learn
 
-# %% ../nbs/09_learner.ipynb #14ccd908
+# %% ../nbs/09_learner.ipynb #2e4d732f
 def _words(o):
-    "A decoded label, to be read: a class, several, or numbers"
-    if isinstance(o, Tensor): return ', '.join(f'{v:.3g}' for v in o.flatten().tolist())
-    return ', '.join(map(str, o)) if is_listy(o) else str(o)
+    "A decoded label, to be read: a class, several, or numbers; and whether it is numbers"
+    os = o.flatten().tolist() if isinstance(o, Tensor) else list(o) if is_listy(o) else [o]
+    numbers = all(isinstance(v, float) for v in os) and len(os) > 0
+    return ', '.join(f'{v:.3g}' if numbers else str(v) for v in os) or 'nothing', numbers
 
 def _verdict(target, pred):
     "What is said of a prediction, and its colour; a number is not simply right or wrong"
-    target, pred, number = _words(target), _words(pred), isinstance(target, Tensor)
-    return (f'{pred}, in truth {target}', 'black') if number else (target, 'green') if pred == target else (f'{pred or "nothing"}, not {target or "nothing"}', 'red')
+    (target, numbers), (pred, _) = _words(target), _words(pred)
+    return (f'{pred}, in truth {target}', 'black') if numbers else (target, 'green') if pred == target else (f'{pred}, not {target}', 'red')
 
 def _show_clip_results(x, y, samples, outs, ctxs=None, max_n=9, nrows=None, ncols=2, figsize=None, animate=False, fps=8, **kwargs):
     samples = _own_frames(x, samples[:max_n])
