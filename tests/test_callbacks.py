@@ -197,7 +197,7 @@ def test_frames_that_are_not_finite_are_named_before_they_are_mixed(clips, tmp_p
     assert all(torch.isfinite(p).all() for p in learn.model.parameters())
 
 def test_weights_that_are_not_finite_are_told_from_clips(clips, tmp_path):
-    def spoil(self): self.model.head[-1].weight.data[0,0] = float('inf')
+    def spoil(self): self.model.head.classify[-1].weight.data[0,0] = float('inf')
     msg = message(nan_at(learner(clips, tmp_path, FiniteLoss()), spoil))
     assert 'weights and statistics are not finite' in msg and 'head' in msg and '.avi' not in msg and 'learning rate' in msg
 
@@ -225,7 +225,7 @@ def test_only_together(clips, tmp_path):
 
 def test_autocast_is_left(clips, tmp_path):
     learn = learner(clips, tmp_path, [FiniteLoss()]).to_bf16()
-    message(nan_at(learn, lambda self: self.model.head[-1].weight.data.fill_(float('nan'))))
+    message(nan_at(learn, lambda self: self.model.head.classify[-1].weight.data.fill_(float('nan'))))
     assert not torch.is_autocast_enabled()
 
 def test_finite_loss_changes_nothing(clips, tmp_path):
