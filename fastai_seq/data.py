@@ -9,8 +9,8 @@ __all__ = ['get_instances', 'group_of', 'GroupSplitter', 'KFoldSplitter', 'UCF10
            'check_clips', 'examine_clips', 'ImageTupleTfm', 'show_batch', 'ClipDL', 'get_action_dataloaders',
            'TensorVideoTfm', 'ImageSeqBlock', 'ImageSeqDataLoaders']
 
-# %% ../nbs/06_data.ipynb #09c4f9bc
-import os, random, re, tempfile, time, warnings
+# %% ../nbs/06_data.ipynb #a89ea3aa
+import difflib, inspect, os, random, re, tempfile, time, warnings
 from collections import Counter, defaultdict
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from fastai.data.all import (Categorize, CategoryBlock, DataBlock, DataLoaders, Datasets, GrandparentSplitter, IndexSplitter, MultiCategoryBlock,
                              RegressionBlock, RegressionSetup, TfmdDL, ToTensor, Transform, TransformBlock, delegates, dispatch, parent_label)
-from fastai.data.core import get_show_batch_func, show_batch
+from fastai.data.core import show_batch
+from fastai.data.load import DataLoader
 from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.torch_core import defaults, to_device
 from fastai.vision.augment import Resize
@@ -44,7 +45,7 @@ from .datasets import hmdb51_fold, ucf101_fold
 from .sampling import FirstFrames, FrameSampler, UniformFrames
 from .video import VideoError, VideoRange, _centre, _fit, _in_processes, _read_clip, _scaled, examine, n_frames, read_frames, video_extensions, video_info
 
-# %% ../nbs/06_data.ipynb #df65995d
+# %% ../nbs/06_data.ipynb #ef0af5d6
 _layout = "expected path/Class/clip, where a clip is a video file or a folder of numbered frames"
 
 def get_instances(
@@ -63,7 +64,7 @@ def get_instances(
         raise ValueError(f"{path}: its folders hold folders of clips; if {parts} are parts of the data, `from_folder(…, train=…, valid=…)` takes their names; if they are data sets, pass one of them")
     if not clips: raise ValueError(f"{path}: {'its videos are in no class folder' if flat else 'no clips in it'}; {_layout}")
     for cls,found in classes.items():
-        if not found: warnings.warn(f"{cls}: no clips in it, the class is left out; {_layout}")
+        if not found and not all(f.suffix == '.pth' for f in cls.iterdir()): warnings.warn(f"{cls}: no clips in it, the class is left out; {_layout}")
     return clips if exclude is None else _without(clips, path, exclude)
 
 # %% ../nbs/06_data.ipynb #4bd1a1cc
@@ -204,7 +205,7 @@ def _check_splits(files, splits, bs, drop_last=True, classes=lambda o: {parent_l
     if held_out - seen: raise ValueError(f"no clip of {names(held_out - seen)} is left to train on; change the split, or record more")
     if seen - held_out: warnings.warn(f"no clip of {names(seen - held_out)} is held out: too few recordings to split", stacklevel=3)
 
-# %% ../nbs/06_data.ipynb #e8767f14
+# %% ../nbs/06_data.ipynb #5ff986fe
 def check_clips(
     files, # Clips: videos and folders of frames
     sampler=None, # The sampler to be used, to know that no clip is too short for it
@@ -216,7 +217,7 @@ def check_clips(
     if len(labels) == 1: raise ValueError(
         f"{len(files)} clips, e.g. {files[0]}, but one class only: {', '.join(map(str, labels))}; {_layout}, and two classes at least")
     bad = parallel(_problem, files, sampler=sampler, n_workers=defaults.cpus, threadpool=True, progress=True).filter()
-    if bad: raise VideoError(f"{len(bad)} of {len(files)} clips cannot be used; leave them out (`fastai-seq doctor` writes a list of them, for `exclude`):\n" + '\n'.join(bad))
+    if bad: raise VideoError(f"{len(bad)} of {len(files)} clips cannot be used; leave them out (`fastai-seq doctor` writes a list of them, for `exclude`):\n" + '\n'.join(bad[:20]) + (f'\n… and {len(bad)-20} more' if len(bad) > 20 else ''))
 
 def _problem(path, sampler=None):
     "What is wrong with a clip, in words"
@@ -508,7 +509,17 @@ def _classes(y):
     "The classes that the label `y` names; none, if it is a number or several"
     return set(y) if is_listy(y) and not isinstance(y[0] if len(y) else '', Real) else set() if is_listy(y) or isinstance(y, Real) and not isinstance(y, Integral) else {y}
 
-# %% ../nbs/06_data.ipynb #36fa7e47
+# %% ../nbs/06_data.ipynb #c45d3989
+def _check_names(kwargs, f):
+    "fastai passes arguments on and on, and drops those that nobody knows: a misspelt one would change nothing, unsaid. Raises TypeError for it."
+    takers = f, DataBlock.dataloaders, Datasets.dataloaders, TfmdDL.__init__, DataLoader.__init__, torch.utils.data.DataLoader.__init__
+    known = sorted({p for t in takers for p in inspect.signature(t).parameters} - {'self', 'kwargs', 'args'})
+    for k in kwargs:
+        if k not in known:
+            near = difflib.get_close_matches(k, known, 3, .5)
+            raise TypeError(f"no argument {k!r}" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; there are {', '.join(known)}"))
+
+# %% ../nbs/06_data.ipynb #c7f44dc6
 class ImageSeqDataLoaders(DataLoaders):
     "`DataLoaders` of clips as `TensorVideo`"
     @classmethod
@@ -533,6 +544,8 @@ class ImageSeqDataLoaders(DataLoaders):
         **kwargs
     )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
         "Clips, labelled by `label_func`. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
+        _check_names(kwargs, cls.from_path_func)
+        if on_error not in ('raise', 'replace'): raise ValueError(f"on_error={on_error!r}: choose 'raise' or 'replace'")
         block, fnames = ImageSeqBlock(seq_len, size, sampler=sampler, short=short, method=method), L(fnames)
         labels = fnames.map(label_func)
         y_block = y_block or (_label_block(labels) if labels else None)
@@ -588,7 +601,7 @@ def from_lists(cls:ImageSeqDataLoaders,
         if any(pd.isna(v) for v in (l if is_listy(l) else [l])): raise ValueError(f"{f} has no label ({l}); leave it out, or label it")
     return cls.from_path_func(path, fnames, _Labels(zip(fnames, labels)), **kwargs)
 
-# %% ../nbs/06_data.ipynb #28bf0ad0
+# %% ../nbs/06_data.ipynb #5349ec58
 @patch(cls_method=True)
 @delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
 def from_df(cls:ImageSeqDataLoaders,
@@ -603,6 +616,7 @@ def from_df(cls:ImageSeqDataLoaders,
     **kwargs
 )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
     "Clips of a data frame. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
+    _check_names(kwargs, cls.from_df)
     def col(c):
         if c not in (range(df.shape[1]) if isinstance(c, int) else df.columns): raise ValueError(f"no column {c!r}; the table has {', '.join(map(str, df.columns))}")
         res = df.iloc[:,c] if isinstance(c, int) else df[c]

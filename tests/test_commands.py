@@ -19,7 +19,7 @@ def test_train_and_predict_in_fresh_processes(clips, tmp_path):
 def test_mistakes_take_one_line(clips, tmp_path):
     (tmp_path/'junk.pkl').write_text('junk')
     for args in (['predict', tmp_path/'junk.pkl', 'x.avi'], ['train', clips, '--weights', tmp_path/'junk.pkl'], ['train', clips, '--bs', '0'], ['train', tmp_path/'nowhere'], ['train', tmp_path], ['train', clips, '--seq_len', '0'], ['train', clips, '--arch', 'resnet'],
-                 ['train', clips, '--head', 'gru'], ['train', clips, '--weights', tmp_path/'none.pth'], ['train', clips, '--bs', '99'], ['predict', tmp_path/'none.pkl', 'x.avi']):
+                 ['train', clips, '--head', 'rnn'], ['train', clips, '--weights', tmp_path/'none.pth'], ['train', clips, '--bs', '99'], ['predict', tmp_path/'none.pkl', 'x.avi']):
         res = fastai_seq(*args, *(['--out', tmp_path/'out'] if args[0] == 'train' else []))
         assert res.returncode == 2 and 'Traceback' not in res.stderr, res.stderr
         assert res.stderr.splitlines()[-1].startswith('fastai-seq: error: '), res.stderr
