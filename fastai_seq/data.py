@@ -337,7 +337,7 @@ def show_batch(x:TensorVideo, y, samples, **kwargs):
     "Clips as strips of frames with their times, in a grid; with `animate=True` as clips that play, `fps` frames a second"
     return _show_clips(x, y, samples, **kwargs)
 
-# %% ../nbs/06_data.ipynb #5d56ff71
+# %% ../nbs/06_data.ipynb #044ee106
 class ClipDL(TfmdDL):
     "A `TfmdDL` that draws alike whatever the number of workers, and can go on past a clip that cannot be read"
     def __init__(self,
@@ -373,16 +373,6 @@ class ClipDL(TfmdDL):
         "Numbers of items, each with its place in the epoch"
         bs = self.bs or 1
         return (((k//bs*self.num_workers + self.offs)*bs + k%bs, s) for k,s in enumerate(super().sample()))
-
-    def create_batch(self, b):
-        if self.prebatched or not isinstance(b[0], tuple): return super().create_batch(b)
-        cols = [_filled_up(c) if isinstance(c[0], TensorVideo) else c for c in zip(*b)]
-        res = super().create_batch([*zip(*cols)])
-        for x,clips in zip(res, zip(*b)):
-            if not isinstance(x, TensorVideo): continue
-            x.source = [c.source for c in clips] if clips[0].source else None
-            if len(set(map(len, clips))) > 1: x.lengths = tuple(map(len, clips))
-        return res
 
     def do_item(self, s):
         place, s = s if isinstance(s, tuple) else (s, s)
@@ -422,11 +412,24 @@ def _seeded(seed):
     try: yield
     finally: random.setstate(states[0]); np.random.set_state(states[1]); torch.set_rng_state(states[2])
 
-# %% ../nbs/06_data.ipynb #ea92f942
+# %% ../nbs/06_data.ipynb #93ee298a
 def _filled_up(clips):
     "The `clips`, all as long as the longest, with frames of zeros behind"
     n = max(map(len, clips))
     return [torch.cat([c, c.new_zeros(n - len(c), *c.shape[1:])]) if len(c) < n else c for c in clips]
+
+@patch
+def create_batch(self:ClipDL, b):
+    "The items `b` as a batch, which knows its clips"
+    create = super(ClipDL, self).create_batch
+    if self.prebatched or not isinstance(b[0], tuple): return create(b)
+    cols = [_filled_up(c) if isinstance(c[0], TensorVideo) else c for c in zip(*b)]
+    res = create([*zip(*cols)])
+    for x,clips in zip(res, zip(*b)):
+        if not isinstance(x, TensorVideo): continue
+        x.source = [c.source for c in clips] if clips[0].source else None
+        if len(set(map(len, clips))) > 1: x.lengths = tuple(map(len, clips))
+    return res
 
 # %% ../nbs/06_data.ipynb #f4baee3e
 @delegates(Datasets.dataloaders)
