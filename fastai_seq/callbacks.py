@@ -421,7 +421,7 @@ def all_batches(self:Learner):
         if _is_no_memory(e): e.add_note(_memory_knobs(self))
         raise
 
-# %% ../nbs/09_callbacks.ipynb #2eac5bb2
+# %% ../nbs/09_callbacks.ipynb #a9e77d70
 def _mixable(loss, dls):
     "Whether targets or their losses can be mixed: targets that are not numbers of classes, or a loss that fastai can ask for each clip's"
     tls = getattr(_loader_of(dls.train).dataset, 'tls', None)
@@ -447,7 +447,7 @@ class CheckCallbacks(Callback):
         for cb in has(TrackerCallback):
             if cb.monitor not in names and not self.recorder.train_metrics: stop(f"{type(cb).__name__} looks at {cb.monitor!r}, which is not measured", f"choose one of {', '.join(names)}, or add the metric to the learner")
         device = getattr(self.dls, 'device', None)
-        if device is not None and device.type == 'cpu' and has(MixedPrecision): warnings.warn("mixed precision (to_fp16, to_bf16) has no effect on a CPU: fastai's is for CUDA")
+        if device is not None and torch.device(device).type == 'cpu' and has(MixedPrecision): warnings.warn("mixed precision (to_fp16, to_bf16) has no effect on a CPU: fastai's is for CUDA")
         for cb in self.learn.cbs:
             if not (acc := vars(cb).get('accelerator')): continue      # fastai's DistributedTrainer
             if num_distrib() > acc.num_processes: stop(f"{num_distrib()} processes were started, and accelerate joins {acc.num_processes}", "without GPUs, pass distrib_ctx(cpu=True, sync_bn=False)")

@@ -53,19 +53,22 @@ class ImageTuple(fastuple):
         "Draw the first, the middle and the last frame side by side"
         return show_image(_strip(self), ctx=ctx, **kwargs)
 
-# %% ../nbs/00_core.ipynb #11be7eb0
+# %% ../nbs/00_core.ipynb #44ac1f34
 class _Beside:
-    "What may stand beside a `TensorVideo` of `ndims` dimensions; None stands beside others"
-    def __init__(self, *ndims): self.ndims = ndims
+    "What may stand beside a `TensorVideo`: its type for a number of dimensions; None stands beside others"
+    def __init__(self, types): self.types = types
     def __set_name__(self, owner, name): self.name = f'_{name}'
-    def __get__(self, x, owner=None): return self if x is None else x.__dict__.get(self.name) if x.ndim in self.ndims else None
+    def __get__(self, x, owner=None):
+        if x is None: return self
+        v = x.__dict__.get(self.name)
+        return v if isinstance(v, self.types.get(x.ndim, ())) else None
     def __set__(self, x, v): x.__dict__[self.name] = v
 
-# %% ../nbs/00_core.ipynb #3775dd72
+# %% ../nbs/00_core.ipynb #8c868d4b
 class TensorVideo(TensorImage):
     "A clip `(T,C,H,W)`, or a batch of clips `(B,T,C,H,W)`: uint8 0-255, or float 0-1 and then normalised"
-    source = _Beside(4, 5)  # Of a clip: its path, and the numbers of its frames there; of a batch: a list of these
-    lengths = _Beside(5)    # Of a batch filled up with empty frames: the number of frames of each clip
+    source = _Beside({4: tuple, 5: list}) # Of a clip: its path, and the numbers of its frames there; of a batch: a list of these
+    lengths = _Beside({5: (tuple, list)}) # Of a batch filled up with empty frames: the number of frames of each clip
 
     @classmethod
     def create(cls,
@@ -94,13 +97,13 @@ class TensorVideo(TensorImage):
             for k,i in enumerate(idxs): ax.text((k+.5)/len(idxs), -.02, captions[i], transform=ax.transAxes, ha='center', va='top', fontsize=8)
         return ax
 
-# %% ../nbs/00_core.ipynb #7e7ea8e0
-def _some_of(o, idx):
-    "The places of the list `o` that the index `idx` of a tensor's dimension takes"
-    res = np.arange(len(o))[idx.cpu().numpy() if isinstance(idx, Tensor) else idx]
-    return o[res] if res.ndim == 0 else [o[i] for i in res] if res.ndim == 1 else None
+# %% ../nbs/00_core.ipynb #e6b667c1
+def _some_of(o, idx, n):
+    "The places of the list `o` that the index `idx` of a tensor's dimension of size `n` takes; what is behind `o`'s end is left out"
+    res = np.arange(n)[idx.cpu().numpy() if isinstance(idx, Tensor) else idx]
+    return o[res] if res.ndim == 0 else [o[i] for i in res if i < len(o)] if res.ndim == 1 else None
 
-def _part_of_clip(source, idx): return None if isinstance(idx, int) else (source[0], _some_of(source[1], idx))
+def _part_of_clip(source, idx, n): return None if isinstance(idx, int) else (source[0], _some_of(source[1], idx, n))
 
 @patch
 def __getitem__(self:TensorVideo, idx):
@@ -113,13 +116,15 @@ def __getitem__(self:TensorVideo, idx):
     if keys == (None,) and source and self.ndim == 4: res.source = [source]
     if any(k is None for k in keys): return res
     first, second = (*keys, slice(None), slice(None))[:2]
-    if self.ndim == 4: res.source = source and _part_of_clip(source, first)
+    if self.ndim == 4: res.source = source and _part_of_clip(source, first, len(self))
     elif isinstance(second, slice):
-        source, lengths = (o and _some_of(o, first) for o in (source, lengths))
+        source, lengths = (o and _some_of(o, first, len(self)) for o in (source, lengths))
         if isinstance(lengths, list): res.lengths = tuple(len(range(n)[second]) for n in lengths)
-        if source: res.source = [_part_of_clip(s, second) for s in source] if isinstance(source, list) else _part_of_clip(source, second)
-    if isinstance(res.source, list) != (res.ndim == 5): res.source = None       # a channel, or a row, is no clip
+        if source: res.source = [_part_of_clip(s, second, self.shape[1]) for s in source] if isinstance(source, list) else _part_of_clip(source, second, self.shape[1])
     return res
+
+@patch
+def __iter__(self:TensorVideo): return (self[i] for i in range(len(self)))
 
 @patch
 def clone(self:TensorVideo, **kwargs):

@@ -17,10 +17,13 @@ import torch
 from matplotlib.ticker import LogLocator, NullLocator
 from torch.utils.flop_counter import FlopCounterMode
 
-# %% ../nbs/07_speed.ipynb #90dbf6e9
+# %% ../nbs/07_speed.ipynb #b0f8ee1f
+def _linear_flops(x, w, *args, out_shape=None, **kwargs): return 2*math.prod(x)*w[0]
+_onednn = {o: _linear_flops for o in [getattr(torch.ops.mkldnn, '_linear_pointwise', None)] if o}
+
 def _count_flops(model, x):
     "Floating point operations of one forward pass: products and convolutions, 2 for a multiply-add"
-    with FlopCounterMode(display=False) as counter: model(x)
+    with FlopCounterMode(display=False, custom_mapping=_onednn) as counter: model(x)
     return counter.get_total_flops()
 
 # %% ../nbs/07_speed.ipynb #f38f5fb7

@@ -271,8 +271,10 @@ def test_mixing_with_a_loss_that_cannot_be_mixed(clips, tmp_path, loss):
     learn.metrics = []
     learn.fit(1)
 
-def test_mixed_precision_on_a_cpu_is_told_to_do_nothing(clips, tmp_path):
-    with pytest.warns(UserWarning, match='no effect on a CPU'): learner(clips, tmp_path, CheckCallbacks()).to_bf16().fit(1)
+@pytest.mark.parametrize('device', [torch.device('cpu'), 'cpu'], ids=['device', 'its name'])
+def test_mixed_precision_on_a_cpu_is_told_to_do_nothing(clips, tmp_path, device):
+    dls = loaders(clips).to(device)
+    with pytest.warns(UserWarning, match='no effect on a CPU'): learner(clips, tmp_path, CheckCallbacks(), dls=dls).to_bf16().fit(1)
 
 # several processes
 
