@@ -29,8 +29,8 @@ blind, aware = dict(mean={}, avg={}, max={}, attention={}), dict(
     lstm=dict(hidden_size=128, pool_size=4), gru=dict(hidden_size=128, pool_size=4), convlstm={}, convgru={}, transformer=dict(pool_size=4), shift={}, diff={})
 
 def right(probs, y):
-    "Accuracy, and the share of clips in which the true class beats its opposite (classes lie in pairs: 0,1 and 2,3)"
-    return (probs.argmax(1) == y).float().mean().item(), (probs.gather(1, y[:,None]) > probs.gather(1, (y ^ 1)[:,None])).float().mean().item()
+    "Accuracy, and the share of clips in which the true class beats its opposite (in alphabetical order: down, left, right, up)"
+    return (probs.argmax(1) == y).float().mean().item(), (probs.gather(1, y[:,None]) > probs.gather(1, (y ^ 3)[:,None])).float().mean().item()
 
 def asked(learn, change):
     "Answers for the held-out clips, their frames changed"

@@ -248,13 +248,13 @@ def add_temporal_shift(
     for m,name in inner: setattr(m, name, nn.Sequential(TemporalShift(n_div), getattr(m, name)))
     return len(inner)
 
-# %% ../nbs/07_layers.ipynb #6adfc010
+# %% ../nbs/07_layers.ipynb #4ce0bef7
 class SinusoidalPositions(Module):
-    "Add sines and cosines of the place in time (arXiv 1706.03762, sec. 3.5), for clips of any length"
-    def __init__(self, dim): self.dim = dim
+    "Add sines and cosines of the place in time, their waves 2 to `2*max_len` frames long (after arXiv 1706.03762, sec. 3.5), for clips of any length"
+    def __init__(self, dim, max_len=32): self.dim, self.max_len = dim, max_len
 
     def forward(self, x): # `(B,T,dim)`
-        freq = torch.exp(torch.arange(0, self.dim, 2, device=x.device)*(-math.log(10000.)/self.dim))
+        freq = math.pi*self.max_len**-torch.linspace(0, 1, -(-self.dim//2), device=x.device)
         angle = torch.arange(x.shape[1], device=x.device)[:, None]*freq
         return x + torch.stack([angle.sin(), angle.cos()], -1).flatten(1)[:, :self.dim].to(x.dtype)
 

@@ -7,26 +7,30 @@ Docs: https://fastai-seq.github.io/fastai_seq/learner.html.md"""
 # %% auto #0
 __all__ = ['seq_learner']
 
-# %% ../nbs/09_learner.ipynb #4d48e78a
+# %% ../nbs/09_learner.ipynb #7cc032ab
 import warnings
+from functools import partial
 
 import torch
 import fastai.callback.all # gives `Learner` its fit_one_cycle, fine_tune, lr_find, to_fp16 …
 from fastai.data.core import show_results
 from fastai.torch_basics import Tensor, dispatch, is_listy, to_device
-from fastai.data.core import Datasets
+from fastai.data.core import DataLoaders, Datasets
+from fastai.data.load import DataLoader
 from fastai.data.transforms import Normalize, get_c
-from fastai.learner import Learner, defaults
+from fastai.learner import Learner, Recorder, defaults
 from fastai.optimizer import Adam
-from fastai.torch_core import TensorCategory
+from fastai.torch_core import Module, TensorCategory
+from fastcore.basics import patch
 from fastcore.foundation import L
 from fastcore.meta import delegates
+from fastprogress.fastprogress import progress_bar
 from IPython.display import HTML, display
 
 from .callbacks import CheckCallbacks, FiniteLoss, PerRank
-from .core import ImageTuple, TensorVideo, clips_html
-from .data import _clip_grid, _own_frames, _seeded, _show_clip
-from .models import create_seq_model, seq_splitter
+from .core import ImageTuple, TensorVideo, clip_lengths, clips_html
+from .data import _clip_grid, _filled_up, _own_frames, _seeded, _show_clip
+from .models import Head, SeqModel, create_seq_model, seq_splitter
 from .videonets import VideoNet, normalize_stats, videonet_splitter
 
 # %% ../nbs/09_learner.ipynb #78366376
@@ -106,3 +110,53 @@ def _show_results_of(clips, labels):
 
 for clips in (ImageTuple, TensorVideo):
     for labels in (TensorCategory, object): _show_results_of(clips, labels)     # fastai dispatches on labels too
+
+# %% ../nbs/09_learner.ipynb #e646a8e7
+class _Looks:
+    "Dataset of features: of a clip's looks one, drawn anew each time"
+    def __init__(self, looks): self.looks = looks     # A list for each look, of `(features (T,…), *targets)` for each clip
+    def __len__(self): return len(self.looks[0])
+    def __getitem__(self, i): return self.looks[torch.randint(len(self.looks), ()).item()][i]
+
+def _features_together(b):
+    "Features, filled up to the longest, their true numbers, targets"
+    xs, *ys = zip(*b)
+    return torch.stack(_filled_up(xs)), torch.tensor([len(x) for x in xs]), *(torch.stack(y) for y in ys)
+
+class _OnFeatures(Module):
+    "A `Head` that takes such a batch"
+    def __init__(self, head): self.head = head
+    def forward(self, x, n): return self.head(x, tuple(n.tolist()))
+
+@torch.no_grad()
+def _look(learn, dl):
+    "What the encoder says of each clip of `dl`, in order, with the targets"
+    res, model = [], learn.model.eval()
+    for b in progress_bar(dl, leave=False, display=hasattr(learn, 'progress')):
+        vecs = model.head.vectors(model.features(b[0]))
+        res += zip([v[:n].cpu() for v,n in zip(vecs, clip_lengths(b[0]) or (vecs.shape[1],)*len(vecs))], *(y.cpu() for y in b[learn.dls.n_inp:]))
+    return res
+
+# %% ../nbs/09_learner.ipynb #52758f03
+@patch
+@delegates(Learner.fit_one_cycle)
+def fit_head(self:Learner,
+    n_epoch, # Epochs of the head, each over one look at every training clip
+    lr_max=None, # Highest learning rate; the learner's, if None
+    looks=4, # How often the encoder is asked for each training clip
+    bs=None, # Clips a batch; the data's, if None
+    **kwargs
+)->Recorder: # Its `values` are the rows that are printed
+    "Train the head on features of the encoder, which stays as it is, computed once. Raises ValueError for models that are not an encoder and a `Head`."
+    if not isinstance(getattr(self.model, 'head', None), Head) or not isinstance(self.model, SeqModel): raise ValueError(
+        f"fit_head wants a `SeqModel` with a `Head`, such as `create_seq_model` makes of an image network; {type(self.model).__name__} is trained with fine_tune or fit_one_cycle")
+    train, bs = self.dls.train.new(shuffle=False, drop_last=False), bs or self.dls.train.bs
+    dl = partial(DataLoader, bs=bs, create_batch=_features_together)
+    kept = _Looks([_look(self, train) for _ in range(looks)]), _Looks([_look(self, self.dls.valid)])
+    dls = DataLoaders(dl(kept[0], shuffle=True, drop_last=len(kept[0]) > bs), dl(kept[1]), device=self.dls.device)
+    head = Learner(dls, _OnFeatures(self.model.head), self.loss_func, self.opt_func, self.lr, metrics=self.metrics, wd=self.wd, wd_bn_bias=self.wd_bn_bias, moms=self.moms,
+                   path=self.path, model_dir=self.model_dir)
+    if not hasattr(self, 'progress'): head.remove_cb(head.progress)
+    head.logger = self.logger
+    head.fit_one_cycle(n_epoch, lr_max, **kwargs)
+    return head.recorder

@@ -216,7 +216,7 @@ class Head(Module):
     ): # `(B,n_out)`
         return self.classify(self.join(self.steps(self.vectors(x), lengths), lengths))
 
-# %% ../nbs/08_models.ipynb #fa708e00
+# %% ../nbs/08_models.ipynb #b8fe37be
 class MeanHead(Head):
     "Mean over the frames of their logits"
     def __init__(self,
@@ -226,6 +226,8 @@ class MeanHead(Head):
         ps=0.5 # Dropout before the last layer, half of it before the others
     ):
         self.over_time, self.classify = TemporalPool(), self._classifier(create_head(n_features, n_out, lin_ftrs, ps))
+
+    def vectors(self, x): return x                  # it keeps the maps
 
     def steps(self, x, lengths=None): # Logits of each frame; those of padding are 0
         x = x if x.ndim == 5 else x[..., None, None]
