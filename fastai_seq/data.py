@@ -116,7 +116,7 @@ def _greedy(sizes, of_label, n, valid_pct, seed):
         if len(gs) > 1 and not gs & res: res.add(min(gs, key=lambda g: (sizes[g].total(), rank[g])))
     return res
 
-# %% ../nbs/06_data.ipynb #7d08a128
+# %% ../nbs/06_data.ipynb #b7fffc6f
 def GroupSplitter(
     group_func=group_of, # Gives the group of an item
     valid_pct=0.2, # Share of the clips to hold out
@@ -124,6 +124,7 @@ def GroupSplitter(
     label_func=parent_label # Gives the class of an item, to keep classes in proportion
 ):
     "Split items between train and validation by whole groups"
+    if not callable(group_func): raise ValueError(f"group_func={group_func!r}: expected a function from an item to its group; a share goes into valid_pct")
     if not 0 < valid_pct < 1: raise ValueError(f"valid_pct={valid_pct}: expected a share between 0 and 1")
     def _inner(o):
         groups = [group_func(i) for i in o]
@@ -256,12 +257,14 @@ def _verdict(o, seq_len):
     if o.problem: return 'broken off: not whole' if o.frames else 'unreadable: no frame can be read'
     return f'too short: fewer than {seq_len} frames' if o.frames < seq_len else ''
 
-# %% ../nbs/06_data.ipynb #81b6d6ce
+# %% ../nbs/06_data.ipynb #6a44f104
 class _ClipTfm(Transform):
     "Base of what reads clips: draws frames at random in training (fastai calls it with `split_idx=0` there), and only there"
     input_types = Path, str, VideoRange     # fastai lets a later item be what the first one was, if it is not told
 
     def __init__(self, sampler, seq_len, short):
+        if not (isinstance(sampler, FrameSampler) or callable(sampler)): raise ValueError(
+            f"sampler={sampler!r}: expected a sampler such as RandomClip(8, stride=4), or a class: UniformFrames, SegmentFrames, FirstFrames, RandomClip, EveryFrame")
         self.sampler = sampler if isinstance(sampler, FrameSampler) else sampler(seq_len, short=short)
         self.random_sampler, self.training = self.sampler.for_training(), False
 
@@ -522,7 +525,7 @@ def _check_names(kwargs, f):
             near = difflib.get_close_matches(k, known, 3, .5)
             raise TypeError(f"no argument {k!r}" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; there are {', '.join(known)}"))
 
-# %% ../nbs/06_data.ipynb #c7f44dc6
+# %% ../nbs/06_data.ipynb #594f021e
 class ImageSeqDataLoaders(DataLoaders):
     "`DataLoaders` of clips as `TensorVideo`"
     @classmethod
@@ -558,6 +561,7 @@ class ImageSeqDataLoaders(DataLoaders):
         by_class = None if lists or numbers else label_func
         check_clips(fnames, block.type_tfms[0].sampler, by_class)
         _check_lengths(fnames, block.type_tfms[0].sampler)
+        if isinstance(splitter, str): raise ValueError(f"splitter={splitter!r}: expected a function from clips to indices, such as RandomSplitter() or GroupSplitter(), or None for recording groups")
         splitter = splitter or _honest_splitter(valid_pct, seed, by_class or _one_label)
         splits = splitter(fnames) if callable(splitter) else splitter
         _check_splits(fnames, splits, bs, kwargs.get('drop_last', True), _no_classes if numbers else classes)

@@ -446,11 +446,17 @@ class SeqModel(Module):
         lengths = _true_lengths(x, lengths)
         return self.head(self.features(x, lengths), lengths)
 
-# %% ../nbs/08_models.ipynb #aaa25cb0
+# %% ../nbs/08_models.ipynb #1a16c062
 _heads = dict(mean=MeanHead, avg=AvgHead, max=MaxHead, attention=AttentionHead, lstm=LSTMHead, gru=GRUHead, convlstm=ConvLSTMHead,
               convgru=ConvGRUHead, transformer=TransformerHead, shift=ShiftHead, diff=DiffHead)
 
 _video_archs = [get_model_builder(n) for n in list_models(module=video)]
+
+def _check_takes(make, kwargs, name):
+    "Raise TypeError for a name in `kwargs` that `make` does not take"
+    takes = inspect.signature(make).parameters
+    wrong = [k for k in kwargs if k not in takes] if not any(p.kind == p.VAR_KEYWORD for p in takes.values()) else []
+    if wrong: raise TypeError(f"{name} takes no {', '.join(map(repr, wrong))}; it takes {', '.join(p for p in takes if p not in ('n_features', 'n_out', 'arch', 'pretrained', 'strict'))}")
 
 def _head_class(head):
     if isinstance(head, nn.Module): raise ValueError(f"head={type(head).__name__}(…) is made already: pass the class; for one of your own, SeqModel(encoder, head)")
@@ -458,7 +464,7 @@ def _head_class(head):
     if head not in _heads: raise ValueError(f"head={head!r}: choose one of {', '.join(map(repr, _heads))}, or pass a class")
     return _heads[head]
 
-# %% ../nbs/08_models.ipynb #73edf78b
+# %% ../nbs/08_models.ipynb #8fda959f
 def create_seq_model(
     arch, # Image network that encodes a frame: torchvision's function for it, or the name of one of timm's; or a video network of torchvision's
     n_out, # Classes
@@ -472,7 +478,9 @@ def create_seq_model(
     make = _head_class(head)
     if arch in _video_archs:
         if head != 'mean' or chunk: raise ValueError(f"head={head!r}, chunk={chunk}: {_arch_name(arch)} is a video network, which joins the frames itself; leave them out")
+        _check_takes(VideoNet, kwargs, _arch_name(arch))
         return VideoNet(arch, n_out, pretrained, strict=strict, **kwargs)
+    _check_takes(make, kwargs, f'head={head!r}')
     encoder = FrameEncoder(arch, pretrained, strict)
     return SeqModel(encoder, make(encoder.n_features, n_out, **kwargs), chunk)
 

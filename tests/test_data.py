@@ -312,3 +312,7 @@ def test_parts_of_the_data_are_told_from_classes(clips, tmp_path):
     drop = get_instances(tmp_path/'train')[0].relative_to(tmp_path)
     dls = load(tmp_path, valid='test', exclude=[drop], num_workers=0)
     assert len(dls.train.items) == 23 and len(dls.valid.items) == 24
+
+@pytest.mark.parametrize('wrong,said', [(dict(sampler='random'), "sampler='random'.*RandomClip"), (dict(splitter='random'), "splitter='random'.*GroupSplitter")])
+def test_a_word_where_an_object_is_wanted_is_told_what(clips, wrong, said):
+    with pytest.raises(ValueError, match=said): ImageSeqDataLoaders.from_folder(clips, seq_len=2, size=16, bs=2, **wrong)

@@ -1,0 +1,148 @@
+"""What a recipe is worth: the walk-through's and ours, on the same cores, from files to an accuracy on held-out clips.
+
+    python benchmarks/accuracy.py [gestures | motion …]
+
+Gestures: ../shared/gestures, 8 classes in four pairs of opposite motion; six recordings that are there twice are used once.
+`groups`: whole recording groups held out (GroupSplitter, its seed the trial's); `last fifth`: the last six recordings of each class, which
+cuts through groups; `random`: single clips. The walk-through's recipe: MobileNetV2 with ImageNet's weights, an LSTM, the first 5 frames, `fine_tune(4, 5e-3)`,
+with ours in place of its classes (see models.md); its accuracy is the last epoch's. Motion: made clips, four directions.
+CPU seconds count all that a recipe does, from opening the first file: reading, features, training, evaluation. One thread."""
+import os, sys, tempfile, time, warnings
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+os.environ['OMP_NUM_THREADS'] = '1'
+warnings.simplefilter('ignore')
+import matplotlib; matplotlib.use('agg')
+import numpy as np, torch, torch.nn.functional as F
+from torch import nn
+from torchvision.models import mobilenet_v2
+torch.set_num_threads(1)
+from fastai_seq.all import *
+
+here = Path(__file__).parent
+shared = (here/'../../shared').resolve()
+weights = shared/'weights/mobilenet_v2_imagenet.pth'
+line = lambda cells: f"| {' | '.join(map(str, cells))} |\n"
+
+# ---- which clips, and which of them are held out
+
+def once(files):
+    "`files` without copies of others"
+    seen = {f.read_bytes(): f for f in reversed(files)}
+    return L(f for f in files if seen[f.read_bytes()] == f)
+
+def last_fifth(files):
+    "Hold out the last six recordings of each class"
+    number = lambda i: int(files[i].stem.split('_c')[-1])
+    out = [i for c in {f.parent.name for f in files} for i in sorted((i for i,f in enumerate(files) if f.parent.name == c), key=number)[-6:]]
+    return [i for i in range(len(files)) if i not in out], sorted(out)
+
+splits = {'groups': lambda seed: GroupSplitter(seed=seed), 'last fifth': lambda seed: last_fifth, 'random': lambda seed: GroupSplitter(str, seed=seed)}
+
+# ---- recipes: from files to an accuracy
+
+def clips_of(files, split, **kwargs): return ImageSeqDataLoaders.from_lists('.', files, files.map(parent_label), splitter=split(files), num_workers=0, **kwargs)
+
+def walk_through(files, split, seed, tmp, arch=mobilenet_v2, pretrained=weights, sampler=partial(FirstFrames, 5), size=112):
+    "The walk-through's"
+    dls = clips_of(files, split, sampler=sampler(), size=size, bs=8, batch_tfms=Normalize.from_stats(*imagenet_stats))
+    learn = Learner(dls, RNNModel(arch, n_out=dls.c, pretrained=pretrained), splitter=rnnmodel_splitter, metrics=accuracy)
+    learn.freeze()
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(4, 5e-3)
+    return learn.final_record[-1]
+
+def kept_features(files, split, seed, tmp, size=(168,224)):
+    "Features of the frozen encoder computed once, a small GRU both ways"
+    dls = clips_of(files, split, seq_len=12, size=size, method='squish', sampler=SegmentFrames, bs=16)
+    learn = seq_learner(dls, mobilenet_v2, head='gru', pretrained=weights, hidden_size=96, bidirectional=True, p=.5, metrics=accuracy, loss_func=LabelSmoothingCrossEntropyFlat())
+    with learn.no_bar(), learn.no_logging(): learn.fit_head(40, 4e-3, looks=2)
+    return evaluate_clips(learn, n_clips=2).accuracy
+
+class Moments(Module):
+    "Frames to where their brightness is: whether there is any, centre, spread, tilt and mass `(N,7,1,1)`; black is background"
+    n_features = 7
+    def forward(self, x, lengths=None):
+        x = x.amax(1)
+        w, h = (torch.linspace(-1, 1, n) for n in x.shape[:0:-1])
+        h, m = h*len(h)/len(w), x.sum((1,2))
+        px, py = (x.sum(d)/(m[:,None] + 1e-3) for d in (1,2))
+        cx, cy = (px*w).sum(1), (py*h).sum(1)
+        spread = [((p*g**2).sum(1) - c**2).clamp(min=1e-6).sqrt() for p,g,c in ((px,w,cx), (py,h,cy))]
+        tilt = (x*h[:,None]*w).sum((1,2))/(m + 1e-3) - cx*cy
+        there = (m > 3).float()
+        return torch.stack([there, 3*cx*there, 3*cy*there, *(12*s*there for s in spread), 100*tilt*there, m/60], 1)[..., None, None]
+
+class MotionHead(Head):
+    "What a frame shows, and how it differs from the one before, through a GRU both ways; mean and maximum are classified"
+    def __init__(self, n_features, n_out, dim=48, hidden_size=64, p=.3):
+        self._pools(n_features, 1)
+        self.inp, self.drop, self.out = nn.Linear(n_features, dim), nn.Dropout(p), nn.Linear(4*hidden_size, n_out)
+        self.rnn = nn.GRU(2*dim, hidden_size, batch_first=True, bidirectional=True)
+
+    def forward(self, x, lengths=None):
+        x = self.inp(self.vectors(x)).relu()
+        x = self.rnn(self.drop(torch.cat([x, F.pad(x[:,1:] - x[:,:-1], (0,0,1,0))], -1)))[0]
+        return self.out(self.drop(torch.cat([x.amax(1), x.mean(1)], -1)))
+
+mirror = {'CCWRotation': 'CWRotation', 'VSwipingLeft': 'VSwipingRight'}
+
+def where_it_is(files, split, seed, tmp, n_models=1, size=(48,64)):
+    "No image network at all: where the hand is in each frame, from clips moved, turned, scaled, mirrored and played at another speed"
+    cache_clips(files[0].parent.parent, tmp, size=size)
+    kept, probs = L(tmp/f.parent.name/f.stem for f in files), 0
+    tfms = [LabelledFlip(mirror), *aug_transforms(do_flip=False, max_rotate=8., max_zoom=1.3, min_zoom=.75, max_warp=0., max_lighting=0., p_affine=1., pad_mode='zeros')]
+    for k in range(n_models):
+        set_seed(seed + 100*k)
+        dls = clips_of(kept, lambda _: split(files), seq_len=30, size=size, method='squish', sampler=SegmentFrames, bs=32, item_tfms=SpeedJitter(), batch_tfms=tfms)
+        learn = Learner(dls, SeqModel(Moments(), MotionHead(Moments.n_features, dls.c)), loss_func=LabelSmoothingCrossEntropyFlat(), metrics=accuracy, wd=.05)
+        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(80, 4e-3)
+        ev = evaluate_clips(learn, n_clips=5)
+        probs = probs + ev.preds
+    return float((probs.argmax(1) == ev.targets).mean())
+
+tiny = partial(SimpleCNN, [3,16,32,64,64])
+
+def from_scratch(files, split, seed, tmp):
+    "A small network that keeps a map of each frame, 8 frames of the whole clip, an LSTM"
+    dls = clips_of(files, split, seq_len=8, size=64, bs=16)
+    learn = seq_learner(dls, tiny, head='lstm', pretrained=False, hidden_size=128, pool_size=4, metrics=accuracy)
+    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(10, 4e-3)
+    return evaluate_clips(learn, n_clips=2).accuracy
+
+# ---- the tables
+
+def trials(files, rows):
+    for name, split, recipe in rows:
+        accs, secs = [], []
+        for seed in range(3):
+            set_seed(seed)
+            with tempfile.TemporaryDirectory() as tmp:
+                start = time.process_time()
+                accs.append(recipe(files, splits[split](seed), seed, Path(tmp)/'kept'))
+                secs.append(time.process_time() - start)
+            print(name, split, seed, f'{accs[-1]:.3f} {secs[-1]:.0f} s', flush=True)
+        yield [name, split, f'{np.mean(accs):.3f}', ', '.join(f'{a:.3f}' for a in accs), f'{np.mean(secs):.0f}']
+
+def gestures():
+    eight = partial(walk_through, sampler=partial(UniformFrames, 8))
+    return once(get_instances(shared/'gestures')), [
+        ("walk-through's", 'random', walk_through), ("walk-through's", 'groups', walk_through), ("walk-through's", 'last fifth', walk_through),
+        ("walk-through's, 8 uniform frames", 'groups', eight), ('ours: kept features, GRU', 'groups', kept_features), ('ours: kept features, GRU', 'last fifth', kept_features),
+        ('ours: where the hand is', 'groups', where_it_is), ('ours: where the hand is', 'last fifth', where_it_is),
+        ('ours: five of these, averaged', 'groups', partial(where_it_is, n_models=5)), ('ours: five of these, averaged', 'last fifth', partial(where_it_is, n_models=5))]
+
+def motion():
+    path = motion_clips(n_classes=4, n_groups=24, clips_per_group=6)
+    return get_instances(path), [("walk-through's", 'groups', partial(walk_through, size=64)), ("walk-through's, from scratch", 'groups', partial(walk_through, arch=tiny, pretrained=False, size=64)),
+                                 ('ours: from scratch, with places', 'groups', from_scratch)]
+
+if __name__ == '__main__':
+    out, parts = here/'accuracy.md', {}
+    if out.exists(): parts = {p.split('\n')[0]: p for p in out.read_text().split('## ')[1:]}
+    for f,chance in ((gestures, '0.125, 240 real clips'), (motion, '0.25, 576 made clips')):
+        if sys.argv[1:] and f.__name__ not in sys.argv[1:]: continue
+        head = ['recipe', 'held out', 'accuracy', 'of each seed', 'CPU s']
+        parts[f.__name__] = f"{f.__name__}\n\nChance is {chance}.\n\n" + line(head) + line(['---']*5) + ''.join(map(line, trials(*f()))) + '\n'
+        out.write_text(f"# Recipes\n\nWritten by `benchmarks/accuracy.py`, which tells the method; torch {version('torch')}, one thread, no GPU.\n\n" + ''.join(f'## {p}' for p in parts.values()))
