@@ -16,3 +16,5 @@ from fastai_seq.models import *
 from fastai_seq.callbacks import *
 from fastai_seq.learner import *
 from fastai_seq.evaluate import *
+from fastai_seq.interpret import *
+from fastai_seq.report import *

@@ -176,12 +176,12 @@ def stack_frames(
         f"Expected T tensors (B,C,H,W) or one tensor (B,T,C,H,W), got shape {tuple(x.shape)}; add the batch with `x[None]`")
     return x.as_subclass(Tensor) if isinstance(x, TensorBase) else x    # torch.compile and torch.export have no way to cast
 
-# %% ../nbs/00_core.ipynb #cb97abaa
+# %% ../nbs/00_core.ipynb #c4065edb
 def clip_lengths(
     x # A batch of clips, of either form
 )->tuple: # Frames of each clip, an int each, if the batch was filled up; else None
     "How many frames of each clip of a batch are its own. Raises ValueError if that is told of another number of clips."
-    lengths = getattr(x, 'lengths', None)
+    lengths = getattr(x, 'lengths', getattr(x, '_lengths', None))     # a Learner casts its batches to plain tensors, which keep what stands beside them
     if lengths is not None and len(lengths) != len(x): raise ValueError(
         f"the batch has {len(x)} clips, its `lengths` are those of {len(lengths)}: a part of a batch needs a part of them, `x.lengths = …`")
     return lengths

@@ -200,7 +200,7 @@ def notes(self:Evaluation):
         f"nothing but right answers: the interval cannot show doubt; up to {min(1, 3/n):.0%} of recordings could have an error that these {n} do not show (rule of three)")
     return res
 
-# %% ../nbs/10_evaluate.ipynb #1fbfbc47
+# %% ../nbs/10_evaluate.ipynb #52232371
 def _protocol_lines(o): return [f'{k}: {v}' for k,v in o.protocol.items()] + o.notes
 
 @patch
@@ -211,11 +211,18 @@ Evaluation.__repr__ = Evaluation.__str__
 def _repr_html_(self:Evaluation):
     return self.metrics.round(4).to_html(na_rep='') + ''.join(f'<div style="font-size:85%">{escape(o)}</div>' for o in _protocol_lines(self))
 
-def _png(fig):
+def _png(fig, dpi=90):
     out = BytesIO()
-    fig.savefig(out, format='png', dpi=90)
+    fig.savefig(out, format='png', dpi=dpi)
     plt.close(fig)
     return b64encode(out.getvalue()).decode()
+
+def _write_page(path, title, parts):
+    "One self-contained page of the HTML `parts`"
+    style = 'body{font:14px sans-serif;margin:2em}table{border-collapse:collapse;margin:1em 0}td,th{padding:2px 8px;text-align:right}td:first-child{text-align:left}img{max-width:100%}'
+    with written_whole(path) as tmp: tmp.write_text(
+        f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style>{"".join(parts)}</html>', encoding='utf-8')
+    return Path(path)
 
 @patch
 def to_html(self:Evaluation,
@@ -225,10 +232,7 @@ def to_html(self:Evaluation,
     "One self-contained page: the numbers, their protocol, the picture, the classes, and every video, the worst first"
     parts = [f'<h1>{escape(title)}</h1><p><b>{escape(self.headline)}</b></p>', self._repr_html_(), f'<img src="data:image/png;base64,{_png(self.plot())}">',
              self.report.round(4).to_html(), self.worst().round(4).to_html(index=False)]
-    style = 'body{font:14px sans-serif;margin:2em}table{border-collapse:collapse;margin:1em 0}td,th{padding:2px 8px;text-align:right}td:first-child{text-align:left}img{max-width:100%}'
-    with written_whole(path) as tmp: tmp.write_text(
-        f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style>{"".join(parts)}</html>', encoding='utf-8')
-    return Path(path)
+    return _write_page(path, title, parts)
 
 @patch
 def worst(self:CategoryEvaluation):
