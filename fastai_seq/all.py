@@ -18,3 +18,6 @@ from fastai_seq.learner import *
 from fastai_seq.evaluate import *
 from fastai_seq.interpret import *
 from fastai_seq.report import *
+from fastai_seq.bundle import *
+from fastai_seq.export import *
+from fastai_seq.runtime import *

@@ -9,9 +9,11 @@ __all__ = ['length_mask', 'whole_clips', 'TemporalPool', 'AttentionPool', 'Frame
            'TemporalShift', 'clip_frames', 'add_temporal_shift', 'SinusoidalPositions', 'LearnedPositions',
            'TemporalTransformer']
 
-# %% ../nbs/07_layers.ipynb #0393a338
-import math
+# %% ../nbs/07_layers.ipynb #a43c7b1f
+import inspect, math
 from contextlib import contextmanager
+from functools import partial
+from os import fspath, PathLike
 
 import torch
 from torch import nn
@@ -19,6 +21,24 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from fastai.torch_core import Module
 from .core import clip_lengths, stack_frames
+
+# %% ../nbs/07_layers.ipynb #247b33a9
+def _plain(v):
+    "`v` as plain data; functions, classes and other things by name"
+    if isinstance(v, (list, tuple)): return [_plain(o) for o in v]
+    if isinstance(v, dict): return {str(k): _plain(o) for k,o in v.items()}
+    if isinstance(v, partial): return _plain(v.func) | dict(args=_plain(v.args), kwargs=_plain(v.keywords))
+    if isinstance(v, PathLike): return fspath(v)
+    if v is None or isinstance(v, (bool, int, float, str)): return v
+    named = v if hasattr(v, '__qualname__') else type(v)
+    return dict(module=named.__module__, name=named.__qualname__)
+
+class _MadeWith:
+    "Keeps the arguments it was made with, by name, in `made_with`"
+    def __post_init__(self, *args, **kwargs):
+        bound = inspect.signature(type(self).__init__).bind(self, *args, **kwargs)
+        self.made_with = _plain(dict(zip(bound.signature.parameters, bound.args)) | bound.kwargs)
+        self.made_with.pop('self')
 
 # %% ../nbs/07_layers.ipynb #7942848a
 def length_mask(
@@ -153,7 +173,7 @@ class _ConvRNN(Module):
             outs.append(state[0])
         return torch.stack(outs, 1), state
 
-# %% ../nbs/07_layers.ipynb #79d89c64
+# %% ../nbs/07_layers.ipynb #1e72a48d
 class ConvLSTM(_ConvRNN):
     "An LSTM whose state is a feature map (arXiv 1506.04214, eq. 3, no peepholes)"
     n_gates = 4
@@ -161,7 +181,7 @@ class ConvLSTM(_ConvRNN):
         self.conv_h = nn.Conv2d(n, 4*n, k, padding=k//2, bias=False)
         with torch.no_grad(): self.conv_x.bias[n:2*n] = 1.   # remember, to begin with
 
-    def _start(self, x): return (x.new_zeros(len(x), self.n_hidden, *x.shape[2:]),)*2
+    def _start(self, x): return (x.new_zeros(x.shape[0], self.n_hidden, *x.shape[2:]),)*2
 
     def _update(self, x, state):
         h, c = state
@@ -169,14 +189,14 @@ class ConvLSTM(_ConvRNN):
         c = f.sigmoid()*c + i.sigmoid()*g.tanh()
         return o.sigmoid()*c.tanh(), c
 
-# %% ../nbs/07_layers.ipynb #09ba49ce
+# %% ../nbs/07_layers.ipynb #ec8e551b
 class ConvGRU(_ConvRNN):
     "A GRU whose state is a feature map (arXiv 1511.06432, eqs. 5-8)"
     n_gates = 3
     def _make(self, n, k):
         self.conv_h, self.conv_r = nn.Conv2d(n, 2*n, k, padding=k//2, bias=False), nn.Conv2d(n, n, k, padding=k//2, bias=False)
 
-    def _start(self, x): return (x.new_zeros(len(x), self.n_hidden, *x.shape[2:]),)
+    def _start(self, x): return (x.new_zeros(x.shape[0], self.n_hidden, *x.shape[2:]),)
 
     def _update(self, x, state):
         h, = state

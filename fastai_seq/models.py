@@ -9,7 +9,7 @@ __all__ = ['simple_splitter', 'rnnmodel_splitter', 'FrameEncoder', 'Head', 'Mean
            'LSTMHead', 'GRUHead', 'ConvLSTMHead', 'ConvGRUHead', 'TransformerHead', 'DiffHead', 'ShiftHead', 'SeqModel',
            'create_seq_model', 'seq_splitter', 'SimpleModel', 'RNNModel']
 
-# %% ../nbs/08_models.ipynb #ede97dbb
+# %% ../nbs/08_models.ipynb #689e0866
 import difflib, inspect, warnings
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -27,7 +27,7 @@ from fastai.vision.learner import create_head, cut_model, has_pool_type, model_m
 from fastcore.foundation import L
 from .core import clip_lengths, stack_frames
 from .layers import (AttentionPool, ConvGRU, ConvLSTM, FrameDifference, SinusoidalPositions, TemporalPool, TemporalShift, TemporalTransformer,
-                               _pack, _unpack, add_temporal_shift, clip_frames)
+                               _MadeWith, _pack, _unpack, add_temporal_shift, clip_frames)
 from .videonets import VideoNet
 
 # %% ../nbs/08_models.ipynb #25451667
@@ -130,8 +130,8 @@ def _sizes(model):
     own = [getattr(patches, 'img_size', None), cfg.get('input_size', (None,))[-2:], getattr(model, 'image_size', None)]
     return [(o, o) if isinstance(o, int) else tuple(o) for o in own if isinstance(o, int) or o and len(o) == 2] + [(224, 224)]
 
-# %% ../nbs/08_models.ipynb #f14e830e
-class FrameEncoder(Module):
+# %% ../nbs/08_models.ipynb #46fd6bea
+class FrameEncoder(_MadeWith, Module):
     "The body of an image network: frames `(N,3,H,W)` to feature maps `(N,n_features,h,w)`, h=w=1 where it pools itself"
     shifted = False
     def __init__(self,
@@ -177,8 +177,8 @@ class FrameEncoder(Module):
         if tuple(x.shape[2:]) == self.size or isinstance(e, torch.cuda.OutOfMemoryError): return False
         with suppress(RuntimeError, AssertionError), clip_frames(self.body, (1,)): return self._try_out(x.new_zeros(1, x.shape[1], *self.size)) is not None
 
-# %% ../nbs/08_models.ipynb #90a0e72f
-class Head(Module):
+# %% ../nbs/08_models.ipynb #0af0dbe2
+class Head(_MadeWith, Module):
     "Base of the heads: features of frames to `(B,n_out)`. As it stands, the average of the frames is classified."
     pool_time = 'avg'
     def __init__(self,
@@ -216,7 +216,7 @@ class Head(Module):
     ): # `(B,n_out)`
         return self.classify(self.join(self.steps(self.vectors(x), lengths), lengths))
 
-# %% ../nbs/08_models.ipynb #b8fe37be
+# %% ../nbs/08_models.ipynb #03b2ec33
 class MeanHead(Head):
     "Mean over the frames of their logits"
     def __init__(self,
@@ -231,7 +231,8 @@ class MeanHead(Head):
 
     def steps(self, x, lengths=None): # Logits of each frame; those of padding are 0
         x = x if x.ndim == 5 else x[..., None, None]
-        return _unpack(self.classify(_pack(x, lengths)), lengths or (x.shape[1],)*len(x))
+        if lengths is None: return self.classify(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+        return _unpack(self.classify(_pack(x, lengths)), lengths)
 
     def forward(self, x, lengths=None): # `(B,T,F,h,w)` to `(B,n_out)`
         return self.join(self.steps(x, lengths), lengths)

@@ -7,8 +7,8 @@ Docs: https://fastai-seq.github.io/fastai_seq/sampling.html.md"""
 # %% auto #0
 __all__ = ['FrameSampler', 'UniformFrames', 'SegmentFrames', 'FirstFrames', 'RandomClip', 'EveryFrame']
 
-# %% ../nbs/01_sampling.ipynb #72eb80e6
-import random
+# %% ../nbs/01_sampling.ipynb #11b38ee1
+import inspect, random
 from copy import copy
 from numbers import Integral
 
@@ -132,3 +132,17 @@ class EveryFrame(UniformFrames):
     def need(self, rate): return 1
     def moving(self): raise ValueError(f"{self} sees a clip whole at one look; pass n_clips=1, or another sampler")
     def pick(self, n, draw, rate): return list(range(n)) if self.max_len is None or n <= self.max_len else super().pick(n, draw, rate)
+
+# %% ../nbs/01_sampling.ipynb #9895b058
+_samplers = {c.__name__: c for c in (UniformFrames, SegmentFrames, FirstFrames, RandomClip, EveryFrame)}
+
+def _sampler_told(sampler):
+    "`sampler` as its name and arguments. Raises ValueError for one of another class."
+    if type(sampler) is not _samplers.get(name := type(sampler).__name__): raise ValueError(
+        f"{sampler} is no sampler of the library, so it cannot be told in a file; the library has {', '.join(_samplers)}")
+    return dict(name=name, args={k: v for k,v in vars(sampler).items() if k in inspect.signature(type(sampler)).parameters})
+
+def _sampler_made(told):
+    "The sampler of such data. Raises ValueError if it is not known."
+    try: return _samplers[told['name']](**told['args'])
+    except (KeyError, TypeError) as e: raise ValueError(f"{told!r}: expected the name and arguments of one of {', '.join(_samplers)}") from e

@@ -39,7 +39,7 @@ def _groups(
     x = x.unflatten(1, (frames, -1))
     return x.permute(0,2,3,1,4) if time else x.permute(0,1,3,2,4)
 
-# %% ../nbs/07_timesformer.ipynb #89e2c606
+# %% ../nbs/07_timesformer.ipynb #34c00cf8
 def _rotary(
     sin_cos, # timesformer-pytorch's: sines and cosines `(1,S,r)` of S positions
     dim, # Width of a head; numbers from r on are not turned
@@ -59,6 +59,7 @@ def _rotate(
     "Queries or keys turned by their position"
     if rot is None: return x
     cos, left, right = (rot[0], rot[2].roll(1,-1), rot[1].roll(-1,-1)) if back else rot
+    if torch.compiler.is_compiling(): return x*cos + x.roll(1, -1)*left + x.roll(-1, -1)*right     # views of a row cannot be exported
     row = x.new_zeros(x.numel() + 2)                     # all numbers in a row: neighbours are the same row, one off
     here, before, after = (row[i:i+x.numel()].view(x.shape) for i in (1,0,2))
     here.copy_(x)
@@ -252,7 +253,7 @@ def _normed(layer, x):
     y, m = layer.norm(x), layer.fn
     return (_shift(y, m.frames), m.fn) if isinstance(m, PreTokenShift) else (y, m)
 
-# %% ../nbs/07_timesformer.ipynb #05acdfc4
+# %% ../nbs/07_timesformer.ipynb #16eae375
 class MyTimeSformer(TimeSformer):
     "timesformer-pytorch's TimeSformer, faster, for either form of batch. Raises ValueError when size, patch or number of frames do not fit."
     @delegates(TimeSformer.__init__)
@@ -268,6 +269,7 @@ class MyTimeSformer(TimeSformer):
             "or a patch_size that divides it")
         super().__init__(image_size=image_size, patch_size=patch_size, num_frames=num_frames, **kwargs)
         self.clip_shape = num_frames, image_size, image_size
+        self.made_with = dict(image_size=image_size, patch_size=patch_size, num_frames=num_frames, **kwargs)
 
     def forward(self,
         x, # `ImageTuple` of T `(B,3,H,W)`, or `(B,T,3,H,W)`
@@ -289,7 +291,7 @@ class MyTimeSformer(TimeSformer):
     def _embed(self, x, side):
         "Patches as tokens, in the order of timesformer-pytorch, after the class token"
         x = x.unflatten(3, (side,-1)).unflatten(-1, (side,-1)).permute(0,1,3,5,4,6,2).flatten(4).flatten(1,3)
-        x = torch.cat([self.cls_token.expand(len(x), 1, -1), _linear(self.to_patch_embedding, x)], 1)
+        x = torch.cat([self.cls_token.expand(x.shape[0], 1, -1), _linear(self.to_patch_embedding, x)], 1)
         return x if self.use_rotary_emb else x + self.pos_emb.weight
 
     def _rotary(self, t, side, x):
@@ -324,7 +326,7 @@ def timesformer_splitter(
     "Parameter groups of a `MyTimeSformer`"
     return _three_groups(model, model.layers[len(model.layers)//2:], [model.to_out])
 
-# %% ../nbs/07_timesformer.ipynb #63432f2d
+# %% ../nbs/07_timesformer.ipynb #3b41fd0c
 class _TimeAttention(Module):
     "Attention over the frames at each place, zero at first; made from a timm `Block`"
     def __init__(self, block):
@@ -333,7 +335,7 @@ class _TimeAttention(Module):
 
     def forward(self, x, pos): # `(B,T,N,C)`, positions `(T,C)`
         res = self.attn(self.norm(x.transpose(1,2).flatten(0,1)) + pos)
-        return res.unflatten(0, (len(x), -1)).transpose(1,2)
+        return res.unflatten(0, (x.shape[0], -1)).transpose(1,2)
 
 def _sines(n, dim):
     "Positions `(n,dim)` of different frequencies, as in arXiv 1706.03762, section 3.5"

@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/videonets.html.md"""
 # %% auto #0
 __all__ = ['VideoNet', 'normalize_stats', 'videonet_splitter']
 
-# %% ../nbs/07_videonets.ipynb #a70215c9
+# %% ../nbs/07_videonets.ipynb #eac909db
 import re, warnings
 from math import isqrt
 from pathlib import Path
@@ -21,7 +21,7 @@ from torchvision.models.video import MViT, S3D, SwinTransformer3d, VideoResNet, 
 from fastai.torch_core import Module
 from fastai.vision.core import imagenet_stats
 from fastcore.foundation import L
-from .layers import whole_clips
+from .layers import _MadeWith, whole_clips
 
 # %% ../nbs/07_videonets.ipynb #ec25e8bf
 _facts = {
@@ -132,8 +132,8 @@ def _trained_on(entry):
     frames, fps = find('clip_len'), find('frame_rate')
     return dict(seq_len=frames and int(frames), size=tuple(tfm.crop_size), resize=tuple(tfm.resize_size), fps=fps)
 
-# %% ../nbs/07_videonets.ipynb #19ae7a37
-class VideoNet(Module):
+# %% ../nbs/07_videonets.ipynb #e54286b7
+class VideoNet(_MadeWith, Module):
     "One of torchvision's video networks with a new head, for either form of batch. Raises ValueError for clips that it cannot take."
     def __init__(self,
         arch=r3d_18, # A function of torchvision.models.video: `r3d_18`, `s3d`, `mvit_v2_s`, `swin3d_t`, …
