@@ -373,7 +373,7 @@ def _look(tfm, path, frames, idxs, crop):
     res.source = path, list(idxs)
     return res
 
-# %% ../nbs/10_evaluate.ipynb #b80d525e
+# %% ../nbs/10_evaluate.ipynb #ecf4af18
 class _Looks:
     "Looks at videos, in parts of at most `bs`: an item is a list of samples"
     n_inp, split_idx = 1, 1         # there are no labels, and transforms act as in validation
@@ -392,22 +392,31 @@ class _LooksDL(ClipDL):
     def do_item(self, s): return [self.after_item(o) for o in self.dataset[s[1]]]
     def do_batch(self, b): return super().do_batch([o for looks in b for o in looks])
 
-def _look_preds(learn, dl, paths, n_clips, n_crops, sampler, bs, act):
-    "What the model says of each video, averaged over its looks, `(n,outputs)`; and the data set of the looks"
+def _clip_tfms(dl):
+    "The transform by which `dl` reads a clip, and those that come after it, as in validation"
     tfms = dl.dataset.tls[0].tfms.fs
     at = next((i for i,t in enumerate(tfms) if isinstance(t, _ClipTfm)), None)
     if at is None or dl.n_inp != 1: raise ValueError(
         f"the loader reads its clips with {', '.join(type(t).__name__ for t in tfms)}; expected one input, by TensorVideoTfm or ImageTupleTfm")
-    tfm, sampler = tfms[at], sampler or tfms[at].sampler
+    return tfms[at], Pipeline(tfms[at+1:], split_idx=1)
+
+def _ask(learn, dl, ds, bs, act, **kwargs):
+    "What the model says of each look of `ds`, `(n,outputs)`"
+    preds,_ = learn.get_preds(dl=dl.new(ds, cls=_LooksDL, bs=bs, shuffle=False, drop_last=False, **kwargs), reorder=False, act=act)
+    return preds.float()
+
+def _look_preds(learn, dl, paths, n_clips, n_crops, sampler, bs, act, **kwargs):
+    "What the model says of each video, averaged over its looks, `(n,outputs)`; and the data set of the looks"
+    tfm, then = _clip_tfms(dl)
+    sampler = sampler or tfm.sampler
     if n_clips < 1 or n_crops not in (1,3): raise ValueError(f"n_clips={n_clips}, n_crops={n_crops}: expected clips from 1 on, and 1 crop or 3")
     if n_crops == 3 and isinstance(tfm, ImageTupleTfm): raise ValueError(
         "n_crops=3: an ImageTuple is cut by the item transforms; pass n_crops=1, or load TensorVideos (ImageSeqDataLoaders)")
     if n_crops == 3 and tfm.method != 'crop': raise ValueError(f"n_crops=3: with method={tfm.method!r} each look has the whole frame already; pass n_crops=1")
     if sampler.varies and isinstance(tfm, ImageTupleTfm): raise ValueError(f"{sampler} gives clips of several lengths, which an ImageTuple cannot be filled up for")
     if sampler.varies: n_clips = 1
-    ds = _Looks(paths, tfm, Pipeline(tfms[at+1:], split_idx=1), sampler, n_clips, n_crops, bs or dl.bs)
-    preds,_ = learn.get_preds(dl=dl.new(ds, cls=_LooksDL, bs=ds.videos_a_batch, shuffle=False, drop_last=False), reorder=False, act=act)
-    return preds.float().reshape(len(paths), n_clips*n_crops, -1).mean(1).numpy(), ds
+    ds = _Looks(paths, tfm, then, sampler, n_clips, n_crops, bs or dl.bs)
+    return _ask(learn, dl, ds, ds.videos_a_batch, act, **kwargs).reshape(len(paths), n_clips*n_crops, -1).mean(1).numpy(), ds
 
 # %% ../nbs/10_evaluate.ipynb #ce3d5c8a
 _unlabelled = "to predict without labels use `learn.get_preds(dl=learn.dls.test_dl(items))`, or `predict_video` for a single one"
@@ -443,16 +452,21 @@ def _labelled(learn, dl, items, labels):
             f"{path} has no label: the loader's label function knows none ({e!r}); pass labels=, one each; {_unlabelled}") from e
     return like, paths, res
 
-# %% ../nbs/10_evaluate.ipynb #594ff8e9
+# %% ../nbs/10_evaluate.ipynb #011a781d
+def _target_tfm(learn):
+    "The transform that tells what the learner's targets are: classes, several of them, or numbers"
+    tls = learn.dls.valid.dataset.tls
+    kind = next((t for t in tls[1].tfms.fs if isinstance(t, (Categorize, RegressionSetup))), None) if len(tls) > 1 else None
+    if kind is None: raise ValueError(
+        "the learner's targets are neither classes nor numbers (CategoryBlock, MultiCategoryBlock, RegressionBlock): no metric is defined for them; use learn.get_preds")
+    return kind
+
 def _targets(learn, paths, labels):
     "The kind of evaluation that fits the learner, the targets as it wants them, and the names of classes"
     for path,l in zip(paths, labels):
         if _is_missing(l): raise ValueError(f"{path} has no label ({l!r}): leave it out; {_unlabelled}")
-    tls = learn.dls.valid.dataset.tls
-    kind = next((t for t in tls[1].tfms.fs if isinstance(t, (Categorize, RegressionSetup))), None) if len(tls) > 1 else None
+    kind = _target_tfm(learn)
     if isinstance(kind, RegressionSetup): return RegressionEvaluation, np.array(labels, dtype=float).reshape(len(labels), -1), None
-    if kind is None: raise ValueError(
-        "the learner's targets are neither classes nor numbers (CategoryBlock, MultiCategoryBlock, RegressionBlock): no metric is defined for them; use learn.get_preds")
     vocab = list(kind.vocab)
     if isinstance(kind, EncodedMultiCategorize): return MultiCategoryEvaluation, np.array(labels).astype(int), vocab
     multi = isinstance(kind, MultiCategorize)

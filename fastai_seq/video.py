@@ -36,11 +36,12 @@ from fastprogress.fastprogress import progress_bar
 from .files import written_whole
 from .sampling import EveryFrame
 
-# %% ../nbs/02_video.ipynb #ea015d5c
+# %% ../nbs/02_video.ipynb #dfb87bc8
 def write_video(
     path, # File to write: .avi, .mp4, .mkv, .mov or .m4v
     frames, # PIL images, or uint8 arrays `(H,W,3)`; height and width even
-    fps=25 # Frames a second
+    fps=25, # Frames a second
+    codec='mpeg4' # FFmpeg's encoder; browsers play what 'libx264' makes, in .mp4
 )->Path: # `path`
     "Write `frames` as MPEG-4, whole or not at all"
     path = Path(path)
@@ -50,7 +51,7 @@ def write_video(
         for f in frames:
             frame = av.VideoFrame.from_ndarray(np.asarray(f), format='rgb24')
             if stream is None:
-                stream = out.add_stream('mpeg4', rate=fps, options={'flags': '+qscale', 'global_quality': str(3*118)})
+                stream = out.add_stream(codec, rate=fps, options={'flags': '+qscale', 'global_quality': str(3*118)} if codec == 'mpeg4' else {})
                 stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, 'yuv420p'
             out.mux(stream.encode(frame))
         if stream is None: raise ValueError(f"{path}: no frames to write")
