@@ -75,7 +75,8 @@ if __name__ == '__main__':
         a.path = made_clips(a.out/'clips')
         a.seq_len, a.size, a.epochs, a.workers, a.n_clips = 4, 32, 3, 0, 2
     path = a.path or untar_ucf101()
-    df = evaluate_folds(partial(train, path=path, out=a.out, a=a), a.out, splitter=UCF101Splitter, n_clips=a.n_clips)
+    told = {k: str(v) for k,v in vars(a).items() if k not in ('out', 'workers')}
+    df = evaluate_folds(partial(train, path=path, out=a.out, a=a), a.out, settings=told, splitter=UCF101Splitter, n_clips=a.n_clips)
     how = 'made clips under the names of UCF101: the way is open, the numbers mean nothing' if a.made else f'{a.arch}, {a.head}, {a.epochs} epochs, {a.seq_len} frames of {a.size} px, {a.n_clips} looks a video'
     df = df.round(4).reset_index()
     text = line(df.columns) + line(['---']*len(df.columns)) + ''.join(map(line, df.values)) + (

@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/augment.html.md"""
 # %% auto #0
 __all__ = ['TemporalTfm', 'ReverseTime', 'SpeedJitter', 'DropFrames', 'RandomStride', 'LabelledFlip']
 
-# %% ../nbs/05_augment.ipynb #7851afa5
+# %% ../nbs/05_augment.ipynb #702e196d
 import math, random
 
 import torch
@@ -15,12 +15,14 @@ import torch.nn.functional as F
 from PIL import Image
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.data.load import DataLoader
+from fastai.learner import Learner
 from fastai.data.transforms import Normalize
 from fastai.torch_basics import ItemTransform, Tensor, tensor
 from fastai.vision.augment import (CropPad, PadMode, RandomCrop, RandomErasing, RandomResizedCrop, RandomResizedCropGPU, RandTransform,
                                    RatioResize, Resize, SpaceTfm)
 from fastai.vision.core import BILINEAR, NEAREST, TensorImage
 from fastcore.basics import patch
+from fastcore.meta import delegates
 from .core import ImageTuple, TensorVideo, clip_lengths
 
 # %% ../nbs/05_augment.ipynb #ea639b12
@@ -248,24 +250,43 @@ class RandomStride(TemporalTfm):
         shift = rnd.randrange(s)
         return [max(0, (i+shift)//s*s - shift) for i in range(n)]
 
-# %% ../nbs/05_augment.ipynb #8c00cf0d
+# %% ../nbs/05_augment.ipynb #da807357
 class LabelledFlip(ItemTransform):
     "Mirror each clip of a batch with probability `p`, and give it the label it has in the mirror. In training only, among `batch_tfms`."
     split_idx = 0
     def __init__(self,
         swaps, # Labels that become each other: `{'left': 'right'}`; all others stay
         p=0.5 # Probability of mirroring a clip
-    ): self.swaps, self.p = swaps | {v: k for k,v in swaps.items()}, p
+    ):
+        self.swaps, self.p = swaps | {v: k for k,v in swaps.items()}, p
+        if any(self.swaps[v] != k for k,v in self.swaps.items()): raise ValueError(f"swaps={swaps}: in a mirror two labels become each other; here one becomes several")
+        if not 0 <= p <= 1: raise ValueError(f"p={p}: expected a probability, 0 to 1")
 
     def setups(self, dl:DataLoader): # Raises ValueError for a label that the data do not know
-        vocab = list(dl.vocab)
+        vocab = list(getattr(dl, 'vocab', ()))
         if unknown := [o for o in self.swaps if o not in vocab]: raise ValueError(f"LabelledFlip: the data have no label {unknown[0]!r}; they have {', '.join(map(str, vocab))}")
         self.idxs = tensor([vocab.index(self.swaps.get(o, o)) for o in vocab])
 
     def encodes(self, b):
+        if len(b) < 2: return b     # clips without labels
         x, y, *rest = b     # `(B,T,C,H,W)` or an `ImageTuple` of T, and labels `(B,)` or `(B,classes)`
         clips, idxs = _whole(x) if isinstance(x, ImageTuple) else x.clone(), self.idxs.to(y.device)
         do = torch.rand(len(clips), device=clips.device) < self.p
         clips[do], new = clips[do].flip(-1), idxs[y.long()] if y.ndim == 1 else y[:, idxs]
         y = torch.where(do.view(-1, *[1]*(y.ndim-1)), new.to(y.dtype), y)
         return _like(clips, x) if isinstance(x, ImageTuple) else clips, y, *rest
+
+# %% ../nbs/05_augment.ipynb #25df35be
+_fastai_tta = Learner.tta
+
+@patch
+@delegates(_fastai_tta)
+def tta(self:Learner, ds_idx=1, dl=None, **kwargs):
+    "fastai's, without `LabelledFlip`"
+    dl = self.dls[ds_idx].new(shuffle=False, drop_last=False) if dl is None else dl
+    flips = [(t, t.p) for t in dl.after_batch.fs if isinstance(t, LabelledFlip)]
+    try:
+        for t,_ in flips: t.p = 0.
+        return _fastai_tta(self, ds_idx, dl, **kwargs)
+    finally:
+        for t,p in flips: t.p = p

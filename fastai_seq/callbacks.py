@@ -221,7 +221,7 @@ def _set_random_state(learn, state):
     set_random_states(numpy_state=(kind, np.array(keys, dtype=np.uint32), *rest), **state)
     for dl,s in zip(learn.dls.loaders, loaders): _loader_of(dl).rng.setstate(s)
 
-# %% ../nbs/09_callbacks.ipynb #038118bd
+# %% ../nbs/09_callbacks.ipynb #5557265e
 def _digest(o): return f'{crc32(str(o).encode()):08x}'
 
 def _settings(learn):
@@ -237,7 +237,7 @@ def _settings(learn):
         'optimiser': f"{type(getattr(opt, 'opt', opt)).__name__}({names(getattr(opt, 'cbs', ()))}), {[{k: v for k,v in h.items() if k not in ('lr','mom')} for h in _plain(opt.hypers)]}",
         'learning rates': str([h['lr'] for h in _plain(opt.hypers)]),
         'schedule': str({k: at(f) for cb in learn.cbs if isinstance(cb, ParamScheduler) for k,f in cb.scheds.items()}),
-        'loss': names([learn.loss_func]), 'callbacks': names(sorted((cb for cb in learn.cbs if not isinstance(cb, ProgressCallback)), key=lambda cb: cb.name)),
+        'loss': names([learn.loss_func]), 'metrics': ', '.join(m.name for m in learn.metrics), 'callbacks': names(sorted((cb for cb in learn.cbs if not isinstance(cb, ProgressCallback)), key=lambda cb: cb.name)),
         'clips a batch': dl.bs, 'training clips': clips(dl), 'validation clips': clips(_loader_of(learn.dls.loaders[-1])),
         'reading': '; '.join(t.name for tl in getattr(dl.dataset, 'tls', ()) for t in tl.tfms.fs if isinstance(t, _ClipTfm)),
         'transforms': names([*dl.after_item.fs, *dl.after_batch.fs]), 'processes': max(num_distrib(), 1)}

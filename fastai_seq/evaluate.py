@@ -524,7 +524,7 @@ def evaluate_clips(
     groups = [_group(p, group_func) for p in paths]
     return cls(paths, targets, preds, groups, vocab, _as_told(learn, dl, ds, groups, group_func, n_clips, given, n_boot, seed), n_boot, seed)
 
-# %% ../nbs/10_evaluate.ipynb #7a32feb7
+# %% ../nbs/10_evaluate.ipynb #986452b0
 def _told(v): return re.sub(r' at 0x[0-9a-f]+', '', getattr(v, '__qualname__', None) or repr(v))
 
 def _fold_result(dest, fold, train, splitter, asked, kwargs):
@@ -548,11 +548,12 @@ def evaluate_folds(
     train, # Function that takes a splitter, trains with it, and gives the `Learner`
     path, # Folder for the results: `fold_1/result.json`, `videos.csv` and `page.html`, …
     folds=(1,2,3), # What to call `splitter` with
+    settings=None, # A dict of what else makes the result, such as the network and the epochs: results with other settings are not taken for these
     splitter=UCF101Splitter, # Gives a splitter for `fold`: also `partial(HMDB51Splitter, splits)`, or `partial(KFoldSplitter, 5)` with `folds=range(5)`
     **kwargs
 )->pd.DataFrame: # A row a fold and one of the mean: the metrics, the interval of the first, the number of videos and of groups
     "Train and evaluate on several folds; goes on where it stopped. Raises ValueError if results are there that were come by otherwise."
-    asked, rows, seen = {k: _told(v) for k,v in {'splitter': splitter, **kwargs}.items()}, {}, {}
+    asked, rows, seen = {k: _told(v) for k,v in {'splitter': splitter, **(settings or {}), **kwargs}.items()}, {}, {}
     for fold in folds:
         res = _fold_result(Path(path)/f'fold_{fold}', fold, train, splitter, asked, kwargs)
         if res['clips'] in seen: raise ValueError(

@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/learner.html.md"""
 # %% auto #0
 __all__ = ['seq_learner']
 
-# %% ../nbs/09_learner.ipynb #7cc032ab
+# %% ../nbs/09_learner.ipynb #503682ea
 import warnings
 from functools import partial
 
@@ -18,7 +18,9 @@ from fastai.torch_basics import Tensor, dispatch, is_listy, to_device
 from fastai.data.core import DataLoaders, Datasets
 from fastai.data.load import DataLoader
 from fastai.data.transforms import Normalize, get_c
-from fastai.learner import Learner, Recorder, defaults
+from fastai.callback.mixup import MixHandler
+from fastai.callback.tracker import SaveModelCallback
+from fastai.learner import Learner, defaults
 from fastai.optimizer import Adam
 from fastai.torch_core import Module, TensorCategory
 from fastcore.basics import patch
@@ -27,7 +29,7 @@ from fastcore.meta import delegates
 from fastprogress.fastprogress import progress_bar
 from IPython.display import HTML, display
 
-from .callbacks import CheckCallbacks, FiniteLoss, PerRank
+from .callbacks import CheckCallbacks, FiniteLoss, PerRank, ProgressiveClips, Resumable
 from .core import ImageTuple, TensorVideo, clip_lengths, clips_html
 from .data import _clip_grid, _filled_up, _own_frames, _seeded, _show_clip
 from .models import Head, SeqModel, create_seq_model, seq_splitter
@@ -111,7 +113,7 @@ def _show_results_of(clips, labels):
 for clips in (ImageTuple, TensorVideo):
     for labels in (TensorCategory, object): _show_results_of(clips, labels)     # fastai dispatches on labels too
 
-# %% ../nbs/09_learner.ipynb #e646a8e7
+# %% ../nbs/09_learner.ipynb #21f48ebe
 class _Looks:
     "Dataset of features: of a clip's looks one, drawn anew each time"
     def __init__(self, looks): self.looks = looks     # A list for each look, of `(features (T,…), *targets)` for each clip
@@ -132,12 +134,15 @@ class _OnFeatures(Module):
 def _look(learn, dl):
     "What the encoder says of each clip of `dl`, in order, with the targets"
     res, model = [], learn.model.eval()
+    vectors = model.head.vectors if type(model.head).forward is Head.forward else lambda x: x      # a head with a way of its own gets the maps
     for b in progress_bar(dl, leave=False, display=hasattr(learn, 'progress')):
-        vecs = model.head.vectors(model.features(b[0]))
+        vecs = vectors(model.features(b[0]))
         res += zip([v[:n].cpu() for v,n in zip(vecs, clip_lengths(b[0]) or (vecs.shape[1],)*len(vecs))], *(y.cpu() for y in b[learn.dls.n_inp:]))
     return res
 
-# %% ../nbs/09_learner.ipynb #52758f03
+# %% ../nbs/09_learner.ipynb #b6d0914f
+_not_alone = MixHandler, ProgressiveClips, Resumable, SaveModelCallback     # they want clips, or the whole model
+
 @patch
 @delegates(Learner.fit_one_cycle)
 def fit_head(self:Learner,
@@ -145,18 +150,23 @@ def fit_head(self:Learner,
     lr_max=None, # Highest learning rate; the learner's, if None
     looks=4, # How often the encoder is asked for each training clip
     bs=None, # Clips a batch; the data's, if None
+    cbs=None, # Callbacks of this training; the learner's own take no part in it
     **kwargs
-)->Recorder: # Its `values` are the rows that are printed
-    "Train the head on features of the encoder, which stays as it is, computed once. Raises ValueError for models that are not an encoder and a `Head`."
-    if not isinstance(getattr(self.model, 'head', None), Head) or not isinstance(self.model, SeqModel): raise ValueError(
+):
+    "Train the head, in one cycle, on features of the encoder, which stays as it is, computed once. Raises ValueError for models that are not an encoder and a `Head`, and for callbacks that need more."
+    train, head = self.dls.train, getattr(self.model, 'head', None)
+    if not isinstance(head, Head) or not isinstance(self.model, SeqModel): raise ValueError(
         f"fit_head wants a `SeqModel` with a `Head`, such as `create_seq_model` makes of an image network; {type(self.model).__name__} is trained with fine_tune or fit_one_cycle")
-    train, bs = self.dls.train.new(shuffle=False, drop_last=False), bs or self.dls.train.bs
+    if looks < 1 or not len(train.dataset): raise ValueError(f"looks={looks} at {len(train.dataset)} training clips: expected at least one of each; a learner from a file has no clips, give it `learn.dls = …`")
+    if bad := [type(cb).__name__ for cb in L(cbs) if isinstance(cb, _not_alone)]: raise ValueError(f"{bad[0]} does not work in fit_head, where no clips go through the whole model; train with fit_one_cycle or fine_tune")
+    asked, bs = train.new(shuffle=False, drop_last=False, get_idxs=lambda: list(range(len(train.dataset)))), bs or train.bs
+    kept = _Looks([_look(self, asked) for _ in range(looks)]), _Looks([_look(self, self.dls.valid)])
     dl = partial(DataLoader, bs=bs, create_batch=_features_together)
-    kept = _Looks([_look(self, train) for _ in range(looks)]), _Looks([_look(self, self.dls.valid)])
-    dls = DataLoaders(dl(kept[0], shuffle=True, drop_last=len(kept[0]) > bs), dl(kept[1]), device=self.dls.device)
-    head = Learner(dls, _OnFeatures(self.model.head), self.loss_func, self.opt_func, self.lr, metrics=self.metrics, wd=self.wd, wd_bn_bias=self.wd_bn_bias, moms=self.moms,
-                   path=self.path, model_dir=self.model_dir)
-    if not hasattr(self, 'progress'): head.remove_cb(head.progress)
-    head.logger = self.logger
-    head.fit_one_cycle(n_epoch, lr_max, **kwargs)
-    return head.recorder
+    dls = DataLoaders(dl(kept[0], get_idxs=lambda: train.get_idxs(), drop_last=len(kept[0]) > bs), dl(kept[1]), device=self.dls.device)
+    inner = Learner(dls, _OnFeatures(head), self.loss_func, self.opt_func, self.lr, cbs=[FiniteLoss()] + L(cbs), metrics=self.metrics, wd=self.wd, wd_bn_bias=self.wd_bn_bias,
+                    moms=self.moms, path=self.path, model_dir=self.model_dir)
+    if not hasattr(self, 'progress'): inner.remove_cb(inner.progress)
+    inner.logger = self.logger
+    inner.fit_one_cycle(n_epoch, lr_max, **kwargs)
+    for k in ('values', 'losses', 'lrs', 'iters', 'metric_names'): setattr(self.recorder, k, getattr(inner.recorder, k))
+    self.final_record = inner.final_record

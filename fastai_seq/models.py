@@ -262,7 +262,7 @@ class AttentionHead(Head):
         "How much each frame counts, `(B,T)`: they sum to 1"
         return self.over_time.weights(self.vectors(x), lengths)
 
-# %% ../nbs/08_models.ipynb #9f6e251c
+# %% ../nbs/08_models.ipynb #f5fbe050
 class LSTMHead(Head):
     "An LSTM over the features of the frames; its last output is classified"
     rnn_type = nn.LSTM
@@ -283,8 +283,8 @@ class LSTMHead(Head):
 
     def steps(self, x, lengths=None): # `(B,T,n_in)` to outputs `(B,T,hidden_size)`, twice as wide if bidirectional
         if lengths is None: return self.rnn(x)[0]
-        packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), batch_first=True, enforce_sorted=False)
-        return nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+        packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), batch_first=True, enforce_sorted=False)     # fastai's hooks (`summary`) know nothing of these, so `forward`
+        return nn.utils.rnn.pad_packed_sequence(self.rnn.forward(packed)[0], batch_first=True, total_length=x.shape[1])[0]
 
     def join(self, x, lengths=None): # The last output; that of the way back is at the first frame
         ahead, back = x.split(self.hidden_size, -1) if x.shape[-1] > self.hidden_size else (x, x[..., :0])

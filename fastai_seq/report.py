@@ -55,7 +55,7 @@ def _split_html(df, group_func):
     classes = df.explode('label').groupby(['label', 'side']).agg(clips=('path', 'size'), recordings=('group', 'nunique')).unstack(fill_value=0)
     return res + classes.to_html()
 
-# %% ../nbs/10_report.ipynb #6791763e
+# %% ../nbs/10_report.ipynb #09dc0276
 @contextmanager
 def _kept_record(learn):
     "The recorder of `learn` has afterwards what it had"
@@ -67,7 +67,7 @@ def _kept_record(learn):
 
 def _curves_html(learn):
     rec = getattr(learn, 'recorder', None)
-    if not getattr(rec, 'losses', None): return ("<p>No training is on record. (The recorder forgets it when the learner predicts or validates: "
+    if not getattr(rec, 'losses', None) or not rec.values or any(None in v or len(v) < len(rec.metric_names)-2 for v in rec.values): return ("<p>No training is on record. (The recorder forgets it when the learner predicts or validates: "
                                                  "make the report right after the training.)</p>")
     table = pd.DataFrame([list(v) for v in rec.values]).astype(float)
     table.columns = list(rec.metric_names)[1:1+table.shape[1]]

@@ -327,3 +327,11 @@ def test_official_folds_of_ucf101(tmp_path):
     train = lambda splitter: learner(ImageSeqDataLoaders.from_folder(path, seq_len=1, size=16, bs=4, splitter=splitter, num_workers=0))
     df = evaluate_folds(train, tmp_path/'r', n_boot=10)
     assert df.videos[:3].tolist() == [14, 14, 14] and df.groups[:3].tolist() == [14, 14, 14]
+
+def test_folds_of_another_training_are_not_taken_for_these(clips, tmp_path):
+    from fastai_seq.evaluate import evaluate_folds
+    from fastai_seq.data import KFoldSplitter
+    def train(splitter): return seq_learner(ImageSeqDataLoaders.from_folder(clips, splitter=splitter, seq_len=2, size=16, bs=4, num_workers=0), partial(SimpleCNN, [3,4]), pretrained=False)
+    folds = partial(evaluate_folds, train, tmp_path/'folds', folds=(0,), splitter=partial(KFoldSplitter, 2), n_clips=1)
+    folds(settings=dict(epochs=1))
+    with pytest.raises(ValueError, match="'epochs': '1'.*'epochs': '2'"): folds(settings=dict(epochs=2))
