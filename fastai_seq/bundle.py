@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/bundle.html.md"""
 # %% auto #0
 __all__ = ['save_bundle', 'load_bundle', 'push_to_hub', 'from_hub']
 
-# %% ../nbs/11_bundle.ipynb #ce0eeb2a
+# %% ../nbs/11_bundle.ipynb #2efe3234
 import hashlib, json, platform, tempfile
 from contextlib import contextmanager
 from copy import deepcopy
@@ -27,7 +27,7 @@ from fastai.vision.augment import AffineCoordTfm, CropPad, RandomResizedCrop, Re
 from fastai.vision.core import TensorImage
 from fastcore.meta import delegates
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 from torchvision.models import get_model_builder, list_models, video
 import torchvision.models
 
@@ -214,7 +214,7 @@ def _dls_made(clips, answer, path, device):
         return res
     return DataLoaders(loader(0), loader(1), path=path, device=device)
 
-# %% ../nbs/11_bundle.ipynb #644f32cb
+# %% ../nbs/11_bundle.ipynb #99f8e69e
 def _metric_lines(metrics):
     "Lines of the card that tell `metrics`: a dict, or an `Evaluation`"
     if not isinstance(metrics, Evaluation): return [f'- {k}: {v:.4g}' if isinstance(v, float) else f'- {k}: {v}' for k,v in (metrics or {}).items()]
@@ -231,13 +231,17 @@ def _card(name, told, license, metrics, notes):
         '## What it is', '', f"- model: `{json.dumps(model)[:600]}`", f"- frames: {clips['sampler']['name']}({', '.join(f'{k}={v}' for k,v in clips['sampler']['args'].items())})",
         f'- size: {size}', f"- answers: {', '.join(map(str, answer['vocab'])) if answer['vocab'] else str(answer['n']) + ' numbers'}", f"- licence: {license or 'not told'}",
         f"- made with: {', '.join(f'{k} {v}' for k,v in told['versions'].items())}", '',
-        '## How to open it', '', '```python', 'from fastai_seq.all import *', f"learn = load_bundle('{name}')", "learn.predict(Path('clip.mp4'))", '```', ''])
+        '## How to open it', '', '```python', 'from fastai_seq.all import *', f"learn = load_bundle({name!r})", "learn.predict(Path('clip.mp4'))", '```', ''])
 
-# %% ../nbs/11_bundle.ipynb #ebd0daf8
+# %% ../nbs/11_bundle.ipynb #8c7d69f7
 _files = _told_file, _weights_file, _card_file = 'bundle.json', 'model.safetensors', 'README.md'
 _format = 1
 
 def _versions(model): return {o: version(o) for o in ('fastai_seq', 'fastai', 'torch', 'torchvision', *(['timm'] if '"timm"' in json.dumps(model) else []))} | dict(python=platform.python_version())
+
+def _digest(told):
+    "Of what `bundle.json` says, but for this digest itself"
+    return hashlib.sha256(json.dumps({k: v for k,v in told.items() if k != 'digest'}, sort_keys=True).encode()).hexdigest()
 
 def _check_same(learn, path, told, own):
     "Raises ValueError unless the bundle in `path` answers as `learn` does"
@@ -246,6 +250,7 @@ def _check_same(learn, path, told, own):
     x = torch.rand(1, n, 3, *(sizes[-1] if sizes else size), generator=torch.Generator().manual_seed(0))
     models = deepcopy(get_model(learn.model)).cpu(), load_bundle(path, **own).model
     with torch.no_grad(): a,b = (m.eval()(x) for m in models)
+    if not torch.isfinite(a).all(): raise ValueError("the model's answers are not finite; has its training diverged?")
     if not torch.equal(a, b): raise ValueError(f"the model could not be told: made again, it answers otherwise (by {(a-b).abs().max():.2g}); has it been changed since it was made? There is `learn.export`")
 
 def save_bundle(
@@ -260,24 +265,27 @@ def save_bundle(
     "Save a learner as safetensors and JSON. Raises ValueError for what cannot be told in data, or answers otherwise when opened."
     path, own = Path(path), dict(arch=arch, head=head)
     if path.exists() and not (path/_told_file).is_file() and (not path.is_dir() or any(path.iterdir())): raise ValueError(f"{path} is there, and is no bundle; choose another path")
+    if others := sorted({o.name for o in path.iterdir()} - set(_files)) if path.is_dir() else []: raise ValueError(f"{path} holds other files than a bundle's ({', '.join(others[:5])}), which would be lost; choose another path")
+    if license and '\n' in license: raise ValueError(f"license={license!r}: expected one line")
     model = get_model(learn.model)
     told = dict(format=_format, library='fastai_seq', model=_model_told(model), clips=_clips_told(learn.dls.valid), answer=_answer_told(learn))
     told['versions'] = _versions(told['model'])
     with written_whole(path) as tmp:
         tmp.mkdir()
-        save_file({k: v.detach().cpu().clone().contiguous() for k,v in model.state_dict().items()}, tmp/_weights_file)
-        with open(tmp/_weights_file, 'rb') as f: told['sha256'] = hashlib.file_digest(f, 'sha256').hexdigest()
+        (tmp/_weights_file).write_bytes(weights := save({k: v.detach().cpu().clone().contiguous() for k,v in model.state_dict().items()}))
+        told['sha256'] = hashlib.sha256(weights).hexdigest()
+        told['digest'] = _digest(told)
         (tmp/_told_file).write_text(json.dumps(told, indent=1, ensure_ascii=False), encoding='utf-8')
         (tmp/_card_file).write_text(_card(path.resolve().name, told, license, metrics, notes), encoding='utf-8')
         _check_same(learn, tmp, told, own)
     return path
 
-# %% ../nbs/11_bundle.ipynb #7be73039
+# %% ../nbs/11_bundle.ipynb #4099c7b5
 @contextmanager
 def _no_bundle(path):
     "What goes wrong with the data of a file is a ValueError that names it"
     try: yield
-    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, SafetensorError, UnicodeDecodeError, json.JSONDecodeError) as e:
+    except (KeyError, TypeError, AttributeError, IndexError, RuntimeError, SafetensorError, UnicodeDecodeError, json.JSONDecodeError, OverflowError, RecursionError) as e:
         raise ValueError(f"{path} is damaged, or no bundle of this library ({type(e).__name__}: {str(e)[:300]}); get it again") from e
 
 def _told(path):
@@ -289,6 +297,7 @@ def _told(path):
     if not isinstance(told, dict) or told.get('library') != 'fastai_seq': raise ValueError(f"{path/_told_file} is no bundle of this library")
     if told.get('format') != _format: raise ValueError(f"{path} has format {told.get('format')!r}, this version of the library ({version('fastai_seq')}) reads format {_format}; "
                                                        f"it was written by {told.get('versions')}: install that")
+    if told.get('digest') != _digest(told): raise ValueError(f"{path/_told_file} is not the file that was saved: what it says has another digest than it names; get the bundle again")
     return told
 
 def load_bundle(
@@ -306,7 +315,7 @@ def load_bundle(
     with _no_bundle(path):
         model = _model_made(told['model'], arch=arch, head=head)
         model.load_state_dict(weights)
-        return Learner(_dls_made(told['clips'], told['answer'], path, device), model.to(device), loss_func=_loss_made(told['answer']))
+        return Learner(_dls_made(told['clips'], told['answer'], Path(), device), model.to(device), loss_func=_loss_made(told['answer']))
 
 # %% ../nbs/11_bundle.ipynb #7fe60265
 def _hub():

@@ -255,7 +255,7 @@ def _timeline_lines(file, tl, form):
 
 def _csv_lines(rows): return pd.DataFrame(rows).to_csv(index=False).splitlines()
 
-# %% ../nbs/12_cli.ipynb #cc19a6ad
+# %% ../nbs/12_cli.ipynb #774801c0
 def _answer_lines(learn, file, timeline, window, stride, n_clips, thresh, form, out):
     "What `learn` says of the clip `file`, as lines"
     if not timeline: return _clip_lines(file, predict_video(learn, file, n_clips, thresh=thresh), form)
@@ -263,7 +263,7 @@ def _answer_lines(learn, file, timeline, window, stride, n_clips, thresh, form, 
     return _timeline_lines(file, tl, form) if form != 'html' else [str(tl.to_html(Path(out)/f'{file.name}.html'))]
 
 def predict(
-    model:str, # A learner saved by `train`, or by `learn.export`. It is a pickle: open only what you trust
+    model:str, # A bundle, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only what you trust
     files:list, # Clips: videos or folders of frames
     timeline:bool=False, # Long videos: an answer for each window of time, merged to segments
     window:float=2., # Seconds a window of a timeline
@@ -272,12 +272,13 @@ def predict(
     thresh:float=None, # Least probability of a label
     json:bool=False, # An object of JSON a line
     csv:bool=False, # A table, with the probability of each class
-    html:bool=False, # With --timeline: a page for each video, which plays it with its labels
+    html:bool=False, # Of the timeline a page for each video, which plays it with its labels
     out:str='.' # Folder for the pages
 )->int: # Clips that failed
     "Classify clips with a saved learner; a bad one is reported, and the others go on"
     if len(forms := [k for k,on in dict(json=json, csv=csv, html=html).items() if on]) > 1: raise ValueError(f"--{' and --'.join(forms)}: choose one")
-    if html and not timeline: raise ValueError("--html shows a timeline; pass --timeline too")
+    timeline = timeline or html
+    if window <= 0 or stride <= 0 or n_clips < 1: raise ValueError(f"window={window}, stride={stride}, n_clips={n_clips}: expected seconds above 0, and at least one look")
     if html and (twice := [n for n,k in Counter(Path(f).name for f in files).items() if k > 1]): raise ValueError(f"{twice[0]} is there twice, and the page of one would replace the other's; run them one by one, each with its own --out")
     learn, failed, form, head = _open_learner(model), 0, (forms or [''])[0], None
     for f in map(Path, files):
@@ -330,7 +331,7 @@ def _parser():
             else: p.add_argument(name, help=o.docment, **(dict(nargs='+') if o.anno is list else {}))
     return top
 
-# %% ../nbs/12_cli.ipynb #5e1098e8
+# %% ../nbs/12_cli.ipynb #54079426
 def main(
     args:list=None # Words of the command line; the shell's, if None
 )->int: # Exit status: 0 if all went well, 1 if `doctor`, `extract` or `predict` found clips unfit, 2 for bad input, which is named, 130 if interrupted
@@ -339,6 +340,7 @@ def main(
     try:
         unfit = args.pop('run')(**args)
         return int(isinstance(unfit, int) and unfit > 0)
+    except BrokenPipeError: return 1            # `| head` has seen enough
     except (ValueError, OSError, ImportError) as e:
         print(f'fastai-seq: error: {e}', file=sys.stderr)
         return 2

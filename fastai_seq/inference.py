@@ -190,7 +190,7 @@ def _window_preds(learn, looks, idxs, then, act):
     try: return _ask(learn, learn.dls.valid, _Given(looks, then), 1, act, num_workers=0).reshape(len(looks), -1).numpy()
     finally: learn.model = model
 
-# %% ../nbs/11_inference.ipynb #20bf5ca7
+# %% ../nbs/11_inference.ipynb #5fe20a1b
 def _digest(model):
     "A short text that tells the weights of `model` from others"
     h = blake2b(digest_size=16)
@@ -210,7 +210,8 @@ class _Kept:
             except ValueError: have = None
             if have != (asked := json.loads(json.dumps(asked))): raise ValueError(
                 f"{path} holds other answers ({_differs(have, asked)}); choose another file, or delete it")
-            rows = [json.loads(o) for o in lines[:-1]]       # behind the last line end is what was not written whole
+            try: rows = [json.loads(o) for o in lines[:-1]]       # behind the last line end is what was not written whole
+            except ValueError as e: raise ValueError(f"{path} is damaged ({e}); delete it to begin anew") from e
             self.frames = rows.pop()['frames'] if rows and isinstance(rows[-1], dict) else None
             self.rows = rows if self.frames else rows[:len(rows)//bs*bs]
         else: head = json.dumps(asked).encode()
@@ -371,7 +372,7 @@ def plot(self:Timeline,
     ax.legend(fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
     return fig
 
-# %% ../nbs/11_inference.ipynb #105880c5
+# %% ../nbs/11_inference.ipynb #6ef9bca2
 def _burnt(frame, text, font):
     "The array `frame` with `text` at its foot"
     if not text: return frame
@@ -388,7 +389,8 @@ def to_video(self:Timeline,
     path, # File to write: .mp4, or another that `write_video` knows
     px=None # Greatest height and width in pixels; None: as the video is
 )->Path: # `path`
-    "The video with its labels burnt in, without sound"
+    "The video with its labels burnt in, without sound. Raises ValueError if that is to be written over the video itself."
+    if Path(path).resolve() == self.path.resolve(): raise ValueError(f"{path} is the video itself; choose another name")
     info = video_info(self.path)
     scale = min(1, px/max(info.height, info.width)) if px else 1
     h,w = (max(2, int(o*scale)//2*2) for o in (info.height, info.width))
@@ -401,7 +403,7 @@ def to_video(self:Timeline,
     codec = next(c for c in ('libx264', 'libopenh264', 'mpeg4') if c in av.codecs_available)      # browsers play the first two
     return write_video(path, frames(), Fraction(self.fps).limit_denominator(1001), codec if Path(path).suffix.lower() == '.mp4' else 'mpeg4')
 
-# %% ../nbs/11_inference.ipynb #0f7312ac
+# %% ../nbs/11_inference.ipynb #03651353
 _page = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title>
 <style>body{{font:15px/1.4 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}}video{{width:100%;max-height:70vh;background:#000}}
 #bar{{position:relative;height:26px;background:#eee;cursor:pointer}}#bar i{{position:absolute;top:0;bottom:0}}#bar b{{position:absolute;top:-3px;bottom:-3px;width:2px;background:#000}}
@@ -426,8 +428,8 @@ def to_html(self:Timeline,
         video = self.to_video(Path(d)/'video.mp4', px)
         if video.stat().st_size <= max_bytes: src = f'data:video/mp4;base64,{b64encode(video.read_bytes()).decode()}'
         else:
-            src = path.with_suffix('.mp4').name
-            with written_whole(path.with_suffix('.mp4')) as beside: shutil.copyfile(video, beside)
+            src = f'{path.stem}.labelled.mp4'
+            with written_whole(path.with_name(src)) as beside: shutil.copyfile(video, beside)
     segments = [] if self.numbers else list(self.segments().itertuples())
     color = _colors(list(self.values))
     css = lambda o: 'rgb({:.0%} {:.0%} {:.0%})'.format(*color.get(o, (.5,.5,.5))[:3])
@@ -539,7 +541,7 @@ class _Waiting:
     def close(self):
         with self.changed: self.open = False
 
-# %% ../nbs/11_inference.ipynb #9ccfc2e3
+# %% ../nbs/11_inference.ipynb #d1f4f232
 @dataclass
 class StreamAnswer(Answer):
     "What a learner says of a stream at a frame"
@@ -559,6 +561,9 @@ class StreamPredictor:
         thresh=None, # Least probability of a label; None: 0, or 0.5 where there may be several labels
         act=None # Function from the model's outputs to probabilities; the loss function's `activation`, if None
     ):
+        for k,v in dict(seq_len=seq_len, stride=stride, every=every).items():
+            if v is not None and (v < 1 or v != int(v)): raise ValueError(f"{k}={v}: expected a whole number of frames, at least 1")
+        if fps is not None and fps <= 0 or thresh is not None and not 0 <= thresh <= 1: raise ValueError(f"fps={fps}, thresh={thresh}: expected frames a second above 0, and a probability")
         if not 0 <= smooth < 1 or every < 1: raise ValueError(f"smooth={smooth}, every={every}: expected a share from 0 to below 1, and a number of frames from 1 on")
         self.tfm, then = _clip_tfms(learn.dls.valid)
         sampler = self.tfm.sampler

@@ -28,7 +28,7 @@ def _resized(frame, size, method):
         img = img.crop((left, top, left+cw, top+ch))
     return np.asarray(img.resize((w,h), Image.BILINEAR))
 
-# %% ../nbs/11_runtime.ipynb #13135ca1
+# %% ../nbs/11_runtime.ipynb #c59c59f8
 class OnnxPredictor:
     "Predicts clips with a file of `export_onnx`. Raises ValueError for a file that it does not know."
     def __init__(self,
@@ -47,7 +47,8 @@ class OnnxPredictor:
 
     def _take(self, path, told):
         "Take from the metadata `told` how clips are read and what the answers mean"
-        told = json.loads(told) if told else {}
+        try: told = json.loads(told) if told else {}
+        except ValueError as e: raise ValueError(f"{path} has metadata that are damaged ({e}); export it again") from e
         if told.get('format') != 1: raise ValueError(f"{path} has format {told.get('format')!r} of metadata, this version of the library reads format 1; "
                                                      + ("another version wrote it" if told else "export_onnx did not write it"))
         self.clips, self.sampler, self.vocab = told['clips'], _sampler_made(told['clips']['sampler']), told['answer']['vocab']
@@ -79,6 +80,7 @@ class OnnxPredictor:
         n_clips=1 # Looks in time, averaged
     )->tuple: # The class (a list of them, or numbers, as the learner was trained for), and a dict of probabilities by class
         "What is in a clip: the answer of `learn.predict`, and with `n_clips` that of `evaluate_clips`"
+        if n_clips < 1: raise ValueError(f"n_clips={n_clips}: expected at least one look")
         looks = [self.read(path, (i+.5)/n_clips if n_clips > 1 else None) for i in range(n_clips)]
         p = np.mean([self.preds(f[None])[0] for f in looks], axis=0)
         if self.vocab is None: return p.tolist(), None

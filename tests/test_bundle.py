@@ -222,3 +222,14 @@ def test_hub(saved, clip, tmp_path, monkeypatch):
     assert push_to_hub(saved[0], 'me/motion', token='t', license='mit') == 'https://hub/me/motion/commit/1' and made == [('me/motion', False)]
     assert '# motion' in (tmp_path/'me/motion/README.md').read_text()
     same(saved[0], from_hub('me/motion', revision='v1'), clip)
+
+def test_what_lies_beside_a_bundle_is_not_lost_and_what_it_says_cannot_be_changed_unseen(learn, tmp_path):
+    path = save_bundle(learn, tmp_path/'b')
+    told = json.loads((path/'bundle.json').read_text())
+    told['answer']['vocab'] = told['answer']['vocab'][::-1]
+    (path/'bundle.json').write_text(json.dumps(told))
+    with pytest.raises(ValueError, match='bundle.json is not the file that was saved'): load_bundle(path)
+    (path/'results.csv').write_text('mine')
+    with pytest.raises(ValueError, match='results.csv'): save_bundle(learn, path)
+    assert (path/'results.csv').read_text() == 'mine'
+    with pytest.raises(ValueError, match='one line'): save_bundle(learn, tmp_path/'c', license='mit\nfoo: bar')

@@ -296,7 +296,7 @@ def test_page_and_video(learn, long, tmp_path):
     page = tl.to_html(tmp_path/'p.html').read_text()
     assert page.count('data:video/mp4;base64,') == 1 and page.count('<tr data-t') == len(tl.segments()) and 'http' not in page
     tl.to_html(tmp_path/'q.html', max_bytes=10)
-    assert 'src="q.mp4"' in (tmp_path/'q.html').read_text() and n_frames(tmp_path/'q.mp4') == 53
+    assert 'src="q.labelled.mp4"' in (tmp_path/'q.html').read_text() and n_frames(tmp_path/'q.labelled.mp4') == 53
     plain, said = (read_frames(p, [10])[0].astype(int) for p in (long, tl.to_video(tmp_path/'v.mp4')))
     assert np.abs(plain - said)[:20].mean() < 10 < np.abs(plain - said)[-8:, :20].mean()       # the label is at the foot, nothing else changed
     assert video_info(tmp_path/'v.mp4').codec in ('h264', 'mpeg4') and tl.plot() is not None
