@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/bundle.html.md"""
 # %% auto #0
 __all__ = ['save_bundle', 'load_bundle', 'push_to_hub', 'from_hub']
 
-# %% ../nbs/11_bundle.ipynb #2efe3234
+# %% ../nbs/11_bundle.ipynb #e32f1e33
 import hashlib, json, platform, tempfile
 from contextlib import contextmanager
 from copy import deepcopy
@@ -33,11 +33,15 @@ import torchvision.models
 
 from .core import ImageTuple, TensorVideo
 from .data import ClipDL, ImageTupleTfm, TensorVideoTfm
-from .evaluate import Evaluation
+from .evaluate import Evaluation, _as_reader
 from .files import written_whole
 from .layers import LearnedPositions, SinusoidalPositions
 from .models import FrameEncoder, Head, SeqModel, _heads, _timm_arch
 from .sampling import _sampler_made, _sampler_told
+from .seq2seq import ConvGRUForecaster, ConvLSTMForecaster, Forecaster, PerFrame, SimVP, TemporalUNet
+from .seq2seq_learner import FrameMSELoss
+from .targets import (FrameCategorize, FrameMasks, FrameNumbers, MaskLoss, OfItsFrames, TensorFrameCategory, TensorFrameMask, TensorFrameNumbers,
+                                _PadTargets)
 from .timesformer import HFVideoModel, MyTimeSformer, VitTimeSformer, _hf_classes, hf_video_model, timesformer_from_vit
 from .videonets import VideoNet
 
@@ -69,7 +73,7 @@ def _net_made(told, own):
     else: raise ValueError(f"{told['library']} has no network {told['name']!r} (torchvision {version('torchvision')}); a newer version may have it")
     return partial(f, **told['args']) if told['args'] else f
 
-# %% ../nbs/11_bundle.ipynb #a04ee6b2
+# %% ../nbs/11_bundle.ipynb #73cf757e
 _known_heads = {c.__name__: c for c in (Head, *_heads.values())}
 _known_parts = {c.__name__: c for c in (SinusoidalPositions, LearnedPositions)}
 
@@ -80,6 +84,7 @@ def _kept(m):
                                                  "or does not derive from `Head`; make the model anew, and load its weights") from e
 
 def _head_told(head):
+    if isinstance(head, PerFrame): return _head_told(head.head) | dict(per_frame=True)
     args = {k: v['name'] if isinstance(v, dict) and v.get('name') in _known_parts and 'args' not in v else v for k,v in _kept(head).items()}
     if _has_names(args): raise ValueError(f"{type(head).__name__} was made with {args}, of which a bundle can keep numbers, texts, and {', '.join(_known_parts)}")
     return dict(name=type(head).__name__ if type(head) is _known_heads.get(type(head).__name__) else None, args=args)
@@ -89,14 +94,18 @@ def _head_made(told, own):
         "the head is a class of its own: pass it, head=…, to save the bundle and to open it" if told['name'] is None else f"the head is the library's {told['name']}: leave head= out")
     if told['name'] is not None and told['name'] not in _known_heads: raise ValueError(f"no head {told['name']!r}; there are {', '.join(_known_heads)}")
     args = {k: _known_parts[v] if isinstance(v, str) else v for k,v in told['args'].items()}
-    return (own or _known_heads[told['name']])(**args)
+    head = (own or _known_heads[told['name']])(**args)
+    return PerFrame(head) if told.get('per_frame') else head
 
-# %% ../nbs/11_bundle.ipynb #a6ba3d76
+# %% ../nbs/11_bundle.ipynb #bb022f26
+_known_models = {c.__name__: c for c in (Forecaster, ConvLSTMForecaster, ConvGRUForecaster, SimVP, TemporalUNet, MyTimeSformer)}     # made of their arguments alone
+
 @singledispatch
 def _model_told(model):
     "The network, head and arguments of `model`. Raises ValueError for one that a bundle cannot hold."
+    if type(model) in _known_models.values(): return dict(kind=type(model).__name__, args=_kept(model))
     raise ValueError(f"{type(model).__module__}.{type(model).__name__} cannot be told in a bundle; it takes what `seq_learner` and `create_seq_model` make "
-                     "(SeqModel, VideoNet), MyTimeSformer, and what `timesformer_from_vit` and `hf_video_model` make; for others there is `learn.export`")
+                     f"(SeqModel, VideoNet), {', '.join(_known_models)}, and what `timesformer_from_vit` and `hf_video_model` make; for others there is `learn.export`")
 
 @_model_told.register
 def _(model:SeqModel):
@@ -109,9 +118,6 @@ def _(model:VideoNet):
     return dict(kind='VideoNet', net=_net_told(_kept(model).get('arch', dict(module=video.r3d_18.__module__, name='r3d_18'))), args=args)
 
 @_model_told.register
-def _(model:MyTimeSformer): return dict(kind='MyTimeSformer', args=_kept(model))
-
-@_model_told.register
 def _(model:VitTimeSformer):
     vit = model.vit
     if not (name := (getattr(vit, 'pretrained_cfg', None) or {}).get('architecture')): raise ValueError("the image transformer has no name in timm; make it with timm.create_model")
@@ -122,16 +128,16 @@ def _(model:VitTimeSformer):
 @_model_told.register
 def _(model:HFVideoModel): return dict(kind='HFVideoModel', config=type(model.net.config).__name__, args=model.net.config.to_dict())
 
-# %% ../nbs/11_bundle.ipynb #baecb202
+# %% ../nbs/11_bundle.ipynb #08355112
 def _seq_model_made(told, arch, head): return SeqModel(FrameEncoder(_net_made(told['net'], arch), False), _head_made(told['head'], head), told['chunk'])
 def _videonet_made(told, arch): return VideoNet(_net_made(told['net'], arch), pretrained=False, **told['args'])
-def _timesformer_made(told): return MyTimeSformer(**told['args'])
+def _known_made(told): return _known_models[told['kind']](**told['args'])
 def _vit_made(told): return timesformer_from_vit(_net_made(told['net'], None)(), **told['args'])
 def _hf_made(told):
     configs = {c.__name__: c for c in _hf_classes()}
     return hf_video_model(configs[told['config']].from_dict(told['args']), pretrained=False)
 
-_makers = dict(SeqModel=_seq_model_made, VideoNet=_videonet_made, MyTimeSformer=_timesformer_made, VitTimeSformer=_vit_made, HFVideoModel=_hf_made)
+_makers = dict(SeqModel=_seq_model_made, VideoNet=_videonet_made, VitTimeSformer=_vit_made, HFVideoModel=_hf_made) | dict.fromkeys(_known_models, _known_made)
 
 def _model_made(told, arch=None, head=None):
     "The model of `told`, with random weights; `arch` and `head` are those that no library has"
@@ -141,19 +147,19 @@ def _model_made(told, arch=None, head=None):
     if wrong := [k for k in own if k not in takes]: raise ValueError(f"{told['kind']} has no {' and '.join(wrong)} of its own to pass")
     return _makers[told['kind']](told, **own)
 
-# %% ../nbs/11_bundle.ipynb #348a0df8
+# %% ../nbs/11_bundle.ipynb #e47da9db
 _resizers = {Resize: ('size', 'method', 'pad_mode'), RandomResizedCrop: ('size', 'min_scale', 'ratio', 'val_xtra', 'max_scale'), CropPad: ('size', 'pad_mode')}
 
 def _resizer_told(t):
     args = {k: getattr(t, k) for k in _resizers[type(t)]}
     return dict(name=type(t).__name__, args=args | dict(size=list(t.size[::-1])))      # fastai keeps (width, height)
 
-def _acts(t): return t.split_idx != 0 and not (isinstance(t, AffineCoordTfm) and t.size is None) and not isinstance(t, ToTensor)
+def _acts(t): return t.split_idx != 0 and not (isinstance(t, AffineCoordTfm) and t.size is None) and not isinstance(t, (ToTensor, OfItsFrames, _PadTargets))
 
 def _clips_told(dl):
     "How the loader `dl` makes a batch of clips, as in validation. Raises ValueError for transforms that cannot be told."
     if not isinstance(dl.dataset, Datasets) or dl.n_inp != 1: raise ValueError("expected a learner of clips: fastai's Datasets with one input, as ImageSeqDataLoaders and DataBlock make")
-    fs = dl.dataset.tls[0].tfms.fs
+    fs = [_as_reader(t) for t in dl.dataset.tls[0].tfms.fs]
     at = next((i for i,t in enumerate(fs) if type(t) in (TensorVideoTfm, ImageTupleTfm)), None)
     if at is None: raise ValueError(f"the clips are read by {', '.join(type(t).__name__ for t in fs)}; expected TensorVideoTfm or ImageTupleTfm")
     steps = [t for t in [*fs[at+1:], *dl.after_item.fs, *dl.before_batch.fs, *dl.after_batch.fs] if _acts(t)]
@@ -164,7 +170,7 @@ def _clips_told(dl):
     frames = dict(size=list(fs[at].size), method=fs[at].method) if type(fs[at]) is TensorVideoTfm else None      # None: a tuple of images, as large as they are
     return dict(sampler=_sampler_told(fs[at].sampler), frames=frames, resize=[_resizer_told(t) for t in sizes], normalize=stats, bs=dl.bs)
 
-# %% ../nbs/11_bundle.ipynb #1fbc33e0
+# %% ../nbs/11_bundle.ipynb #98698d6c
 def _names(vocab):
     "The classes as plain data"
     res = [o.item() if isinstance(o, np.generic) else o for o in vocab]
@@ -172,28 +178,42 @@ def _names(vocab):
     return res
 
 _answers = {c: 'softmax' for c in (CrossEntropyLossFlat, LabelSmoothingCrossEntropy, LabelSmoothingCrossEntropyFlat, FocalLossFlat)} | {
-    BCEWithLogitsLossFlat: 'sigmoid', BaseLoss: 'none'}
+    BCEWithLogitsLossFlat: 'sigmoid', BaseLoss: 'none', MaskLoss: 'softmax of pixels', FrameMSELoss: 'clamp'}
 
 def _answer_told(learn):
     "What the learner's outputs mean. Raises ValueError for targets and losses that cannot be told."
     tls, loss = learn.dls.valid.dataset.tls, learn.loss_func
-    kind = next((t for t in tls[1].tfms.fs if isinstance(t, (Categorize, RegressionSetup))), None) if len(tls) > 1 else None
-    if type(kind) not in _targets_made: raise ValueError("the learner's targets are neither classes nor numbers (CategoryBlock, MultiCategoryBlock, RegressionBlock)")
+    kind = next((t for tl in tls[1:2] for t in map(_as_reader, tl.tfms.fs) if isinstance(t, tuple(_targets_made))), None)
+    if type(kind) not in _targets_made: raise ValueError("the learner's targets are neither classes nor numbers (CategoryBlock, MultiCategoryBlock, RegressionBlock), "
+                                                         "of clips or of their frames, nor masks, nor frames to come")
     if type(loss) not in _answers: raise ValueError(f"what the outputs mean is not told by loss_func={loss!r}; "
         f"set learn.loss_func to one of fastai's first: {', '.join(c.__name__ for c in _answers)}")
-    vocab = None if isinstance(kind, RegressionSetup) else _names(kind.vocab)
-    return dict(kind=type(kind).__name__, activation=_answers[type(loss)], thresh=getattr(loss, 'thresh', None), vocab=vocab, n=len(vocab) if vocab else kind.c)
+    vocab = _names(kind.vocab) if hasattr(kind, 'vocab') else None
+    n = len(vocab) if vocab else kind.sampler.seq_len if isinstance(kind, TensorVideoTfm) else kind.c
+    return dict(kind=type(kind).__name__, activation=_answers[type(loss)], thresh=getattr(loss, 'thresh', None), vocab=vocab, n=n)
 
 def _categories(vocab, n): return [Categorize(vocab, sort=False)]
 def _multi_categories(vocab, n): return [MultiCategorize(vocab), OneHotEncode(n)]
 def _encoded(vocab, n): return [EncodedMultiCategorize(vocab)]
 def _numbers(vocab, n): return [RegressionSetup(n)]
+def _frame_categories(vocab, n): return [FrameCategorize(vocab)]
+def _frame_numbers(vocab, n): return [FrameNumbers(n)]
+def _masks(vocab, n): return [FrameMasks(vocab)]
+def _frames(vocab, n): return [TensorVideoTfm(n)]
 _targets_made = {Categorize: (_categories, TensorCategory), MultiCategorize: (_multi_categories, TensorMultiCategory),
-                 EncodedMultiCategorize: (_encoded, TensorMultiCategory), RegressionSetup: (_numbers, torch.Tensor)}
+                 EncodedMultiCategorize: (_encoded, TensorMultiCategory), RegressionSetup: (_numbers, torch.Tensor), FrameCategorize: (_frame_categories, TensorFrameCategory),
+                 FrameNumbers: (_frame_numbers, TensorFrameNumbers), FrameMasks: (_masks, TensorFrameMask), TensorVideoTfm: (_frames, TensorVideo)}
+_per = {FrameCategorize: ', for each frame', FrameNumbers: ' numbers, for each frame', FrameMasks: ', for each pixel', TensorVideoTfm: ' frames to come', RegressionSetup: ' numbers'}
+
+def _answer_words(answer):
+    "What is answered, for the card"
+    per = {c.__name__: v for c,v in _per.items()}.get(answer['kind'], '')
+    return (', '.join(map(str, answer['vocab'])) if answer['vocab'] else str(answer['n'])) + per
 
 def _loss_made(told):
     "A loss function with the same activation, and the same way from numbers to a class"
-    return dict(softmax=CrossEntropyLossFlat, sigmoid=partial(BCEWithLogitsLossFlat, thresh=told['thresh']), none=MSELossFlat)[told['activation']]()
+    return {'softmax': CrossEntropyLossFlat, 'sigmoid': partial(BCEWithLogitsLossFlat, thresh=told['thresh']), 'none': MSELossFlat,
+            'softmax of pixels': MaskLoss, 'clamp': FrameMSELoss}[told['activation']]()
 
 # %% ../nbs/11_bundle.ipynb #f6dbd18d
 def _dls_made(clips, answer, path, device):
@@ -214,26 +234,29 @@ def _dls_made(clips, answer, path, device):
         return res
     return DataLoaders(loader(0), loader(1), path=path, device=device)
 
-# %% ../nbs/11_bundle.ipynb #99f8e69e
+# %% ../nbs/11_bundle.ipynb #c465c813
 def _metric_lines(metrics):
     "Lines of the card that tell `metrics`: a dict, or an `Evaluation`"
     if not isinstance(metrics, Evaluation): return [f'- {k}: {v:.4g}' if isinstance(v, float) else f'- {k}: {v}' for k,v in (metrics or {}).items()]
     rows = [f"- {k}: {r.value:.4g}" + (f" (95% interval {r.low:.4g} to {r.high:.4g})" if np.isfinite(r.low) else '') for k,r in metrics.metrics.iterrows()]
     return [*rows, '', 'Evaluated so:', '', *(f'- {k}: {v}' for k,v in metrics.protocol.items())]
 
+def _sampler_words(told): return f"{told['name']}({', '.join(f'{k}={_sampler_words(v) if isinstance(v, dict) else v}' for k,v in told['args'].items())})"
+
 def _card(name, told, license, metrics, notes):
     "The model card, in Markdown"
     clips, answer, frames = told['clips'], told['answer'], told['clips']['frames']
     size = "{}x{} pixels, {}".format(*frames['size'], frames['method']) if frames else ', '.join(f"{t['name']}({t['args']})" for t in clips['resize']) or 'as they are'
     model = {k: v for k,v in told['model'].items() if k != 'config'}
-    head = ['---', *([f'license: {license}'] if license else []), 'library_name: fastai_seq', 'pipeline_tag: video-classification', '---']
+    task = 'video-to-video' if answer['kind'] == TensorVideoTfm.__name__ else 'video-classification'
+    head = ['---', *([f'license: {license}'] if license else []), 'library_name: fastai_seq', f'pipeline_tag: {task}', '---']
     return '\n'.join([*head, f'# {name}', '', notes or 'Its maker left no notes.', '', '## How good it is', '', *(_metric_lines(metrics) or ['Not told.']), '',
-        '## What it is', '', f"- model: `{json.dumps(model)[:600]}`", f"- frames: {clips['sampler']['name']}({', '.join(f'{k}={v}' for k,v in clips['sampler']['args'].items())})",
-        f'- size: {size}', f"- answers: {', '.join(map(str, answer['vocab'])) if answer['vocab'] else str(answer['n']) + ' numbers'}", f"- licence: {license or 'not told'}",
+        '## What it is', '', f"- model: `{json.dumps(model)[:600]}`", f"- frames: {_sampler_words(clips['sampler'])}",
+        f'- size: {size}', f'- answers: {_answer_words(answer)}', f"- licence: {license or 'not told'}",
         f"- made with: {', '.join(f'{k} {v}' for k,v in told['versions'].items())}", '',
         '## How to open it', '', '```python', 'from fastai_seq.all import *', f"learn = load_bundle({name!r})", "learn.predict(Path('clip.mp4'))", '```', ''])
 
-# %% ../nbs/11_bundle.ipynb #8c7d69f7
+# %% ../nbs/11_bundle.ipynb #7beae8a3
 _files = _told_file, _weights_file, _card_file = 'bundle.json', 'model.safetensors', 'README.md'
 _format = 1
 
@@ -245,13 +268,15 @@ def _digest(told):
 
 def _check_same(learn, path, told, own):
     "Raises ValueError unless the bundle in `path` answers as `learn` does"
-    n, size = told['clips']['sampler']['args'].get('seq_len') or 2, (told['clips']['frames'] or dict(size=(64, 64)))['size']
+    sampler = _sampler_made(told['clips']['sampler'])
+    n, size = 2 if sampler.varies else sampler.seq_len, (told['clips']['frames'] or dict(size=(64, 64)))['size']
     sizes = [t['args']['size'] for t in told['clips']['resize']]
     x = torch.rand(1, n, 3, *(sizes[-1] if sizes else size), generator=torch.Generator().manual_seed(0))
     models = deepcopy(get_model(learn.model)).cpu(), load_bundle(path, **own).model
     with torch.no_grad(): a,b = (m.eval()(x) for m in models)
     if not torch.isfinite(a).all(): raise ValueError("the model's answers are not finite; has its training diverged?")
-    if not torch.equal(a, b): raise ValueError(f"the model could not be told: made again, it answers otherwise (by {(a-b).abs().max():.2g}); has it been changed since it was made? There is `learn.export`")
+    how = f'by {(a-b).abs().max():.2g}' if a.shape == b.shape else f'{tuple(b.shape)}, not {tuple(a.shape)}'
+    if not torch.equal(a, b): raise ValueError(f"the model could not be told: made again, it answers otherwise ({how}); has it been changed since it was made? There is `learn.export`")
 
 def save_bundle(
     learn, # A trained `Learner` of clips

@@ -8,11 +8,11 @@ Docs: https://fastai-seq.github.io/fastai_seq/evaluate.html.md"""
 __all__ = ['compare_splits', 'Evaluation', 'CategoryEvaluation', 'MultiCategoryEvaluation', 'RegressionEvaluation',
            'evaluate_clips', 'evaluate_folds']
 
-# %% ../nbs/10_evaluate.ipynb #44c39fde
+# %% ../nbs/10_evaluate.ipynb #a1cd0362
 import hashlib, json, os, platform, re
 from base64 import b64encode
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, singledispatch
 from html import escape
 from importlib.metadata import version
 from io import BytesIO
@@ -29,7 +29,9 @@ from sklearn.metrics import (average_precision_score, confusion_matrix, f1_score
                              r2_score, recall_score)
 from .core import ImageTuple, TensorVideo
 from .data import ClipDL, GroupSplitter, ImageTupleTfm, TensorVideoTfm, UCF101Splitter, _ClipTfm, _fit_all, group_of
+from .digits import MovingDigits
 from .files import written_whole
+from .sampling import RandomClip
 from .video import VideoRange, _read_clip, _scaled, video_info
 
 # %% ../nbs/10_evaluate.ipynb #d4df24e0
@@ -373,7 +375,7 @@ def _look(tfm, path, frames, idxs, crop):
     res.source = path, list(idxs)
     return res
 
-# %% ../nbs/10_evaluate.ipynb #ecf4af18
+# %% ../nbs/10_evaluate.ipynb #8128231e
 class _Looks:
     "Looks at videos, in parts of at most `bs`: an item is a list of samples"
     n_inp, split_idx = 1, 1         # there are no labels, and transforms act as in validation
@@ -392,9 +394,17 @@ class _LooksDL(ClipDL):
     def do_item(self, s): return [self.after_item(o) for o in self.dataset[s[1]]]
     def do_batch(self, b): return super().do_batch([o for looks in b for o in looks])
 
+@singledispatch
+def _as_reader(tfm):
+    "The transform `tfm` of items as one that reads videos: digits are drawn, and of a video as many frames are read, as large"
+    return tfm
+
+@_as_reader.register
+def _(tfm:MovingDigits): return TensorVideoTfm(size=tfm.size, sampler=RandomClip(len(tfm.frames), 'error'))
+
 def _clip_tfms(dl):
     "The transform by which `dl` reads a clip, and those that come after it, as in validation"
-    tfms = dl.dataset.tls[0].tfms.fs
+    tfms = [_as_reader(t) for t in dl.dataset.tls[0].tfms.fs]
     at = next((i for i,t in enumerate(tfms) if isinstance(t, _ClipTfm)), None)
     if at is None or dl.n_inp != 1: raise ValueError(
         f"the loader reads its clips with {', '.join(type(t).__name__ for t in tfms)}; expected one input, by TensorVideoTfm or ImageTupleTfm")

@@ -68,18 +68,20 @@ def _(model:MyTimeSformer, x):
         model._rotary = lambda t, side, x: tables
     return model
 
-# %% ../nbs/11_export.ipynb #fa82ab52
+# %% ../nbs/11_export.ipynb #fffdfe08
+_activations = {'softmax': lambda x: x.softmax(-1), 'sigmoid': torch.sigmoid, 'none': lambda x: x, 'softmax of pixels': lambda x: x.softmax(1), 'clamp': lambda x: x.clamp(0, 1)}
+
 class _Graph(nn.Module):
     "From frames as they are read to the learner's answer"
     def __init__(self, model, stats, activation):
         super().__init__()
-        self.model, self.activation = model, activation
+        self.model, self.activation = model, _activations[activation]
         stats = stats or dict(mean=[0.]*3, std=[1.]*3)
         for k,v in stats.items(): self.register_buffer(k, torch.tensor(v)[:,None,None])
 
     def forward(self, frames): # uint8 `(B,T,3,H,W)`
         logits = self.model((frames.float()/255 - self.mean)/self.std)
-        return (logits.softmax(-1) if self.activation == 'softmax' else logits.sigmoid() if self.activation == 'sigmoid' else logits), logits
+        return self.activation(logits), logits
 
 def _told_and_graph(learn):
     "What the file tells of `learn`, its model on the CPU, and the same as one that can be traced, and an example"
@@ -87,8 +89,8 @@ def _told_and_graph(learn):
     clips, model = told['clips'], deepcopy(get_model(learn.model)).cpu().float().eval()
     sizes = [t['args']['size'] for t in clips['resize']] + ([clips['frames']['size']] if clips['frames'] else [])
     if not sizes: raise ValueError("the clips are read as large as they are; load them with a size")
-    n = clips['sampler']['args'].get('seq_len') or 8
-    x = torch.randint(0, 256, (2, n, 3, *sizes[0]), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    sampler = _sampler_made(clips['sampler'])
+    x = torch.randint(0, 256, (2, 8 if sampler.varies else sampler.seq_len, 3, *sizes[0]), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     graphs = [_Graph(m, clips['normalize'], told['answer']['activation']).eval() for m in (model, _traceable(deepcopy(model), x))]
     return told, *graphs, x
 

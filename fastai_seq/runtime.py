@@ -28,7 +28,9 @@ def _resized(frame, size, method):
         img = img.crop((left, top, left+cw, top+ch))
     return np.asarray(img.resize((w,h), Image.BILINEAR))
 
-# %% ../nbs/11_runtime.ipynb #c59c59f8
+# %% ../nbs/11_runtime.ipynb #92fe9327
+_of_clips = 'Categorize', 'MultiCategorize', 'EncodedMultiCategorize', 'RegressionSetup'    # kinds of targets that a clip has one of
+
 class OnnxPredictor:
     "Predicts clips with a file of `export_onnx`. Raises ValueError for a file that it does not know."
     def __init__(self,
@@ -52,7 +54,7 @@ class OnnxPredictor:
         if told.get('format') != 1: raise ValueError(f"{path} has format {told.get('format')!r} of metadata, this version of the library reads format 1; "
                                                      + ("another version wrote it" if told else "export_onnx did not write it"))
         self.clips, self.sampler, self.vocab = told['clips'], _sampler_made(told['clips']['sampler']), told['answer']['vocab']
-        self.activation, self.thresh, self.any_length = told['answer']['activation'], told['answer']['thresh'], told['any_length']
+        self.kind, self.activation, self.thresh, self.any_length = told['answer']['kind'], told['answer']['activation'], told['answer']['thresh'], told['any_length']
         if wrong := [t['name'] for t in self.clips['resize'] if t['name'] != 'Resize' or t['args']['method'] not in ('crop', 'squish')]: raise ValueError(
             f"{path}: its clips go through {', '.join(wrong)} in validation too, which needs fastai; load them with size=, or Resize by 'crop' or 'squish'")
 
@@ -71,7 +73,7 @@ class OnnxPredictor:
 
     def preds(self,
         frames # uint8 `(B,T,3,H,W)`
-    )->np.ndarray: # Probabilities `(B,classes)`, or numbers
+    )->np.ndarray: # Probabilities `(B,classes)`, or numbers; a sequence of them, or frames, if that was learnt
         "The network's answer to a batch that is read already"
         return self.session.run(['answer'], {'frames': frames})[0]
 
@@ -79,7 +81,8 @@ class OnnxPredictor:
         path, # A video, a folder of frames, or a `VideoRange`
         n_clips=1 # Looks in time, averaged
     )->tuple: # The class (a list of them, or numbers, as the learner was trained for), and a dict of probabilities by class
-        "What is in a clip: the answer of `learn.predict`, and with `n_clips` that of `evaluate_clips`"
+        "What is in a clip: the answer of `learn.predict`, and with `n_clips` that of `evaluate_clips`. Raises ValueError for a model that answers with a sequence."
+        if self.kind not in _of_clips: raise ValueError(f"the model was trained for {self.kind}: it answers with a sequence, and not once for a clip; ask for its numbers, preds(read(path)[None])")
         if n_clips < 1: raise ValueError(f"n_clips={n_clips}: expected at least one look")
         looks = [self.read(path, (i+.5)/n_clips if n_clips > 1 else None) for i in range(n_clips)]
         p = np.mean([self.preds(f[None])[0] for f in looks], axis=0)

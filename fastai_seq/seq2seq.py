@@ -7,18 +7,18 @@ Docs: https://fastai-seq.github.io/fastai_seq/seq2seq.html.md"""
 # %% auto #0
 __all__ = ['Forecaster', 'ConvLSTMForecaster', 'ConvGRUForecaster', 'SimVP', 'PerFrame', 'per_frame', 'TemporalUNet']
 
-# %% ../nbs/08_seq2seq.ipynb #be572434
+# %% ../nbs/08_seq2seq.ipynb #3c53a0e8
 import torch
 from torch import nn
 from torch.nn import functional as F
 from fastai.torch_core import Module
 
 from .core import stack_frames
-from .layers import ConvGRU, ConvLSTM, _pack, _unpack, whole_clips
+from .layers import ConvGRU, ConvLSTM, _MadeWith, _pack, _unpack, whole_clips
 from .models import DiffHead, MeanHead, _head_class
 
-# %% ../nbs/08_seq2seq.ipynb #dc9a82bc
-class Forecaster(Module):
+# %% ../nbs/08_seq2seq.ipynb #598651ac
+class Forecaster(_MadeWith, Module):
     "Layers of `ConvLSTM` (or `ConvGRU`) that read frames and then go on by themselves: `(B,T,C,H,W)` to `(B,n_out,C,H,W)`"
     rnn_type = ConvLSTM
     def __init__(self,
@@ -62,11 +62,11 @@ class Forecaster(Module):
             new.append(s)
         return self._frame([s[0] for s in new]), new
 
-    def forward(self,
-        x, # Frames that are seen, `(B,T,C,H,W)`
+    def go_on(self,
+        frame, state, # What `step` or `watch` gave
         y=None # In training, the frames that come `(B,n_out,C,H,W)`: each is shown with probability `p_true` in place of the guess
-    ): # `(B,n_out,C,H,W)`
-        frame, state = self.watch(whole_clips(x, type(self).__name__))
+    ): # `(B,n_out,C,H,W)`, the first of them `frame`
+        "The frames that are expected from here on"
         frames = [frame]
         for t in range(self.n_out - 1):
             if y is not None and self.p_true > 0:
@@ -74,6 +74,9 @@ class Forecaster(Module):
             frame, state = self.step(frame, state)
             frames.append(frame)
         return torch.stack(frames, 1)
+
+    def forward(self, x, y=None): # Frames that are seen `(B,T,C,H,W)`, and `y` as in `go_on`
+        return self.go_on(*self.watch(whole_clips(x, type(self).__name__)), y)
 
 class ConvLSTMForecaster(Forecaster): "`Forecaster` of `ConvLSTM` layers"
 
@@ -115,8 +118,8 @@ class _Translator(Module):
         for m,skip in zip(self.up[1:], skips[-2::-1]): x = m(torch.cat([x, skip], 1))
         return x
 
-# %% ../nbs/08_seq2seq.ipynb #753a2826
-class SimVP(Module):
+# %% ../nbs/08_seq2seq.ipynb #3002d6e8
+class SimVP(_MadeWith, Module):
     "Convolutions over frames, over time, over frames (arXiv 2206.05099): `(B,n_in,C,H,W)` to `(B,n_out,C,H,W)`"
     def __init__(self,
         n_in=10, # Frames to see
@@ -156,7 +159,7 @@ class SimVP(Module):
         while sum(p.shape[1] for p in parts) < self.n_out: parts.append(self._ahead(parts[-1]))
         return torch.cat(parts, 1)[:, :self.n_out]
 
-# %% ../nbs/08_seq2seq.ipynb #bc6ad281
+# %% ../nbs/08_seq2seq.ipynb #cac32f84
 class PerFrame(Module):
     "The head `head`, asked at each frame: `(B,T,F,h,w)` to `(B,T,n_out)`; zeros where there is no frame"
     def __init__(self,
@@ -170,7 +173,8 @@ class PerFrame(Module):
         if isinstance(head, MeanHead): return head.steps(x, lengths)      # its steps are the answers
         z, n = head.vectors(x), lengths
         if isinstance(head, DiffHead): z, n = torch.cat([z[:, :1], z], 1), lengths and tuple(o+1 for o in lengths)
-        return _unpack(head.classify(_pack(head.steps(z, n), lengths)), lengths or (x.shape[1],)*len(x))
+        out = head.classify(_pack(head.steps(z, n), lengths))
+        return _unpack(out, lengths) if lengths else out.unflatten(0, x.shape[:2])
 
 def per_frame(
     head='lstm' # As in `create_seq_model`: 'mean', 'lstm', 'transformer' …, or a class like `Head`
@@ -180,12 +184,12 @@ def per_frame(
     def make_per_frame(n_features, n_out, **kwargs): return PerFrame(make(n_features, n_out, **kwargs))
     return make_per_frame
 
-# %% ../nbs/08_seq2seq.ipynb #fd662bce
+# %% ../nbs/08_seq2seq.ipynb #ed4b1b3a
 def _block2plus1(n_in, n_out):
     norm = lambda: [nn.GroupNorm(min(8, n_out), n_out), nn.ReLU(inplace=True)]
     return nn.Sequential(nn.Conv3d(n_in, n_out, (1,3,3), padding=(0,1,1), bias=False), *norm(), nn.Conv3d(n_out, n_out, (3,1,1), padding=(1,0,0), bias=False), *norm())
 
-class TemporalUNet(Module):
+class TemporalUNet(_MadeWith, Module):
     "A U-Net with convolutions over time in each block: `(B,T,C,H,W)` to scores `(B,n_out,T,H,W)`"
     def __init__(self,
         n_out=2, # Classes of a pixel

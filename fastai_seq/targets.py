@@ -9,15 +9,14 @@ __all__ = ['FutureFrames', 'FutureDataLoaders', 'show_batch', 'TensorFrameCatego
            'OfItsFrames', 'FrameCategorize', 'FrameCategoryBlock', 'FrameNumbers', 'FrameRegressionBlock', 'MaskLoss',
            'FrameMasks', 'FrameMaskBlock']
 
-# %% ../nbs/06_targets.ipynb #c9b51d28
-from copy import copy
+# %% ../nbs/06_targets.ipynb #6e3a2ccb
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from fastai.data.all import (CategoryMap, DataLoaders, Datasets, DisplayedTransform, ItemTransform, TransformBlock, DataBlock, delegates, dispatch, noop)
+from fastai.data.all import (CategoryMap, DataLoaders, Datasets, DisplayedTransform, ItemTransform, Transform, TransformBlock, DataBlock, delegates, dispatch, noop)
 from fastai.data.core import show_batch
 from fastai.data.transforms import IntToFloatTensor
 from fastai.losses import CrossEntropyLossFlat, MSELossFlat
@@ -31,30 +30,10 @@ from .augment import TemporalTfm, _family, _item_tfms, _window
 from .core import TensorVideo, clips_html
 from .data import ClipDL, ImageSeqBlock, _check_names, _check_splits, _honest_splitter, _no_classes, _one_label, _own_frames, check_clips
 from .digits import MovingDigits
-from .sampling import FrameSampler, RandomClip
+from .sampling import PartOf, RandomClip
 from .video import _frame_files, _scaled, get_videos, n_frames
 
-# %% ../nbs/06_targets.ipynb #7b1e41bf
-class _PartOf(FrameSampler):
-    "Numbers `first` to `last` of the frames that `sampler` picks"
-    def __init__(self, sampler, first, last, need):
-        self.sampler, self.first, self.last, self.fps, self.said = sampler, first, last, sampler.fps, need
-        super().__init__(last - first, 'error')
-
-    def need(self, rate): return self.sampler.need(rate)
-
-    def __call__(self, n, rate=None, draw=None):
-        if n < self.need(rate): raise ValueError(f"the clip has {n} frames, and {self.said} take {self.need(rate)}; lower them, or leave the clip out")
-        return self.sampler(n, rate, draw)[self.first:self.last]
-
-    def clips(self, n_frames, n_clips, rate=None): return [o[self.first:self.last] for o in self.sampler.clips(n_frames, n_clips, rate)]
-
-    def for_training(self):
-        res = copy(self)
-        res.sampler = self.sampler.for_training()
-        return res
-
-# %% ../nbs/06_targets.ipynb #f7880d92
+# %% ../nbs/06_targets.ipynb #2d1f9fdd
 class FutureFrames:
     "Splits a clip: `n_in` frames to see, and the `n_out` that follow to predict. Raises ValueError when a clip is too short for both."
     def __init__(self,
@@ -67,7 +46,7 @@ class FutureFrames:
         if n_in < 1 or n_out < 1: raise ValueError(f"n_in={n_in}, n_out={n_out}: expected at least 1 frame of each")
         self.n_in, self.n_out = n_in, n_out
         whole, need = sampler(n_in + n_out, 'error', stride, fps), f"n_in={n_in} and n_out={n_out}" + (f" with stride={stride}" if stride > 1 else '') + (f" at fps={fps}" if fps else '')
-        self.inputs, self.targets = _PartOf(whole, 0, n_in, need), _PartOf(whole, n_in, n_in + n_out, need)
+        self.inputs, self.targets = PartOf(whole, 0, n_in, need), PartOf(whole, n_in, n_in + n_out, need)
 
     def blocks(self,
         size=64, # Height and width in pixels, or `(height, width)`
@@ -201,12 +180,13 @@ class OfItsFrames(ItemTransform):
             return y.read(idxs, clip.shape[-2:]) if isinstance(y, _Unread) else y[idxs]
         return tuple(map(pick, o))
 
-# %% ../nbs/06_targets.ipynb #12db3e99
-def _pad_targets(b):
+# %% ../nbs/06_targets.ipynb #b4607cd0
+class _PadTargets(Transform):
     "The items `b`, targets of each kind as long as the longest"
-    def longer(y, n): return torch.cat([y, y.new_full((n - len(y), *y.shape[1:]), y.pad)]) if len(y) < n else y
-    cols = [[longer(y, max(map(len, c))) for y in c] if isinstance(c[0], _frame_types) else c for c in zip(*b)]
-    return [*zip(*cols)]
+    def encodes(self, b):
+        def longer(y, n): return torch.cat([y, y.new_full((n - len(y), *y.shape[1:]), y.pad)]) if len(y) < n else y
+        cols = [[longer(y, max(map(len, c))) for y in c] if isinstance(c[0], _frame_types) else c for c in zip(*b)]
+        return [*zip(*cols)]
 
 def _n_true(y):
     "How many frames of each clip of a batch are said something of"
@@ -226,7 +206,7 @@ def _like_its_clip(tfm, kind):
 for tfm in _family(TemporalTfm):
     for kind in _frame_types: _like_its_clip(tfm, kind)
 
-# %% ../nbs/06_targets.ipynb #9d353311
+# %% ../nbs/06_targets.ipynb #ca85d57f
 class FrameCategorize(DisplayedTransform):
     "Names of the frames' classes, a list, to `TensorFrameCategory`. Raises KeyError for a class that was not seen in training."
     loss_func, order = CrossEntropyLossFlat(axis=-1), 1
@@ -250,14 +230,18 @@ def FrameCategoryBlock(
     vocab=None # The classes; those of the training clips, sorted, if None
 ): # A `TransformBlock`; batches are `TensorFrameCategory` `(B,T)`
     "A `TransformBlock` for a class a frame: a list of names, as long as the video"
-    return TransformBlock(type_tfms=FrameCategorize(vocab), item_tfms=OfItsFrames, dls_kwargs=dict(before_batch=_pad_targets))
+    return TransformBlock(type_tfms=FrameCategorize(vocab), item_tfms=OfItsFrames, dls_kwargs=dict(before_batch=_PadTargets))
 
-# %% ../nbs/06_targets.ipynb #017bd551
+# %% ../nbs/06_targets.ipynb #118fe11d
 class FrameNumbers(DisplayedTransform):
     "A number a frame, or several, to `TensorFrameNumbers`"
     loss_func, order = MSELossFlat(), 1
+    def __init__(self,
+        c=None # How many a frame; as in the first clip, if None
+    ): self.c = c
+
     def setups(self, dsets):
-        self.c = 1 if dsets is None else self.encodes(dsets[0]).shape[-1]
+        if self.c is None: self.c = 1 if dsets is None else self.encodes(dsets[0]).shape[-1]
 
     def encodes(self, o):
         res = torch.as_tensor(np.asarray(o, np.float32))
@@ -265,7 +249,7 @@ class FrameNumbers(DisplayedTransform):
 
 def FrameRegressionBlock(): # A `TransformBlock`; batches are `TensorFrameNumbers` `(B,T,k)`
     "A `TransformBlock` for numbers a frame: an array `(n,)` or `(n,k)`, as long as the video"
-    return TransformBlock(type_tfms=FrameNumbers(), item_tfms=OfItsFrames, dls_kwargs=dict(before_batch=_pad_targets))
+    return TransformBlock(type_tfms=FrameNumbers(), item_tfms=OfItsFrames, dls_kwargs=dict(before_batch=_PadTargets))
 
 # %% ../nbs/06_targets.ipynb #16f82b62
 def _scale_mask(x, size, method):
@@ -297,7 +281,7 @@ class MaskLoss:
     def activation(self, x): return x.softmax(1)
     def decodes(self, x): return x.argmax(1)
 
-# %% ../nbs/06_targets.ipynb #2d30d366
+# %% ../nbs/06_targets.ipynb #b9c2fa1f
 class FrameMasks(DisplayedTransform):
     "Masks of a video: a folder of pictures, an array `(n,H,W)`, or its file"
     loss_func, order = MaskLoss(), 1
@@ -313,7 +297,7 @@ def FrameMaskBlock(
     method='crop' # A frame of another shape, as in the clip's block: 'crop' its centre, or 'squish' the whole
 ): # A `TransformBlock`; batches are `TensorFrameMask` `(B,T,H,W)`
     "A `TransformBlock` for a mask a frame: a folder of pictures, an array, or its file"
-    return TransformBlock(type_tfms=FrameMasks(vocab, method), item_tfms=OfItsFrames, dls_kwargs=dict(before_batch=_pad_targets))
+    return TransformBlock(type_tfms=FrameMasks(vocab, method), item_tfms=OfItsFrames, dls_kwargs=dict(before_batch=_PadTargets))
 
 # %% ../nbs/06_targets.ipynb #4c01bc37
 @patch

@@ -158,7 +158,9 @@ class Evil:
 
 def test_tampered_files_are_refused_and_nothing_is_run(saved, tmp_path):
     path, ran = tmp_path/'b', tmp_path/'ran'
-    def edit(**kwargs): (path/'bundle.json').write_text(json.dumps(json.loads((path/'bundle.json').read_text()) | kwargs))
+    def edit(**kwargs):     # as one would who knows of the digest
+        told = json.loads((path/'bundle.json').read_text()) | kwargs
+        (path/'bundle.json').write_text(json.dumps(told | dict(digest=bundle._digest(told))))
     def weights(data, fix=False):
         (path/'model.safetensors').write_bytes(data)
         if fix: edit(sha256=sha256(data).hexdigest())
@@ -223,7 +225,8 @@ def test_hub(saved, clip, tmp_path, monkeypatch):
     assert '# motion' in (tmp_path/'me/motion/README.md').read_text()
     same(saved[0], from_hub('me/motion', revision='v1'), clip)
 
-def test_what_lies_beside_a_bundle_is_not_lost_and_what_it_says_cannot_be_changed_unseen(learn, tmp_path):
+def test_what_lies_beside_a_bundle_is_not_lost_and_what_it_says_cannot_be_changed_unseen(saved, tmp_path):
+    learn = saved[0]
     path = save_bundle(learn, tmp_path/'b')
     told = json.loads((path/'bundle.json').read_text())
     told['answer']['vocab'] = told['answer']['vocab'][::-1]
