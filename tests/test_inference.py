@@ -502,7 +502,7 @@ def test_predict_speaks_json_csv_and_html(learn, model, shell, long, tmp_path):
     assert [l.split('\t')[3] for l in lines] == tl.segments().label.tolist()
     rc, out, _ = shell('predict', model, long, '--timeline', '--html', '--out', tmp_path)
     assert rc == 0 and Path(out.strip()) == tmp_path/'long.avi.html' and 'data:video' in Path(out.strip()).read_text()
-    for bad in (['--json', '--csv'], ['--html'], ['--html', '--timeline']):
+    for bad in (['--json', '--csv'], ['--window', '0'], ['--html', '--timeline']):
         rc, _, err = shell('predict', model, long, *[long]*(len(bad) == 2), *bad)
         assert rc == 2 and err.splitlines()[-1].startswith('fastai-seq: error: ')
     rc, out, _ = shell('predict', model, long, '--timeline', '--json', '--thresh', '.999')
