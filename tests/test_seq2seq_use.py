@@ -160,7 +160,7 @@ def test_bundles_answer_in_a_fresh_process_without_the_data(saved, clip, tmp_pat
         if 'digits' in name: continue       # its learner reads numbers of clips, not files
         expected = answer(learn, clip)
         assert (said[0], kind) == (str(expected[0]), type(expected[0]).__name__), name
-        for a,b in zip(said[1:], expected[1:]): assert torch.equal(a, torch.as_tensor(b).as_subclass(torch.Tensor)), name
+        for a,b in zip(said[1:], expected[1:]): torch.testing.assert_close(torch.as_tensor(a).as_subclass(torch.Tensor), torch.as_tensor(b).as_subclass(torch.Tensor), rtol=0, atol=1e-5)     # another process may use other threads
 
 def test_opened_bundles_stream_and_continue(saved, clips, clip, tmp_path):
     learns, paths = saved
