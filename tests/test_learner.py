@@ -72,17 +72,20 @@ def uneven(tmp_path_factory):
 
 @pytest.mark.parametrize('head', ['mean', 'attention', 'gru', 'convgru', 'transformer', 'diff'])
 def test_kept_features_of_clips_of_any_length(uneven, tmp_path, head):
-    learn = seq_learner(load(uneven, sampler=EveryFrame, bs=2), tiny, head=head, pretrained=False, metrics=accuracy, path=tmp_path)
+    learn = seq_learner(load(uneven, sampler=EveryFrame, seq_len=8, bs=2), tiny, head=head, pretrained=False, metrics=accuracy, path=tmp_path)
     last, told = kept(learn, 1, 1e-2)
     assert last == pytest.approx(told, abs=1e-4)
 
-def test_padding_is_no_frame_in_validation(uneven, tmp_path):
+def test_padding_is_no_frame_in_training_validation_and_prediction(uneven, tmp_path):
     "fastai casts batches to plain tensors before the model; the lengths must come through"
-    dls = load(uneven, sampler=EveryFrame, bs=4)
-    learn = seq_learner(dls, tiny, head='gru', pretrained=False, path=tmp_path)
+    dls = load(uneven, sampler=EveryFrame, seq_len=8, bs=4)      # of the six to train on no four are of one length
+    learn, seen = seq_learner(dls, tiny, head='gru', pretrained=False, path=tmp_path), []
     with learn.no_bar(), learn.no_logging():
         preds = learn.get_preds()[0]
         for f,p in zip(dls.valid.items, preds): torch.testing.assert_close(learn.predict(f)[2], p, rtol=0, atol=1e-5)
+        learn.model.head.register_forward_pre_hook(lambda m, args: seen.append(args[1]) if m.training else None)
+        learn.fit(1)
+    assert len(seen) == 1 and len(set(seen[0])) > 1
 
 def test_same_seed_same_head(clips, tmp_path):
     def trained():
@@ -102,7 +105,7 @@ def test_kept_features_with_other_targets(clips, tmp_path, targets):
     assert last == pytest.approx(told, rel=1e-3)
 
 def test_an_uneven_batch_can_be_summed_up(uneven, tmp_path):
-    learn = seq_learner(load(uneven, sampler=EveryFrame, bs=4), tiny, head='lstm', pretrained=False, path=tmp_path)
+    learn = seq_learner(load(uneven, sampler=EveryFrame, seq_len=8, bs=4), tiny, head='lstm', pretrained=False, path=tmp_path)
     assert 'Trainable' in str(learn.summary())
 
 def test_what_does_not_work_on_kept_features_is_named(clips, tmp_path):
