@@ -242,7 +242,7 @@ def _settings(learn):
         'reading': '; '.join(t.name for tl in getattr(dl.dataset, 'tls', ()) for t in tl.tfms.fs if isinstance(t, _ClipTfm)),
         'transforms': names([*dl.after_item.fs, *dl.after_batch.fs]), 'processes': max(num_distrib(), 1)}
 
-# %% ../nbs/09_callbacks.ipynb #49542066
+# %% ../nbs/09_callbacks.ipynb #ad82edbc
 class Resumable(Callback):
     "Write a checkpoint after each epoch; the same call of `fit…` or `fine_tune`, made again, goes on from it"
     order = 100    # after all others, so that the state of each is whole
@@ -296,30 +296,33 @@ class Resumable(Callback):
 
     def _fit(self): return dict(settings=self.now, rows=_plain(self.recorder.values))
 
-    def _write(self):
-        rand = [_random_state(self.learn)]
-        if num_distrib() > 1:
-            mine, rand = rand[0], [None]*num_distrib()
-            torch.distributed.all_gather_object(rand, mine)
-        if rank_distrib(): return
-        grads = [None if p.grad is None else p.grad if p.grad.any() else False for p in get_model(self.learn.model).parameters()]
-        cbs = {cb.name: s for cb in self.learn.cbs if (s := _cb_state(cb))}
-        state = dict(fits=self.past[:self.fit_no] + [self._fit()], model=get_model(self.learn.model).state_dict(), opt=self.opt.state_dict(), grads=grads,
-            rand=rand, cbs=cbs, train_iter=self.train_iter, smooth=vars(self.recorder.smooth_loss), scaler=self.learn.scaler.state_dict() if hasattr(self.learn, 'scaler') else None)
-        with written_whole(self.file) as tmp: torch.save(_plain(state), tmp)
+# %% ../nbs/09_callbacks.ipynb #00c921ec
+@patch
+def _write(self:Resumable):
+    rand = [_random_state(self.learn)]
+    if num_distrib() > 1:
+        mine, rand = rand[0], [None]*num_distrib()
+        torch.distributed.all_gather_object(rand, mine)
+    if rank_distrib(): return
+    grads = [None if p.grad is None else p.grad if p.grad.any() else False for p in get_model(self.learn.model).parameters()]
+    cbs = {cb.name: s for cb in self.learn.cbs if (s := _cb_state(cb))}
+    state = dict(fits=self.past[:self.fit_no] + [self._fit()], model=get_model(self.learn.model).state_dict(), opt=self.opt.state_dict(), grads=grads,
+        rand=rand, cbs=cbs, train_iter=self.train_iter, smooth=vars(self.recorder.smooth_loss), scaler=self.learn.scaler.state_dict() if hasattr(self.learn, 'scaler') else None)
+    with written_whole(self.file) as tmp: torch.save(_plain(state), tmp)
 
-    def _restore(self, fits, model, opt, grads, rand, cbs, train_iter, smooth, scaler):
-        net = get_model(self.learn.model)
-        net.load_state_dict(model)
-        device = next(net.parameters()).device
-        self.opt.load_state_dict(opt if isinstance(self.opt, OptimWrapper) else to_device(opt, device))
-        for p,g in zip(net.parameters(), grads): p.grad = None if g is None else torch.zeros_like(p) if g is False else g.to(device)
-        for cb in self.learn.cbs:
-            if cb.name in cbs: _set_cb_state(cb, cbs[cb.name])
-        vars(self.recorder.smooth_loss).update(smooth)
-        self.learn.train_iter = train_iter
-        if scaler: self.learn.scaler.load_state_dict(scaler)
-        _set_random_state(self.learn, rand[rank_distrib()])
+@patch
+def _restore(self:Resumable, fits, model, opt, grads, rand, cbs, train_iter, smooth, scaler):
+    net = get_model(self.learn.model)
+    net.load_state_dict(model)
+    device = next(net.parameters()).device
+    self.opt.load_state_dict(opt if isinstance(self.opt, OptimWrapper) else to_device(opt, device))
+    for p,g in zip(net.parameters(), grads): p.grad = None if g is None else torch.zeros_like(p) if g is False else g.to(device)
+    for cb in self.learn.cbs:
+        if cb.name in cbs: _set_cb_state(cb, cbs[cb.name])
+    vars(self.recorder.smooth_loss).update(smooth)
+    self.learn.train_iter = train_iter
+    if scaler: self.learn.scaler.load_state_dict(scaler)
+    _set_random_state(self.learn, rand[rank_distrib()])
 
 # %% ../nbs/09_callbacks.ipynb #2a28d9b7
 def _part(x, k):

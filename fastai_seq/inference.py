@@ -229,7 +229,7 @@ class _Kept:
 
 def _differs(a, b): return 'no such file' if not isinstance(a, dict) else ', '.join(f'{k}: {a.get(k)!r}, not {v!r}' for k,v in b.items() if a.get(k) != v)
 
-# %% ../nbs/11_inference.ipynb #6a659114
+# %% ../nbs/11_inference.ipynb #4e0f8862
 def predict_timeline(
     learn, # A trained `Learner`, also one from a file
     path, # A video, or a folder of frames that knows its frames a second
@@ -256,6 +256,7 @@ def predict_timeline(
     if kept.frames is None: _fill(kept, learn, path, window, stride, info, sampler, tfm, then, bs, on_error, act, progress)
     return Timeline(path, _table(kept.rows, name), name.numbers, info.fps, kept.frames)
 
+# %% ../nbs/11_inference.ipynb #80f9bdf2
 def _asked(learn, path, window, stride, sampler, tfm, then, act):
     "What the answers depend on"
     st, told = path.stat(), lambda p: ', '.join(t.name for t in p.fs)
@@ -284,6 +285,7 @@ def _fill(kept, learn, path, window, stride, info, sampler, tfm, then, bs, on_er
         if len(looks) == bs: answer()
     answer(n)
 
+# %% ../nbs/11_inference.ipynb #dbfc1f73
 def _counted_off(windows, n):
     "`windows`, with a progress bar of about `n`"
     bar = progress_bar(range(max(1, int(n) + 1)), leave=False)

@@ -72,7 +72,7 @@ def test_one_path_whatever_reads_the_clips(clips, tmp_path, learn):
     tuples = quiet(Learner(get_action_dataloaders(get_instances(clips), bs=4, image_size=32, seq_len=3, num_workers=0), SimpleModel(tiny, n_out=2, pretrained=False)))
     learn.export(tmp_path/'m.pkl')
     for l in (tuples, learner(load(tmp_path/'frames')), quiet(load_learner(tmp_path/'m.pkl'))):
-        path = get_instances(clips if l is not tuples else clips)[0] if not l.dls.valid.items else l.dls.valid.items[0]
+        path = get_instances(clips)[0] if not l.dls.valid.items else l.dls.valid.items[0]
         same(list(predict_video(l, path, 1).probs.values()), l.predict(path)[2], 1e-6)
     a = predict_video(learn, VideoRange(learn.dls.valid.items[0], 0, .2), 1)
     same(list(a.probs.values()), learn.predict(VideoRange(learn.dls.valid.items[0], 0, .2))[2], 1e-6)
