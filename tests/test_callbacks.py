@@ -232,7 +232,7 @@ def test_finite_loss_changes_nothing(clips, tmp_path):
     a, b = learner(clips, tmp_path, [MixUp()]), learner(clips, tmp_path, [MixUp(), FiniteLoss(), CheckCallbacks(), PerRank()])
     for l in (a, b): set_seed(3); l.fit(2)
     assert same(weights(a), weights(b))
-    b.get_preds(); b.validate(); b.lr_find(num_it=6, show_plot=False)
+    b.get_preds(); b.validate(); b.lr_find(num_it=6, stop_div=False, show_plot=False)
 
 def test_clips_of_several_lengths(clips, tmp_path):
     dls = loaders(clips, sampler=EveryFrame(5))

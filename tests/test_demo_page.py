@@ -43,9 +43,17 @@ def page(clips, tmp_path_factory):
         browser.close()
     app.close()
 
+def put_in(page, file, tries=10):
+    "The page shows its form before it listens to it: until then a file is put in once more"
+    try:
+        with page.expect_response(re.compile('/upload'), timeout=5_000): page.set_input_files('input[type=file]', str(file))
+    except driver.TimeoutError:
+        if tries == 1: raise
+        put_in(page, file, tries-1)
+
 def test_a_video_gets_its_timeline(page):
     page, learn, tmp = page
-    page.set_input_files('input[type=file]', str(tmp/'v.mp4'))
+    put_in(page, tmp/'v.mp4')
     page.wait_for_selector('td:has-text("Move")', state='attached')
     assert page.locator('video').count() == 2 and page.locator('img[src*="data:image"], img[src*="/file="]').count() >= 1
     for s in predict_timeline(learn, tmp/'v.mp4', 1., .5, progress=False).segments().itertuples(): assert page.locator(f'td:has-text("{s.label}")').count()
