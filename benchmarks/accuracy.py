@@ -141,8 +141,8 @@ def table(data, rows):
 
 def gestures():
     return once(get_instances(shared/'gestures')), [
-        ("walk-through's", 'groups', walk_through), ('ours: where the hand is, three averaged', 'groups', partial(where_it_is, n_models=3)),
-        ('ours: where the hand is, three averaged', 'last fifth', partial(where_it_is, n_models=3)), ('ours: kept features, GRU', 'groups', kept_features),
+        ("walk-through's", 'groups', walk_through), ('ours: where the hand is, six averaged', 'groups', partial(where_it_is, n_models=6)),
+        ('ours: where the hand is, six averaged', 'last fifth', partial(where_it_is, n_models=6)), ('ours: kept features, GRU', 'groups', kept_features),
         ("walk-through's", 'random', walk_through)]
 
 def motion():

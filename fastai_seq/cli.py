@@ -255,7 +255,7 @@ def _timeline_lines(file, tl, form):
 
 def _csv_lines(rows): return pd.DataFrame(rows).to_csv(index=False).splitlines()
 
-# %% ../nbs/12_cli.ipynb #774801c0
+# %% ../nbs/12_cli.ipynb #6a1bf237
 def _answer_lines(learn, file, timeline, window, stride, n_clips, thresh, form, out):
     "What `learn` says of the clip `file`, as lines"
     if not timeline: return _clip_lines(file, predict_video(learn, file, n_clips, thresh=thresh), form)
@@ -270,7 +270,7 @@ def predict(
     stride:float=.5, # Seconds from one window to the next
     n_clips:int=1, # Looks at each clip, averaged
     thresh:float=None, # Least probability of a label
-    json:bool=False, # An object of JSON a line
+    json:bool=False, # An object of JSON a line, for a clip that failed too
     csv:bool=False, # A table, with the probability of each class
     html:bool=False, # Of the timeline a page for each video, which plays it with its labels
     out:str='.' # Folder for the pages
@@ -286,6 +286,7 @@ def predict(
         except (ValueError, OSError) as e:
             failed += 1
             print(f'failed: {e}', file=sys.stderr)
+            if form == 'json': print(json_line(dict(file=str(f), error=str(e))), flush=True)
             continue
         if form == 'csv': head, lines = lines[0], lines[head == lines[0]:]        # one head for all
         for l in lines: print(l, flush=True)

@@ -67,6 +67,13 @@ def test_imports_are_cheap():
         code = f"import sys, {name}; print([m for m in ('torch', 'fastai', 'numpy', 'av') if m in sys.modules])"
         assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
 
+def test_all_imports_little_beyond_fastai():
+    "What a notebook waits for: `from fastai_seq.all import *` brings in the packages that we require, and no extra's"
+    tops = lambda name: set(subprocess.run([sys.executable, '-W', 'ignore', '-c', f"import sys, {name}; print(*{{m.split('.')[0] for m in sys.modules}})"],
+                                           capture_output=True, text=True, check=True).stdout.split()) - set(sys.stdlib_module_names)
+    new = {m for m in tops('fastai_seq.all') - tops('fastai.vision.all') if not m.startswith('_')}
+    assert 'fastai_seq' in new and not new - {'fastai_seq', 'av', 'einops', 'rarfile', 'safetensors', 'simplejpeg', 'timesformer_pytorch', 'filelock', 'requests', 'urllib3', 'idna', 'certifi', 'charset_normalizer'}
+
 def test_wheel_holds_the_library_and_installs(tmp_path):
     src = tmp_path/'src'
     shutil.copytree(root, src, ignore=shutil.ignore_patterns('.git', '.venv', '*.egg-info', 'build', 'dist'))

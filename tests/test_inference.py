@@ -485,6 +485,8 @@ def test_predict_goes_on_past_broken_files(learn, model, shell, tmp_path):
         a = predict_video(learn, f, 1)
         assert line == f'{f}\t{a.label}\t{a.confidence:.3f}'
     assert shell('predict', model, *good)[0] == 0
+    told = [json.loads(l) for l in shell('predict', model, good[0], junk, '--json')[1].splitlines()]
+    assert [o['file'] for o in told] == [str(good[0]), str(junk)] and 'label' in told[0] and 'cannot be opened' in told[1]['error']
 
 def test_predict_speaks_json_csv_and_html(learn, model, shell, long, tmp_path):
     files = learn.dls.valid.items[:2]
