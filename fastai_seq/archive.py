@@ -436,7 +436,7 @@ def extract_archive(
     except _broken as e: raise ValueError(f"{fname} could not be extracted: {e or type(e).__name__}") from e
     return dest
 
-# %% ../nbs/03_archive.ipynb #df341c77
+# %% ../nbs/03_archive.ipynb #e5516022
 @delegates(extract_archive)
 def unrar(
     fname, # Path of a .rar archive; of several volumes, the first
@@ -444,6 +444,6 @@ def unrar(
     password=None, # Of an encrypted archive
     **kwargs
 )->Path: # `dest`
-    "`extract_archive` for a .rar"
+    "`extract_archive` for a .rar. Raises ValueError for another ending."
     if Path(fname).suffix.lower() != '.rar': raise ValueError(f"{fname}: expected a .rar archive")
     return extract_archive(fname, dest, password, **kwargs)

@@ -53,27 +53,29 @@ def crop_pad(x:TensorVideo, *args, **kwargs):
     "Crop or pad every frame to a size, then perhaps resize it: fastai's `crop_pad` of an image"
     return Image.Image.crop_pad(x, *args, **kwargs)
 
-# %% ../nbs/05_augment.ipynb #fc0a9678
+# %% ../nbs/05_augment.ipynb #37857f61
 def _family(tfm): return [tfm] + [o for sub in tfm.__subclasses__() for o in _family(sub)]
 
-def _like_an_image(tfm):
-    "Have the class `tfm` do to a `TensorVideo` what it does to a PIL image"
-    on_image = tfm.encodes.invoke(object, Image.Image)
-    def encodes(self, x:TensorVideo): return on_image(self, x)
-    tfm(encodes)
-
 _item_tfms = CropPad, RandomCrop, Resize, RandomResizedCrop, RatioResize
-for tfm in _item_tfms:
-    for o in _family(tfm): _like_an_image(o)
 
-# %% ../nbs/05_augment.ipynb #34bfbc1f
-def _is_batch(x):
+def _like_an_image(kind):
+    "Have fastai's item transforms do to a `kind` what they do to a PIL image"
+    def way(on_image):
+        def encodes(self, x:kind): return on_image(self, x)
+        return encodes
+    for tfm in _item_tfms:
+        for o in _family(tfm): o(way(o.encodes.invoke(object, Image.Image)))
+
+_like_an_image(TensorVideo)
+
+# %% ../nbs/05_augment.ipynb #143f7dac
+def _check_batch(x):
     if x.ndim != 5: raise ValueError(f"Expected a batch of clips (B,T,C,H,W), got shape {tuple(x.shape)}; pass the transform as one of batch_tfms, or add the batch with `x[None]`")
 
 @patch
 def affine_coord(x:TensorVideo, *args, **kwargs):
     "Affine and coordinate transforms of fastai's `TensorImage.affine_coord`, one a clip: time is folded into the channels"
-    _is_batch(x)
+    _check_batch(x)
     return TensorImage.affine_coord(x.flatten(1,2), *args, **kwargs).unflatten(1, x.shape[1:3]).as_subclass(TensorVideo)
 
 # %% ../nbs/05_augment.ipynb #eb3f80d6
@@ -83,10 +85,10 @@ def before_call(self:RandomResizedCropGPU, b, split_idx):
     while isinstance(b, tuple): b = b[0]
     self._orig_before_call(b, split_idx)
 
-# %% ../nbs/05_augment.ipynb #7061d0dc
+# %% ../nbs/05_augment.ipynb #2f2a2dbd
 def _in_rows(x, f):
     "`f` on the clips `x`, each as one image with a row a frame: `(B,C,T,H*W)`"
-    _is_batch(x)
+    _check_batch(x)
     y = f(x.flatten(3).transpose(1,2).as_subclass(TensorImage))
     return y.transpose(1,2).unflatten(3, x.shape[3:]).contiguous().as_subclass(TensorVideo)
 

@@ -7,11 +7,10 @@ Docs: https://fastai-seq.github.io/fastai_seq/callbacks.html.md"""
 # %% auto #0
 __all__ = ['ProgressiveClips', 'EMA', 'Resumable', 'FiniteLoss', 'CheckCallbacks', 'CompileModel', 'PerRank']
 
-# %% ../nbs/09_callbacks.ipynb #40bb51b9
+# %% ../nbs/09_callbacks.ipynb #c9a5e141
 import random, warnings
 from copy import copy
 from functools import partial
-from itertools import chain
 from zlib import crc32
 
 import numpy as np
@@ -19,7 +18,7 @@ import torch
 from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.fp16 import MixedPrecision
-from fastai.callback.mixup import CutMix, MixHandler, MixUp
+from fastai.callback.mixup import MixHandler
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import ParamScheduler
 from fastai.callback.tracker import ReduceLROnPlateau, SaveModelCallback, TrackerCallback
@@ -35,6 +34,7 @@ from torch.optim.swa_utils import AveragedModel
 from .core import ImageTuple, TensorVideo, clip_lengths, stack_frames
 from .data import _ClipTfm
 from .files import written_whole
+from .layers import _in_evaluation
 from .sampling import EveryFrame
 
 # %% ../nbs/09_callbacks.ipynb #02db1828
@@ -77,18 +77,14 @@ def _small_loader(dl, frames, side, multiple, bs):
     res.rng = dl.rng
     return res
 
-# %% ../nbs/09_callbacks.ipynb #104912fa
+# %% ../nbs/09_callbacks.ipynb #a417b89d
 def _one_clip(dl, model):
     "What the loader `dl` gives first, alone, through `model`; leaves no trace in either, nor in the random generators"
-    modes = {m: m.training for m in model.modules()}
-    try:
-        with no_random(), torch.no_grad():
-            dl.before_iter()
-            b = dl.after_batch(to_device(dl.do_batch([dl.do_item(0)]), dl.device))
-            xb = [stack_frames(o) if isinstance(o, (TensorVideo, ImageTuple)) else o for o in b[:dl.n_inp]]
-            model.eval()(*xb)
-    finally:
-        for m,training in modes.items(): m.training = training
+    with _in_evaluation(model), no_random(), torch.no_grad():
+        dl.before_iter()
+        b = dl.after_batch(to_device(dl.do_batch([dl.do_item(0)]), dl.device))
+        xb = [stack_frames(o) if isinstance(o, (TensorVideo, ImageTuple)) else o for o in b[:dl.n_inp]]
+        model(*xb)
     return xb[0].shape
 
 # %% ../nbs/09_callbacks.ipynb #80e50f12
@@ -338,7 +334,7 @@ def _finite(o):
     if isinstance(o, (tuple, list)): return all(map(_finite, o))
     return not isinstance(o, Tensor) or not o.is_floating_point() or bool(torch.isfinite(o.as_subclass(Tensor)).all())
 
-# %% ../nbs/09_callbacks.ipynb #bd961c82
+# %% ../nbs/09_callbacks.ipynb #5aa8f9d4
 class FiniteLoss(Callback):
     "Stop at a loss that is not finite, with a FloatingPointError that names the step, the clips and the likely cause"
     order = -5    # before MixUp mixes the clips, and before the backward pass
@@ -372,13 +368,10 @@ class FiniteLoss(Callback):
         if spoiled := [n for n,p in model.state_dict().items() if not _finite(p)]: self._stop(
             f"{len(spoiled)} of {len(model.state_dict())} tensors of weights and statistics are not finite, {spoiled[0]} first. An earlier step was too large:", [],
             f"begin again from weights that are sound, with a lower learning rate (now {lr}) or `GradientClip`")
-        modes, training, self.learn.training = {m: m.training for m in model.modules()}, self.training, False
+        training, self.learn.training = self.training, False
         try:
-            model.eval()
-            with torch.no_grad(): bad = [k for k in range(find_bs(yb)) if not self._sound(model, _part(xb, k), _part(yb, k))]
-        finally:
-            self.learn.training = training
-            for m,mode in modes.items(): m.training = mode
+            with _in_evaluation(model), torch.no_grad(): bad = [k for k in range(find_bs(yb)) if not self._sound(model, _part(xb, k), _part(yb, k))]
+        finally: self.learn.training = training
         if bad: self._stop(f"weights and frames are finite; alone, {len(bad)} of {find_bs(yb)} clips give no finite loss:", bad,
             f"The model or the loss divides by 0, takes the log of 0, or overflows there. Look at these clips; lower the learning rate (now {lr}); train with to_bf16 or in float32, if in fp16")
         self._stop(f"weights and frames are finite, and so is the loss of each of the {find_bs(yb)} clips alone:", range(find_bs(yb)),

@@ -11,10 +11,12 @@ __all__ = ['demo', 'doctor', 'extract', 'train', 'predict', 'serve', 'export', '
 import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit', category=FutureWarning)
 
-# %% ../nbs/12_cli.ipynb #bf93e2e7
-import argparse, base64, html, inspect, sys, time
+# %% ../nbs/12_cli.ipynb #1bc54085
+import argparse, inspect, sys, time
+from base64 import b64encode
 from collections import Counter
 from functools import partial
+from html import escape
 from json import dumps as json_line
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from fastai.torch_core import set_seed
 from fastai.vision.core import imagenet_stats
 from fastcore.docments import docments
 from .bundle import load_bundle, save_bundle
+from .evaluate import _write_page
 from .export import export_onnx
 from .files import written_whole
 from .data import GroupSplitter, ImageSeqDataLoaders, examine_clips
@@ -56,21 +59,11 @@ def _save_picture(path, draw, title):
     plt.close('all')
     return title, path
 
-# %% ../nbs/12_cli.ipynb #326a3eb8
-_page = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}}
-table{{border-collapse:collapse}}td,th{{text-align:left;padding:.3rem 1.2rem .3rem 0;border-bottom:1px solid #ddd}}
-img{{max-width:100%}}</style><h1>{title}</h1><p>{text}</p><table><tr>{head}</tr>{body}</table>{figures}</html>"""
-
+# %% ../nbs/12_cli.ipynb #316a64e2
 def _write_report(path, title, text, rows, pictures):
     "One HTML page with the table `rows` and `pictures` (title, file), which needs no other file"
-    row = lambda tag, cells: ''.join(f'<{tag}>{html.escape(str(c))}</{tag}>' for c in cells)
-    page = _page.format(title=html.escape(title), text=html.escape(text), head=row('th', rows[0]),
-        body=''.join(f"<tr>{row('td', r.values())}</tr>" for r in rows),
-        figures=''.join(f'<h2>{html.escape(t)}</h2><img alt="{html.escape(t)}" src="data:image/png;base64,{base64.b64encode(f.read_bytes()).decode()}">'
-                        for t,f in pictures))
-    with written_whole(path) as tmp: tmp.write_text(page, encoding='utf-8')
-    return path
+    figures = [f'<h2>{escape(t)}</h2><img alt="{escape(t)}" src="data:image/png;base64,{b64encode(f.read_bytes()).decode()}">' for t,f in pictures]
+    return _write_page(path, title, [f'<h1>{escape(title)}</h1><p>{escape(text)}</p>', pd.DataFrame(rows).to_html(index=False), *figures])
 
 # %% ../nbs/12_cli.ipynb #c3533f81
 def _fit(name, learn, fit):
@@ -225,14 +218,12 @@ def _with_weights(build, weights):
         print(f"{e}\nGoing on from scratch, which needs far more clips and epochs; --weights FILE takes local weights")
         return build(pretrained=False), False
 
-# %% ../nbs/12_cli.ipynb #ade15d2f
+# %% ../nbs/12_cli.ipynb #0791ee00
 def _open_learner(path):
     "fastai's `load_learner`, whose failures name the file; a folder is a bundle"
     if Path(path).is_dir(): return load_bundle(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
-            return load_learner(path)
+        with warnings.catch_warnings(action='ignore'): return load_learner(path)
     except OSError: raise
     except Exception as e: raise ValueError(f"{path} is no learner saved by `fastai-seq train` or `learn.export` ({e})") from e
 
@@ -293,9 +284,9 @@ def predict(
     if failed: print(f'{failed} of {len(files)} clips could not be predicted', file=sys.stderr)
     return failed
 
-# %% ../nbs/12_cli.ipynb #f6dbdf8c
+# %% ../nbs/12_cli.ipynb #d69f8f9e
 def serve(
-    model:str, # A learner saved by `train`, or by `learn.export`. It is a pickle: open only what you trust
+    model:str, # A bundle, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only what you trust
     host:str='127.0.0.1', # Address to listen on; 0.0.0.0 for all, which lets others in
     port:int=7860, # Port to listen on
     window:float=2., # Seconds a window of a timeline
@@ -304,9 +295,9 @@ def serve(
     "A page in the browser on which to try a saved learner: a video's timeline, or the camera (takes the extra `demo`)"
     demo_app(_open_learner(model), window, stride).launch(server_name=host, server_port=port)
 
-# %% ../nbs/12_cli.ipynb #9395d7c2
+# %% ../nbs/12_cli.ipynb #25814ba4
 def export(
-    model:str, # A learner saved by `train` or by `learn.export` (a pickle: open only what you trust), or a bundle
+    model:str, # A bundle, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only what you trust
     onnx:str=None, # File to write: the model as ONNX, with all that a prediction needs
     bundle:str=None, # Folder to write: safetensors, JSON and a model card, which are safe to open
     int8:bool=False, # Keep the weights of the ONNX file's linear layers as int8
@@ -332,7 +323,7 @@ def _parser():
             else: p.add_argument(name, help=o.docment, **(dict(nargs='+') if o.anno is list else {}))
     return top
 
-# %% ../nbs/12_cli.ipynb #54079426
+# %% ../nbs/12_cli.ipynb #0aa11327
 def main(
     args:list=None # Words of the command line; the shell's, if None
 )->int: # Exit status: 0 if all went well, 1 if `doctor`, `extract` or `predict` found clips unfit, 2 for bad input, which is named, 130 if interrupted
@@ -342,7 +333,7 @@ def main(
         unfit = args.pop('run')(**args)
         return int(isinstance(unfit, int) and unfit > 0)
     except BrokenPipeError: return 1            # `| head` has seen enough
-    except (ValueError, OSError, ImportError) as e:
+    except (ValueError, OSError, ImportError, FloatingPointError) as e:
         print(f'fastai-seq: error: {e}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ __all__ = ['get_instances', 'group_of', 'GroupSplitter', 'KFoldSplitter', 'UCF10
            'check_clips', 'examine_clips', 'ImageTupleTfm', 'show_batch', 'ClipDL', 'get_action_dataloaders',
            'TensorVideoTfm', 'ImageSeqBlock', 'ImageSeqDataLoaders']
 
-# %% ../nbs/06_data.ipynb #a89ea3aa
+# %% ../nbs/06_data.ipynb #cd1090b2
 import difflib, inspect, os, random, re, tempfile, time, warnings
 from collections import Counter, defaultdict
 from contextlib import contextmanager, suppress
@@ -43,7 +43,7 @@ from .augment import TemporalTfm   # its room teaches fastai's transforms what a
 from .core import ImageTuple, TensorVideo, clip_lengths, clips_html
 from .datasets import hmdb51_fold, ucf101_fold
 from .sampling import FirstFrames, FrameSampler, UniformFrames
-from .video import VideoError, VideoRange, _centre, _fit, _in_processes, _read_clip, _scaled, examine, n_frames, read_frames, video_extensions, video_info
+from .video import VideoError, VideoRange, _centre, _fit, _in_processes, _read_clip, _scaled, _why, examine, n_frames, read_frames, video_extensions, video_info
 
 # %% ../nbs/06_data.ipynb #ef0af5d6
 _layout = "expected path/Class/clip, where a clip is a video file or a folder of numbered frames"
@@ -116,14 +116,14 @@ def _greedy(sizes, of_label, n, valid_pct, seed):
         if len(gs) > 1 and not gs & res: res.add(min(gs, key=lambda g: (sizes[g].total(), rank[g])))
     return res
 
-# %% ../nbs/06_data.ipynb #b7fffc6f
+# %% ../nbs/06_data.ipynb #f41af240
 def GroupSplitter(
     group_func=group_of, # Gives the group of an item
     valid_pct=0.2, # Share of the clips to hold out
     seed=None, # Fixes the choice
     label_func=parent_label # Gives the class of an item, to keep classes in proportion
 ):
-    "Split items between train and validation by whole groups"
+    "Split items between train and validation by whole groups. Raises ValueError for an item without a group, and for too few groups."
     if not callable(group_func): raise ValueError(f"group_func={group_func!r}: expected a function from an item to its group; a share goes into valid_pct")
     if not 0 < valid_pct < 1: raise ValueError(f"valid_pct={valid_pct}: expected a share between 0 and 1")
     def _inner(o):
@@ -136,15 +136,15 @@ def GroupSplitter(
         return L(i for i,g in enumerate(groups) if g not in out), L(i for i,g in enumerate(groups) if g in out)
     return _inner
 
-# %% ../nbs/06_data.ipynb #b8ac1367
+# %% ../nbs/06_data.ipynb #ef9a0099
 def KFoldSplitter(
     n_folds=5, # Number of folds
     fold=0, # Which one to validate on, 0 to `n_folds-1`
-    group_func=group_of, # Gives the group of an item
+    group_func=group_of, # Gives the group of an item; an item without one is a group by itself
     seed=0, # The same for all folds
     label_func=parent_label # Gives the class of an item, to keep classes in proportion
 ):
-    "Split items by whole groups into folds, of which one is held out; scikit-learn's `StratifiedGroupKFold`"
+    "Split items by whole groups into folds, of which one is held out; scikit-learn's `StratifiedGroupKFold`. Raises ValueError for too few groups."
     if not 0 <= fold < n_folds: raise ValueError(f"fold={fold}: expected 0 to {n_folds-1}, for n_folds={n_folds}")
     def _inner(o):
         groups, labels = [group_func(i) or _recording(i) for i in o], [label_func(i) for i in o]
@@ -206,7 +206,7 @@ def _check_splits(files, splits, bs, drop_last=True, classes=lambda o: {parent_l
     if held_out - seen: raise ValueError(f"no clip of {names(held_out - seen)} is left to train on; change the split, or record more")
     if seen - held_out: warnings.warn(f"no clip of {names(seen - held_out)} is held out: too few recordings to split", stacklevel=3)
 
-# %% ../nbs/06_data.ipynb #5ff986fe
+# %% ../nbs/06_data.ipynb #88abf84f
 def check_clips(
     files, # Clips: videos and folders of frames
     sampler=None, # The sampler to be used, to know that no clip is too short for it
@@ -226,7 +226,7 @@ def _problem(path, sampler=None):
         n = n_frames(path)
         if Path(path).is_dir(): read_frames(path, [0])
         if sampler: sampler(n, *_rate(path, sampler))
-    except (ValueError, OSError) as e: return str(e) if str(path) in str(e) else f"{path}: {e}"
+    except (ValueError, OSError) as e: return _why(path, e)
 
 def _rate(path, sampler): return [video_info(getattr(path, 'path', path)).fps] if sampler.fps else []     # for those who ask
 
@@ -406,10 +406,10 @@ class ClipDL(TfmdDL):
 
 def _part(dataset): return dataset.tls[0].split_idx if isinstance(dataset, Datasets) else None      # 0: to train on, 1: to validate on
 
-# %% ../nbs/06_data.ipynb #8d6631c8
+# %% ../nbs/06_data.ipynb #2adbd711
 @contextmanager
 def _seeded(seed):
-    "All generators of random numbers begin at `seed`, and stand where they stood afterwards"
+    "All generators of random numbers on the CPU begin at `seed`, and stand where they stood afterwards (fastai's `no_random` asks the GPU too, which a forked worker must not)"
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed); np.random.seed(seed % 2**32); torch.default_generator.manual_seed(seed % 2**63)
     try: yield

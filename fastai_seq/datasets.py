@@ -41,19 +41,22 @@ def _draw(back, x, y, angle, size, colour):
     res.paste(colour, mask=mask.resize((w,h), Image.BOX))
     return res
 
-# %% ../nbs/04_datasets.ipynb #69a4a143
+# %% ../nbs/04_datasets.ipynb #18f36f12
+def _background(seed, group, size):
+    "What the clips of a recording group share: a blurred pattern, darker than what moves over it"
+    return Image.fromarray(np.random.default_rng([seed, group]).integers(0, 90, (3,4,3)).astype(np.uint8)).resize(size, Image.BICUBIC)
+
+def _colour(hue): return tuple(int(255*c) for c in colorsys.hsv_to_rgb(hue, .6, 1))
+
 def _motion_frames(pair, seed, group, clip, n_frames, size):
     "Frames of clip number `clip` of a recording group, for the first class of `_pairs[pair]`"
-    back = np.random.default_rng([seed, group]).integers(0, 90, (3,4,3)).astype(np.uint8)  # a group shares its background
-    back = Image.fromarray(back).resize(size, Image.BICUBIC)
-    rng = np.random.default_rng([seed, group, pair, clip])
-    start, speed, hue = rng.random(4), rng.uniform(.5, 1), rng.random()                    # start: x, y, angle, size
-    colour = tuple(int(255*c) for c in colorsys.hsv_to_rgb(hue, .6, 1))
+    back, rng = _background(seed, group, size), np.random.default_rng([seed, group, pair, clip])
+    start, speed, colour = rng.random(4), rng.uniform(.5, 1), _colour(rng.random())        # start: x, y, angle, size
     direction = np.array([(-1,0,0,0), (0,-1,0,0), (0,0,1,0), (0,0,0,1)][pair])
     for t in np.linspace(0, speed, n_frames):
         yield _draw(back, *(start + direction*t) % 1, colour)
 
-# %% ../nbs/04_datasets.ipynb #3439aaf0
+# %% ../nbs/04_datasets.ipynb #6e759cff
 def motion_clips(
     dest=None, # Folder that gets `Class/v_Class_gNN_cNN.avi`; one in fastai's data folder if None
     n_classes=8, # 2, 4, 6 or 8: left/right, up/down, clockwise/anti-clockwise, grow/shrink
@@ -64,7 +67,7 @@ def motion_clips(
     fps=25, # Frames a second
     seed=0 # The same seed gives the same frames, byte for byte
 )->Path: # `dest`
-    "Make clips that differ in nothing but motion. What is there already is kept, so an interrupted run goes on."
+    "Make clips that differ in nothing but motion. What is there already is kept, so an interrupted run goes on. Raises ValueError if `dest` holds clips made otherwise."
     if n_classes not in (2,4,6,8): raise ValueError(f"n_classes={n_classes}: the classes come in pairs; choose 2, 4, 6 or 8")
     settings = dict(n_classes=n_classes, n_groups=n_groups, clips_per_group=clips_per_group, n_frames=n_frames,
                     size=list(size), fps=fps, seed=seed)

@@ -7,20 +7,19 @@ Docs: https://fastai-seq.github.io/fastai_seq/digits.html.md"""
 # %% auto #0
 __all__ = ['MovingDigits', 'moving_digits', 'frame_labels', 'changing_clips']
 
-# %% ../nbs/04_digits.ipynb #632bce19
-import colorsys, math, random
+# %% ../nbs/04_digits.ipynb #13c6d66b
+import math, random
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from fastai.data.transforms import Transform
 from fastprogress.fastprogress import progress_bar
 from sklearn.datasets import load_digits
 
 from .core import TensorVideo
-from .datasets import _draw, _same_settings
+from .datasets import _background, _colour, _draw, _same_settings
 from .files import written_whole
 from .video import write_video
 
@@ -96,7 +95,7 @@ def frame_labels(
     if not file.exists(): raise FileNotFoundError(f"{path} has no labels: expected them in {file}, a line a frame")
     return file.read_text().split('\n')[:-1]
 
-# %% ../nbs/04_digits.ipynb #6ce24db0
+# %% ../nbs/04_digits.ipynb #054e1477
 _ways = {'Left': (-1,0,0,0), 'Right': (1,0,0,0), 'Up': (0,-1,0,0), 'Down': (0,1,0,0)}
 
 def _changing_frames(rng, back, n_frames, parts):
@@ -105,12 +104,11 @@ def _changing_frames(rng, back, n_frames, parts):
     while len(names) < parts: names.append(str(rng.choice([k for k in _ways if k != names[-1]])))
     cuts = np.linspace(0, n_frames, parts+1) + np.r_[0, rng.uniform(-.25, .25, parts-1)*n_frames/parts, 0]
     labels = [names[np.searchsorted(cuts, t, 'right')-1] for t in range(n_frames)]
-    place, step, hue = rng.random(4), rng.uniform(1, 1.5)/n_frames, rng.random()
-    colour = tuple(int(255*c) for c in colorsys.hsv_to_rgb(hue, .6, 1))
+    place, step, colour = rng.random(4), rng.uniform(1, 1.5)/n_frames, _colour(rng.random())
     places = place + np.cumsum([np.array(_ways[l])*step for l in labels], 0)
     return [_draw(back, *p % 1, colour) for p in places], labels
 
-# %% ../nbs/04_digits.ipynb #9449b249
+# %% ../nbs/04_digits.ipynb #24657feb
 def changing_clips(
     dest, # Folder that gets `v_Change_gNN_cNN.avi`, and beside each its labels, `.txt`
     n_groups=10, # Recording groups; clips of a group share their background
@@ -119,11 +117,11 @@ def changing_clips(
     size=(64,64), # Width and height in pixels, even
     seed=0 # The same seed gives the same clips
 )->Path: # `dest`
-    "Make clips of a letter that goes left, right, up or down, and changes its mind once or twice. What is there already is kept."
+    "Make clips of a letter that goes left, right, up or down, and changes its mind once or twice. What is there already is kept. Raises ValueError if `dest` holds clips made otherwise."
     dest = Path(dest)
     _same_settings(dest/'changing_clips.json', dict(n_groups=n_groups, clips_per_group=clips_per_group, n_frames=n_frames, size=list(size), seed=seed))
     for g in progress_bar(range(1, n_groups+1), leave=False):
-        back = Image.fromarray(np.random.default_rng([seed, g]).integers(0, 90, (3,4,3)).astype(np.uint8)).resize(size, Image.BICUBIC)
+        back = _background(seed, g, size)
         for c in range(1, clips_per_group+1):
             path, rng = dest/f'v_Change_g{g:02}_c{c:02}.avi', np.random.default_rng([seed, g, c])
             if path.exists(): continue

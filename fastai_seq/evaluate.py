@@ -8,11 +8,11 @@ Docs: https://fastai-seq.github.io/fastai_seq/evaluate.html.md"""
 __all__ = ['compare_splits', 'Evaluation', 'CategoryEvaluation', 'MultiCategoryEvaluation', 'RegressionEvaluation',
            'evaluate_clips', 'evaluate_folds']
 
-# %% ../nbs/10_evaluate.ipynb #a1cd0362
+# %% ../nbs/10_evaluate.ipynb #59d594e0
 import hashlib, json, os, platform, re
 from base64 import b64encode
 from dataclasses import dataclass, field
-from functools import cached_property, singledispatch
+from functools import cached_property
 from html import escape
 from importlib.metadata import version
 from io import BytesIO
@@ -29,9 +29,8 @@ from sklearn.metrics import (average_precision_score, confusion_matrix, f1_score
                              r2_score, recall_score)
 from .core import ImageTuple, TensorVideo
 from .data import ClipDL, GroupSplitter, ImageTupleTfm, TensorVideoTfm, UCF101Splitter, _ClipTfm, _fit_all, group_of
-from .digits import MovingDigits
 from .files import written_whole
-from .sampling import RandomClip
+from .targets import _as_reader
 from .video import VideoRange, _read_clip, _scaled, video_info
 
 # %% ../nbs/10_evaluate.ipynb #d4df24e0
@@ -96,7 +95,7 @@ class Evaluation:
         m, n = self.metrics.iloc[0], len(set(self.groups))
         return f"{m.name} {m.value:.3f}" + (f" (95% interval {m.low:.3f} to {m.high:.3f}, {n} recording groups)" if np.isfinite(m.low) else '')
 
-# %% ../nbs/10_evaluate.ipynb #244d2bfc
+# %% ../nbs/10_evaluate.ipynb #b38931b4
 def _bins(confidence, correct, n_bins):
     "Predictions in bins of equal width by their probability: a row a bin that is not empty"
     df = pd.DataFrame({'confidence': confidence, 'accuracy': correct, 'videos': 1})
@@ -126,9 +125,14 @@ class CategoryEvaluation(Evaluation):
     def _plain(self): return {'ECE': self.ece}
 
     @property
-    def accuracy(self): return float((self.rank == 1).mean())
+    def accuracy(self):
+        "Share of the videos whose label is the most probable one"
+        return float((self.rank == 1).mean())
+
     @property
-    def top_k_accuracy(self): return float((self.rank <= self.top_k).mean()) if len(self.vocab) > self.top_k else None
+    def top_k_accuracy(self):
+        "Share of the videos whose label is among the `top_k` most probable ones; None if there are no more classes than that"
+        return float((self.rank <= self.top_k).mean()) if len(self.vocab) > self.top_k else None
 
     @property
     def report(self):
@@ -375,7 +379,7 @@ def _look(tfm, path, frames, idxs, crop):
     res.source = path, list(idxs)
     return res
 
-# %% ../nbs/10_evaluate.ipynb #8128231e
+# %% ../nbs/10_evaluate.ipynb #d433aedc
 class _Looks:
     "Looks at videos, in parts of at most `bs`: an item is a list of samples"
     n_inp, split_idx = 1, 1         # there are no labels, and transforms act as in validation
@@ -393,14 +397,6 @@ class _LooksDL(ClipDL):
     "Loads `_Looks`: an item gives several samples"
     def do_item(self, s): return [self.after_item(o) for o in self.dataset[s[1]]]
     def do_batch(self, b): return super().do_batch([o for looks in b for o in looks])
-
-@singledispatch
-def _as_reader(tfm):
-    "The transform `tfm` of items as one that reads videos: digits are drawn, and of a video as many frames are read, as large"
-    return tfm
-
-@_as_reader.register
-def _(tfm:MovingDigits): return TensorVideoTfm(size=tfm.size, sampler=RandomClip(len(tfm.frames), 'error'))
 
 def _clip_tfms(dl):
     "The transform by which `dl` reads a clip, and those that come after it, as in validation"
@@ -462,13 +458,13 @@ def _labelled(learn, dl, items, labels):
             f"{path} has no label: the loader's label function knows none ({e!r}); pass labels=, one each; {_unlabelled}") from e
     return like, paths, res
 
-# %% ../nbs/10_evaluate.ipynb #011a781d
+# %% ../nbs/10_evaluate.ipynb #7ed11f7f
 def _target_tfm(learn):
     "The transform that tells what the learner's targets are: classes, several of them, or numbers"
     tls = learn.dls.valid.dataset.tls
     kind = next((t for t in tls[1].tfms.fs if isinstance(t, (Categorize, RegressionSetup))), None) if len(tls) > 1 else None
     if kind is None: raise ValueError(
-        "the learner's targets are neither classes nor numbers (CategoryBlock, MultiCategoryBlock, RegressionBlock): no metric is defined for them; use learn.get_preds")
+        "the learner's targets are neither classes nor numbers of whole clips (CategoryBlock, MultiCategoryBlock, RegressionBlock): they are neither judged nor explained here; use learn.get_preds")
     return kind
 
 def _targets(learn, paths, labels):

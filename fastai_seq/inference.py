@@ -8,7 +8,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/inference.html.md"""
 __all__ = ['Answer', 'predict_video', 'predict_timeline', 'Timeline', 'StreamAnswer', 'StreamForecast', 'StreamPredictor',
            'demo_app']
 
-# %% ../nbs/11_inference.ipynb #d75c14a9
+# %% ../nbs/11_inference.ipynb #3ffab110
 import json, math, shutil, time, warnings
 from base64 import b64encode
 from collections import deque
@@ -35,11 +35,12 @@ from fastprogress.fastprogress import progress_bar
 from PIL import Image, ImageDraw, ImageFont
 from .core import TensorVideo, stack_frames
 from .data import TensorVideoTfm, _fit_all
-from .evaluate import _LooksDL, _as_reader, _ask, _clip_tfms, _look, _look_preds, _target_tfm
+from .evaluate import _LooksDL, _ask, _clip_tfms, _look, _look_preds, _target_tfm
 from .files import written_whole
+from .layers import _in_evaluation
 from .models import ConvLSTMHead, LSTMHead, SeqModel
 from .seq2seq import Forecaster, PerFrame
-from .targets import FrameCategorize, FrameMasks, FrameNumbers
+from .targets import FrameCategorize, FrameMasks, FrameNumbers, _as_reader
 from .video import VideoError, VideoRange, _Video, _decoding, _read_clip, _rgb, n_frames, read_frames, video_info, write_video
 
 # %% ../nbs/11_inference.ipynb #73f30de3
@@ -300,7 +301,7 @@ def _table(rows, name):
     return pd.DataFrame([dict(start=s, end=e, label=l if isinstance(l, str) or l is None else ';'.join(map(str, l)))
                          | {n if name.numbers else f'p_{n}': v for n,v in p.items()} for s,e,l,p in said])
 
-# %% ../nbs/11_inference.ipynb #832b3f16
+# %% ../nbs/11_inference.ipynb #4a233e0a
 @dataclass(repr=False)
 class Timeline:
     "What was said of the windows of a video; `predict_timeline` makes it"
@@ -311,7 +312,9 @@ class Timeline:
     frames: int      # Frames of the video
 
     @property
-    def seconds(self): return self.frames/self.fps
+    def seconds(self):
+        "Length of the video"
+        return self.frames/self.fps
 
     @property
     def values(self):
@@ -337,32 +340,36 @@ class Timeline:
         res = df.groupby(new.cumsum()).agg(start=('start', 'first'), end=('end', 'last'), label=('label', 'first'), confidence=('confidence', 'mean'))
         return res[res.label.fillna('') != ''].reset_index(drop=True)
 
-    def at(self, t):
+    def at(self,
+        t # Seconds from the start
+    ):
         "Number of the window that is shown at second `t`; None between windows"
         b = self.bounds()
         i = min(np.searchsorted(b[:,1], t, side='right'), len(b)-1)
         return int(i) if b[i,0] <= t <= b[i,1] else None
 
-    def said(self, i):
-        "What window number `i` says, in words"
+    def said(self,
+        i # Number of the window, from 0 on
+    )->str:
+        "What a window says, in words"
         row = self.values.iloc[i]
         if self.numbers: return ', '.join(f'{k} {v:.3g}' for k,v in row.items())
         return ', '.join(f'{o} ({row[o]:.2f})' for o in (self.df.label[i] or '').split(';') if o in row)
 
     def __repr__(self): return f"{self.path.name}, {self.seconds:.1f} s, {len(self.df)} windows\n" + (self.df if self.numbers else self.segments()).round(3).to_string()
 
-# %% ../nbs/11_inference.ipynb #3268a011
+# %% ../nbs/11_inference.ipynb #1fed5868
 def _colors(names): return {n: plt.get_cmap('tab20' if len(names) > 10 else 'tab10')(i % 20) for i,n in enumerate(names)}
 
 @patch
 def plot(self:Timeline,
-    n_frames=12, # Frames of the film strip
+    n_max=12, # Frames of the film strip
     top=5, # Classes to draw: those with the greatest mean probability
     figsize=(12,4)
 ):
     "Probabilities over time, and the segments, under a film strip; gives the figure"
     fig,(film,ax) = plt.subplots(2, 1, figsize=figsize, sharex=True, height_ratios=[1,2.5], layout='constrained')
-    strip = read_frames(self.path, [int((i+.5)*self.frames/n_frames) for i in range(n_frames)], size=(96, max(16, int(96*figsize[0]/figsize[1]*3.5/n_frames))))
+    strip = read_frames(self.path, [int((i+.5)*self.frames/n_max) for i in range(n_max)], size=(96, max(16, int(96*figsize[0]/figsize[1]*3.5/n_max))))
     film.imshow(np.concatenate(strip, 1), extent=(0, self.seconds, 0, 1), aspect='auto')
     film.axis('off')
     film.set_title(self.path.name)
@@ -594,7 +601,7 @@ def _kind_of(learn):
     fs = [_as_reader(t) for tl in learn.dls.valid.dataset.tls[1:2] for t in tl.tfms.fs]
     return next((t for t in fs if isinstance(t, (FrameCategorize, FrameNumbers, FrameMasks, TensorVideoTfm))), None) or _target_tfm(learn)
 
-# %% ../nbs/11_inference.ipynb #7d0278a7
+# %% ../nbs/11_inference.ipynb #693b872e
 class StreamPredictor:
     "Answers while frames come in. Raises ValueError for bad arguments, TypeError for what is no frame."
     def __init__(self,
@@ -610,7 +617,7 @@ class StreamPredictor:
         for k,v in dict(seq_len=seq_len, stride=stride, every=every).items():
             if v is not None and (v < 1 or v != int(v)): raise ValueError(f"{k}={v}: expected a whole number of frames, at least 1")
         if fps is not None and fps <= 0 or thresh is not None and not 0 <= thresh <= 1: raise ValueError(f"fps={fps}, thresh={thresh}: expected frames a second above 0, and a probability")
-        if not 0 <= smooth < 1 or every < 1: raise ValueError(f"smooth={smooth}, every={every}: expected a share from 0 to below 1, and a number of frames from 1 on")
+        if not 0 <= smooth < 1: raise ValueError(f"smooth={smooth}: expected a share from 0 to below 1")
         self.tfm, then = _clip_tfms(learn.dls.valid)
         sampler = self.tfm.sampler
         (self.name, self.answer), self.every, self.smooth, self.model = _says(_kind_of(learn), learn, thresh), every, smooth, learn.model
@@ -629,7 +636,7 @@ class StreamPredictor:
         self.seen = self.looked = self.answered = self.dropped = 0
         self.last, self.first, self.slot, self.delays, self.began = None, None, -1, deque(maxlen=1000), None
 
-# %% ../nbs/11_inference.ipynb #85856ea6
+# %% ../nbs/11_inference.ipynb #8731f6ba
 @patch
 def _prepare(self:StreamPredictor, frames):
     "`frames` `(H,W,3)` as a batch of one clip, by the transforms of validation"
@@ -660,16 +667,12 @@ def push(self:StreamPredictor,
     self.seen += 1
     if not self._is_due(now if time is None else time): return
     self.looked += 1
-    training = self.model.training
-    try:
-        with torch.no_grad():
-            self.model.eval()
-            self.memory.add(_as_read(frame, _sized(self.tfm), self.scaler), self._prepare)
-            if self.looked % self.every: return
-            out = self.memory.ask(self._prepare)
-            if out is None: return
-            p = self.act(out)[0].float().cpu().numpy()
-    finally: self.model.train(training)
+    with _in_evaluation(self.model), torch.no_grad():
+        self.memory.add(_as_read(frame, _sized(self.tfm), self.scaler), self._prepare)
+        if self.looked % self.every: return
+        out = self.memory.ask(self._prepare)
+        if out is None: return
+        p = self.act(out)[0].float().cpu().numpy()
     self.last = p if self.last is None else self.smooth*self.last + (1-self.smooth)*p
     self.answered += 1
     self.delays.append(_now() - arrived)
@@ -725,7 +728,7 @@ def report(self:StreamPredictor)->dict: # Frames `seen`, `looked` at, `dropped`;
     d, secs = 1000*np.array(self.delays or [0]), _now() - self.began if self.began is not None else 0
     return dict(seen=self.seen, looked=self.looked, dropped=self.dropped, answers=self.answered, delay_ms=round(float(np.median(d)), 2), worst_ms=round(float(d.max()), 2), fps=round(self.seen/secs, 1) if secs else 0.)
 
-# %% ../nbs/11_inference.ipynb #d25f4afb
+# %% ../nbs/11_inference.ipynb #59bfc4b3
 def _gradio():
     try: import gradio
     except ImportError as e: raise ImportError("the demo page takes gradio, which is not installed: pip install 'fastai_seq[demo]', or pip install gradio") from e
@@ -735,7 +738,7 @@ def demo_app(
     learn, # A trained `Learner`, also one from a file
     window=2., # Seconds a window of the timeline
     stride=.5, # Seconds from one window to the next
-    every=.1, # Seconds from one frame of the camera to the next
+    stream_every=.1, # Seconds from one frame of the camera to the next
     smooth=.5, # Of the camera's answers, see `StreamPredictor`
     folder=None # For the annotated videos; a temporary one, if None
 ): # gradio's `Blocks`; its `launch()` starts the server
@@ -762,5 +765,5 @@ def demo_app(
         with gr.Tab('Camera'):
             cam, stream = gr.Image(sources=['webcam'], streaming=True, type='numpy', label='Camera', height=360), gr.State()
             said, report = gr.Textbox(label='Answer') if _Namer(learn).numbers else gr.Label(label='Answer'), gr.Markdown()
-            cam.stream(camera, [cam, stream], [said, report, stream], stream_every=every, show_progress='hidden', api_name=False, **one)
+            cam.stream(camera, [cam, stream], [said, report, stream], stream_every=stream_every, show_progress='hidden', api_name=False, **one)
     return app

@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/interpret.html.md"""
 # %% auto #0
 __all__ = ['SeqInterpretation', 'ClipEvidence', 'TimeEvidence', 'evidence', 'SpaceEvidence', 'grad_cam', 'attention_rollout']
 
-# %% ../nbs/10_interpret.ipynb #2a47851c
+# %% ../nbs/10_interpret.ipynb #3b8c5bb1
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import singledispatch
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torchvision.models.video import S3D, SwinTransformer3d, VideoResNet
-from fastai.data.all import Categorize, MultiCategorize, RegressionSetup
+from fastai.data.all import Categorize, MultiCategorize
 from fastai.interpret import ClassificationInterpretation, Interpretation
 from fastai.torch_core import to_device
 from fastcore.basics import patch
@@ -28,10 +28,11 @@ from fastcore.meta import delegates
 from IPython.display import HTML, display
 from .core import TensorVideo, _pil_frames, _spread, _strip, clips_html, stack_frames
 from .data import _clip_grid, _part, _seeded, _show_clip, _times, group_of
-from .evaluate import CategoryEvaluation, Evaluation, MultiCategoryEvaluation, _labelled, _png, _targets, _write_page
+from .evaluate import CategoryEvaluation, Evaluation, MultiCategoryEvaluation, _labelled, _png, _target_tfm, _targets, _write_page
 from .files import written_whole
+from .layers import _in_evaluation
 from .models import AttentionHead, ConvLSTMHead, DiffHead, LSTMHead, SeqModel, ShiftHead, TransformerHead
-from .timesformer import MyTimeSformer, VitTimeSformer, _group_qkv, _linear, _masks, _normed, _weights
+from .timesformer import MyTimeSformer, VitTimeSformer, _group_qkv, _linear, _normed, _weights
 from .videonets import VideoNet
 
 # %% ../nbs/10_interpret.ipynb #eef10874
@@ -192,16 +193,7 @@ def per_group(self:SeqInterpretation):
     res = by.agg(**{'clips': ('path', 'size'), _measures[col]: (col, 'mean'), 'loss': ('loss', 'mean')})
     return res.sort_values([_measures[col], 'loss'], ascending=[col == 'correct', False])
 
-# %% ../nbs/10_interpret.ipynb #e00c5254
-@contextmanager
-def _in_validation(model):
-    "`model` in evaluation mode, and all its modes as they were afterwards"
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try: yield
-    finally:
-        for m,training in modes.items(): m.training = training
-
+# %% ../nbs/10_interpret.ipynb #dc1ab52b
 @dataclass
 class _Question:
     "A clip to ask a learner about, and the class whose score is to be explained"
@@ -222,7 +214,7 @@ class _Question:
 def _is_one_class(kind): return isinstance(kind, Categorize) and not isinstance(kind, MultiCategorize)
 def _told_by(kind, z): return z.softmax(1) if _is_one_class(kind) else z.sigmoid() if isinstance(kind, Categorize) else z
 
-# %% ../nbs/10_interpret.ipynb #e5bc5769
+# %% ../nbs/10_interpret.ipynb #58a17e24
 def _index(kind, target, z):
     names = list(getattr(kind, 'vocab', ()))
     if target is None: return int(z[0].argmax()) if names else 0
@@ -234,9 +226,8 @@ def _index(kind, target, z):
 def _ask(learn, item, target):
     "Load `item` and choose the class to explain"
     x, clip = _load(learn.dls.test_dl([item], num_workers=0))
-    x, tls = stack_frames(x).to(next(learn.model.parameters()).device), learn.dls.valid.dataset.tls
-    kind = next((t for t in tls[1].tfms.fs if isinstance(t, (Categorize, RegressionSetup))), None) if len(tls) > 1 else None
-    with _in_validation(learn.model), torch.no_grad(): z = learn.model(x).float()
+    x, kind = stack_frames(x).to(next(learn.model.parameters()).device), _target_tfm(learn)
+    with _in_evaluation(learn.model), torch.no_grad(): z = learn.model(x).float()
     i = _index(kind, target, z)
     name = list(kind.vocab)[i] if getattr(kind, 'vocab', None) else f'output {i}'
     return _Question(learn, x, clip, kind, i, f'{name} {_told_by(kind, z)[0,i]:.3g}')
@@ -379,7 +370,7 @@ def _attention_evidence(q, **_):
 
 _hows = {'running': _running_evidence, 'occlusion': _occlusion_evidence, 'attention': _attention_evidence}
 
-# %% ../nbs/10_interpret.ipynb #35194f13
+# %% ../nbs/10_interpret.ipynb #28d8e65a
 def _usual_how(model):
     head = getattr(model, 'head', None)
     return 'running' if isinstance(head, (LSTMHead, ConvLSTMHead)) else 'attention' if isinstance(head, AttentionHead) else 'occlusion'
@@ -397,7 +388,7 @@ def evidence(
     how = how or _usual_how(learn.model)
     if how not in _hows: raise ValueError(f"how={how!r}: choose one of {', '.join(map(repr, _hows))}")
     kwargs = dict(window=window, fill=fill) if how == 'occlusion' else {}
-    with _in_validation(learn.model), torch.no_grad(): values, what = _hows[how](q, **kwargs)
+    with _in_evaluation(learn.model), torch.no_grad(): values, what = _hows[how](q, **kwargs)
     return TimeEvidence(q.clip, values.float().cpu().numpy(), q.said, what)
 
 # %% ../nbs/10_interpret.ipynb #5f7c89de
@@ -462,7 +453,7 @@ class SpaceEvidence(ClipEvidence):
         both = [[_wide(f) for f in _pil_frames(c)] for c in (self.clip, _overlay(self.clip, self.heat))]
         return clips_html(both, [self.said, self.what], fps, max_bytes=max_bytes)
 
-# %% ../nbs/10_interpret.ipynb #27cb5a63
+# %% ../nbs/10_interpret.ipynb #0b334d4a
 def _keeps_places(head, maps): return isinstance(head, ConvLSTMHead) or getattr(head, 'n_in', 0) > maps.shape[2]
 
 def grad_cam(
@@ -473,7 +464,7 @@ def grad_cam(
 )->SpaceEvidence: # It shows itself; `values (T',h,w)`, the greatest 1 (all 0 if nothing speaks for the class), and `show`
     "Where in the frames of a clip is what speaks for a class: Grad-CAM. Raises ValueError for models without feature maps."
     q = _ask(learn, item, target)
-    with _in_validation(learn.model), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):     # cuDNN's recurrent layers have no gradients in evaluation mode
+    with _in_evaluation(learn.model), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):     # cuDNN's recurrent layers have no gradients in evaluation mode
         maps, z, places = _maps(learn.model, q)
         grad, = torch.autograd.grad(q.score(z.float())[0], maps)
     if hires is None: hires = _keeps_places(getattr(learn.model, 'head', None), maps)
@@ -567,7 +558,7 @@ def _(model:VitTimeSformer, q):
     with _watched_attention([b.attn for b in [*vit.blocks, *getattr(model, 'time_blocks', ())]], seen): model(q.x)
     return _backs[model.attention](model, seen, first, row).view(t, *vit.patch_embed.grid_size)
 
-# %% ../nbs/10_interpret.ipynb #0c1f6049
+# %% ../nbs/10_interpret.ipynb #87023704
 @_time_weights.register
 def _(head:TransformerHead, q):
     layers = head.layers
@@ -589,5 +580,5 @@ def attention_rollout(
     "How much of each patch of a clip is in the answer, by attention. Raises ValueError for models without attention that is known."
     if isinstance(getattr(learn.model, 'head', None), TransformerHead): return evidence(learn, item, how='attention')
     q = _ask(learn, item, None)
-    with _in_validation(learn.model), torch.no_grad(): values = _rollout(learn.model, q)
+    with _in_evaluation(learn.model), torch.no_grad(): values = _rollout(learn.model, q)
     return SpaceEvidence(q.clip, values.float().cpu().numpy(), q.said, 'attention roll-out')

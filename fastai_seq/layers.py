@@ -9,7 +9,7 @@ __all__ = ['length_mask', 'whole_clips', 'TemporalPool', 'AttentionPool', 'Frame
            'TemporalShift', 'clip_frames', 'add_temporal_shift', 'SinusoidalPositions', 'LearnedPositions',
            'TemporalTransformer']
 
-# %% ../nbs/07_layers.ipynb #a43c7b1f
+# %% ../nbs/07_layers.ipynb #ee874d6b
 import inspect, math
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +17,6 @@ from os import fspath, PathLike
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from fastai.torch_core import Module
 from .core import clip_lengths, stack_frames
@@ -39,6 +38,16 @@ class _MadeWith:
         bound = inspect.signature(type(self).__init__).bind(self, *args, **kwargs)
         self.made_with = _plain(dict(zip(bound.signature.parameters, bound.args)) | bound.kwargs)
         self.made_with.pop('self')
+
+# %% ../nbs/07_layers.ipynb #5d17535a
+@contextmanager
+def _in_evaluation(model):
+    "`model` in evaluation mode, and all its modes as they were afterwards"
+    modes = {m: m.training for m in model.modules()}
+    model.eval()
+    try: yield
+    finally:
+        for m,training in modes.items(): m.training = training
 
 # %% ../nbs/07_layers.ipynb #7942848a
 def length_mask(
@@ -104,16 +113,16 @@ class TemporalPool(Module):
 
     def extra_repr(self): return self.how
 
-# %% ../nbs/07_layers.ipynb #79643192
+# %% ../nbs/07_layers.ipynb #7126c803
 class AttentionPool(Module):
     "Average over the true frames of a clip, weighted by what they show"
     def __init__(self,
         n_in, # Features a frame
-        hidden=128, # Width of the network that scores a frame
+        hidden_size=128, # Width of the network that scores a frame
         gated=True # With a gate, eq. 9 of arXiv 1802.04712; without, eq. 8
     ):
-        self.score, self.gate = nn.Linear(n_in, hidden), nn.Linear(n_in, hidden) if gated else None
-        self.out = nn.Linear(hidden, 1)
+        self.score, self.gate = nn.Linear(n_in, hidden_size), nn.Linear(n_in, hidden_size) if gated else None
+        self.out = nn.Linear(hidden_size, 1)
 
     def weights(self,
         x, # `(B,T,n_in)`
@@ -139,22 +148,22 @@ class FrameDifference(Module):
             f"differences of frames need at least 2 frames a clip, the batch has a clip of {shortest}; load the clips with seq_len=2 or more")
         return x[:, 1:] - x[:, :-1]
 
-# %% ../nbs/07_layers.ipynb #174aec2c
+# %% ../nbs/07_layers.ipynb #63fd25a5
 class _ConvRNN(Module):
     n_gates = None
     def __init__(self,
         n_in, # Channels of a feature map
-        n_hidden, # Channels of the state
+        hidden_size, # Channels of the state
         kernel_size=3 # Height and width of the convolutions, odd
     ):
         if kernel_size % 2 == 0: raise ValueError(f"kernel_size={kernel_size}: it must be odd, for the state to keep the size of the map")
-        self.n_hidden, self.conv_x = n_hidden, nn.Conv2d(n_in, self.n_gates*n_hidden, kernel_size, padding=kernel_size//2)
-        self._make(n_hidden, kernel_size)
+        self.hidden_size, self.conv_x = hidden_size, nn.Conv2d(n_in, self.n_gates*hidden_size, kernel_size, padding=kernel_size//2)
+        self._make(hidden_size, kernel_size)
 
     def step(self,
         x, # A frame of each clip, `(B,n_in,h,w)`
         state=None # What `step` gave before; None at the start
-    ): # The new state, a tuple; its first is the output `(B,n_hidden,h,w)`
+    ): # The new state, a tuple; its first is the output `(B,hidden_size,h,w)`
         "From one state to the next"
         x = self.conv_x(x)
         return self._update(x, self._start(x) if state is None else state)
@@ -163,7 +172,7 @@ class _ConvRNN(Module):
         x, # `(B,T,n_in,h,w)`
         lengths=None, # True frames of each clip: the state stands still after them
         state=None # To begin with
-    ): # Outputs of all steps `(B,T,n_hidden,h,w)`, and the last state
+    ): # Outputs of all steps `(B,T,hidden_size,h,w)`, and the last state
         xs, outs = self.conv_x(x.flatten(0, 1)).unflatten(0, x.shape[:2]), []
         if state is None: state = self._start(xs[:, 0])
         masks = None if lengths is None else length_mask(lengths, x.shape[1], x.device)[..., None, None, None]
@@ -173,7 +182,7 @@ class _ConvRNN(Module):
             outs.append(state[0])
         return torch.stack(outs, 1), state
 
-# %% ../nbs/07_layers.ipynb #1e72a48d
+# %% ../nbs/07_layers.ipynb #82d2312d
 class ConvLSTM(_ConvRNN):
     "An LSTM whose state is a feature map (arXiv 1506.04214, eq. 3, no peepholes)"
     n_gates = 4
@@ -181,7 +190,7 @@ class ConvLSTM(_ConvRNN):
         self.conv_h = nn.Conv2d(n, 4*n, k, padding=k//2, bias=False)
         with torch.no_grad(): self.conv_x.bias[n:2*n] = 1.   # remember, to begin with
 
-    def _start(self, x): return (x.new_zeros(x.shape[0], self.n_hidden, *x.shape[2:]),)*2
+    def _start(self, x): return (x.new_zeros(x.shape[0], self.hidden_size, *x.shape[2:]),)*2
 
     def _update(self, x, state):
         h, c = state
@@ -189,18 +198,18 @@ class ConvLSTM(_ConvRNN):
         c = f.sigmoid()*c + i.sigmoid()*g.tanh()
         return o.sigmoid()*c.tanh(), c
 
-# %% ../nbs/07_layers.ipynb #ec8e551b
+# %% ../nbs/07_layers.ipynb #a4a56be4
 class ConvGRU(_ConvRNN):
     "A GRU whose state is a feature map (arXiv 1511.06432, eqs. 5-8)"
     n_gates = 3
     def _make(self, n, k):
         self.conv_h, self.conv_r = nn.Conv2d(n, 2*n, k, padding=k//2, bias=False), nn.Conv2d(n, n, k, padding=k//2, bias=False)
 
-    def _start(self, x): return (x.new_zeros(x.shape[0], self.n_hidden, *x.shape[2:]),)
+    def _start(self, x): return (x.new_zeros(x.shape[0], self.hidden_size, *x.shape[2:]),)
 
     def _update(self, x, state):
         h, = state
-        n = self.n_hidden
+        n = self.hidden_size
         z, r = (x[:, :2*n] + self.conv_h(h)).sigmoid().chunk(2, 1)
         return (1-z)*h + z*(x[:, 2*n:] + self.conv_r(r*h)).tanh(),
 
@@ -268,10 +277,13 @@ def add_temporal_shift(
     for m,name in inner: setattr(m, name, nn.Sequential(TemporalShift(n_div), getattr(m, name)))
     return len(inner)
 
-# %% ../nbs/07_layers.ipynb #4ce0bef7
+# %% ../nbs/07_layers.ipynb #2a153c8f
 class SinusoidalPositions(Module):
     "Add sines and cosines of the place in time, their waves 2 to `2*max_len` frames long (after arXiv 1706.03762, sec. 3.5), for clips of any length"
-    def __init__(self, dim, max_len=32): self.dim, self.max_len = dim, max_len
+    def __init__(self,
+        dim, # Features a frame
+        max_len=32 # Half the longest wave, in frames; no limit to clips
+    ): self.dim, self.max_len = dim, max_len
 
     def forward(self, x): # `(B,T,dim)`
         freq = math.pi*self.max_len**-torch.linspace(0, 1, -(-self.dim//2), device=x.device)
@@ -280,7 +292,10 @@ class SinusoidalPositions(Module):
 
 class LearnedPositions(Module):
     "Add a learned vector for each place in time. Raises ValueError for a clip of more than `max_len` frames."
-    def __init__(self, dim, max_len=64):
+    def __init__(self,
+        dim, # Features a frame
+        max_len=64 # Frames of the longest clip
+    ):
         self.max_len, self.weight = max_len, nn.Parameter(torch.randn(max_len, dim)*.02)
 
     def forward(self, x): # `(B,T,dim)`

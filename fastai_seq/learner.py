@@ -7,14 +7,14 @@ Docs: https://fastai-seq.github.io/fastai_seq/learner.html.md"""
 # %% auto #0
 __all__ = ['seq_learner']
 
-# %% ../nbs/09_learner.ipynb #503682ea
+# %% ../nbs/09_learner.ipynb #fc6e3bc2
 import warnings
 from functools import partial
 
 import torch
 import fastai.callback.all # gives `Learner` its fit_one_cycle, fine_tune, lr_find, to_fp16 …
 from fastai.data.core import show_results
-from fastai.torch_basics import Tensor, dispatch, is_listy, to_device
+from fastai.torch_basics import Tensor, dispatch, is_listy
 from fastai.data.core import DataLoaders, Datasets
 from fastai.data.load import DataLoader
 from fastai.data.transforms import Normalize, get_c

@@ -9,11 +9,10 @@ __all__ = ['simple_splitter', 'rnnmodel_splitter', 'FrameEncoder', 'Head', 'Mean
            'LSTMHead', 'GRUHead', 'ConvLSTMHead', 'ConvGRUHead', 'TransformerHead', 'DiffHead', 'ShiftHead', 'SeqModel',
            'create_seq_model', 'seq_splitter', 'SimpleModel', 'RNNModel']
 
-# %% ../nbs/08_models.ipynb #689e0866
+# %% ../nbs/08_models.ipynb #176b70a5
 import difflib, inspect, warnings
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -26,9 +25,9 @@ from fastai.vision.core import imagenet_stats
 from fastai.vision.learner import create_head, cut_model, has_pool_type, model_meta
 from fastcore.foundation import L
 from .core import clip_lengths, stack_frames
-from .layers import (AttentionPool, ConvGRU, ConvLSTM, FrameDifference, SinusoidalPositions, TemporalPool, TemporalShift, TemporalTransformer,
+from .layers import (AttentionPool, ConvGRU, ConvLSTM, FrameDifference, SinusoidalPositions, TemporalPool, TemporalTransformer,
                                _MadeWith, _pack, _unpack, add_temporal_shift, clip_frames)
-from .videonets import VideoNet
+from .videonets import VideoNet, _read_weights
 
 # %% ../nbs/08_models.ipynb #25451667
 def _timm_arch(name):
@@ -45,29 +44,14 @@ def _arch_name(arch):
     if isinstance(arch, partial): return arch.args[0] if arch.args and isinstance(arch.args[0], str) else _arch_name(arch.func)
     return getattr(arch, '__name__', repr(arch))
 
-# %% ../nbs/08_models.ipynb #7f157fcd
-def _read_weights(path):
-    "The state dict in a file: torch's or safetensors', alone or as `model` or `state_dict` of a checkpoint"
-    try:
-        if Path(path).suffix == '.safetensors':
-            from safetensors.torch import load_file
-            return load_file(path)
-        weights = torch.load(Path(path), map_location='cpu', weights_only=True)
-    except OSError: raise
-    except Exception as e: raise ValueError(f"{path} is no file of weights ({e})") from e
-    for key in ('model', 'state_dict'):
-        if isinstance(weights, dict) and isinstance(weights.get(key), dict): weights = weights[key]
-    if not isinstance(weights, dict): raise ValueError(f"{path} is no file of weights (it holds a {type(weights).__name__})")
-    return weights
-
+# %% ../nbs/08_models.ipynb #61240945
 def _few(items, n=3): return ', '.join(items[:n]) + (', …' if len(items) > n else '')
 
-# %% ../nbs/08_models.ipynb #737af10e
 def _load_weights(model, path, name, strict):
     "Load the state dict in `path`; with `strict=False` what fits of it, and say how much that was"
     weights, own = _read_weights(path), model.state_dict()
-    fits = {k: v for k,v in weights.items() if k in own and getattr(v, 'shape', None) == own[k].shape}
-    shapes = [f'{k} is {tuple(getattr(weights[k], "shape", ()))}, not {tuple(own[k].shape)}' for k in own if k in weights and k not in fits]
+    fits = {k: v for k,v in weights.items() if k in own and v.shape == own[k].shape}
+    shapes = [f'{k} is {tuple(weights[k].shape)}, not {tuple(own[k].shape)}' for k in own if k in weights and k not in fits]
     missing, unknown = [k for k in own if k not in weights], [k for k in weights if k not in own]
     wrong = [f'{len(o)} {what} ({_few(o)})' for o,what in ((shapes, 'of another shape'), (missing, 'missing in it'), (unknown, 'unknown to the network')) if o]
     if wrong and (strict or not fits): raise ValueError(

@@ -133,7 +133,7 @@ class EveryFrame(UniformFrames):
     def moving(self): raise ValueError(f"{self} sees a clip whole at one look; pass n_clips=1, or another sampler")
     def pick(self, n, draw, rate): return list(range(n)) if self.max_len is None or n <= self.max_len else super().pick(n, draw, rate)
 
-# %% ../nbs/01_sampling.ipynb #6fc87793
+# %% ../nbs/01_sampling.ipynb #4bb3f81f
 class PartOf(FrameSampler):
     "A part of the frames that `sampler` picks. Raises ValueError for a clip that is too short for the whole."
     def __init__(self,
@@ -142,6 +142,7 @@ class PartOf(FrameSampler):
         last, # Number of the frame after its last
         said='the parts' # What takes so many frames, for the message
     ):
+        if sampler.varies or not 0 <= first < last <= sampler.seq_len: raise ValueError(f"first={first}, last={last}: expected a part of the frames that {sampler} always picks")
         self.sampler, self.first, self.last, self.said, self.fps, self.stride = sampler, first, last, said, sampler.fps, getattr(sampler, 'stride', 1)
         super().__init__(last - first, 'error')
 

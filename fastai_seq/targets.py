@@ -9,7 +9,8 @@ __all__ = ['FutureFrames', 'FutureDataLoaders', 'show_batch', 'TensorFrameCatego
            'OfItsFrames', 'FrameCategorize', 'FrameCategoryBlock', 'FrameNumbers', 'FrameRegressionBlock', 'MaskLoss',
            'FrameMasks', 'FrameMaskBlock']
 
-# %% ../nbs/06_targets.ipynb #6e3a2ccb
+# %% ../nbs/06_targets.ipynb #b8bf9af9
+from functools import singledispatch
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,9 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from IPython.display import HTML, display
 
-from .augment import TemporalTfm, _family, _item_tfms, _window
+from .augment import TemporalTfm, _family, _like_an_image, _window
 from .core import TensorVideo, clips_html
-from .data import ClipDL, ImageSeqBlock, _check_names, _check_splits, _honest_splitter, _no_classes, _one_label, _own_frames, check_clips
+from .data import ClipDL, ImageSeqBlock, TensorVideoTfm, _check_names, _check_splits, _honest_splitter, _no_classes, _one_label, _own_frames, check_clips
 from .digits import MovingDigits
 from .sampling import PartOf, RandomClip
 from .video import _frame_files, _scaled, get_videos, n_frames
@@ -121,6 +122,15 @@ def from_digits(cls:FutureDataLoaders,
     parts = [MovingDigits(range(*o), **kwargs) for o in ((n_in,), (n_in, n_in+n_out))]
     ds = Datasets(list(range(n_train + n_valid)), tfms=[[p] for p in parts], splits=(range(n_train), range(n_train, n_train + n_valid)))
     return ds.dataloaders(bs=bs, after_batch=IntToFloatTensor, dl_type=ClipDL, device=device, **({} if num_workers is None else dict(num_workers=num_workers)))
+
+# %% ../nbs/06_targets.ipynb #3a80ec5f
+@singledispatch
+def _as_reader(tfm):
+    "The transform `tfm` of items as one that reads videos: digits are drawn, and of a video as many frames are read, as large"
+    return tfm
+
+@_as_reader.register
+def _(tfm:MovingDigits): return TensorVideoTfm(size=tfm.size, sampler=RandomClip(len(tfm.frames), 'error'))
 
 # %% ../nbs/06_targets.ipynb #338bec79
 def _rows_of(n, names, figsize=None):
@@ -299,7 +309,7 @@ def FrameMaskBlock(
     "A `TransformBlock` for a mask a frame: a folder of pictures, an array, or its file"
     return TransformBlock(type_tfms=FrameMasks(vocab, method), item_tfms=OfItsFrames, dls_kwargs=dict(before_batch=_PadTargets))
 
-# %% ../nbs/06_targets.ipynb #4c01bc37
+# %% ../nbs/06_targets.ipynb #6bc52959
 @patch
 def _do_crop_pad(x:TensorFrameMask, sz, tl, orig_sz, pad_mode='zeros', resize_mode=None, resize_to=None):
     x = _window(x, tl, sz, pad_mode)
@@ -310,14 +320,7 @@ def crop_pad(x:TensorFrameMask, *args, **kwargs):
     "Crop or pad every mask to a size, then perhaps resize it: fastai's `crop_pad` of an image"
     return Image.Image.crop_pad(x, *args, **kwargs)
 
-def _like_a_picture(tfm):
-    "Have the class `tfm` do to `TensorFrameMask` what it does to a PIL image"
-    on_image = tfm.encodes.invoke(object, Image.Image)
-    def encodes(self, x:TensorFrameMask): return on_image(self, x)
-    tfm(encodes)
-
-for tfm in _item_tfms:
-    for o in _family(tfm): _like_a_picture(o)
+_like_an_image(TensorFrameMask)
 
 # %% ../nbs/06_targets.ipynb #93272d2c
 def _frame_words(o): return [str(v) if isinstance(v, str) else ', '.join(f'{n:.2g}' for n in v.tolist()) for v in o]

@@ -342,13 +342,19 @@ def _sines(n, dim):
     a = torch.arange(n)[:,None] / 10000**(torch.arange(0, dim, 2)/dim)
     return torch.stack([a.sin(), a.cos()], -1).flatten(1)[:,:dim]
 
-# %% ../nbs/07_timesformer.ipynb #85154c05
+# %% ../nbs/07_timesformer.ipynb #f58ba0c0
 class VitTimeSformer(Module):
     "A timm `VisionTransformer` over clips; see `timesformer_from_vit`, which makes one"
-    def __init__(self, vit, num_frames, attention='divided', checkpoint=False):
+    def __init__(self,
+        vit, # timm's `VisionTransformer`, which becomes part of the model
+        num_frames, # Frames a clip
+        attention='divided', # 'divided', 'joint' or 'space'
+        checkpoint=False # Compute each block again in the backward pass
+    ):
         self.vit, self.attention, self.checkpoint = vit, attention, checkpoint
         self.clip_shape = num_frames, *vit.patch_embed.img_size
-        self.mean, self.std = (list(vit.pretrained_cfg.get(k) or ()) or None for k in ('mean', 'std'))
+        cfg = vit.pretrained_cfg
+        self.stats = (list(cfg['mean']), list(cfg['std'])) if cfg.get('mean') else None     # how frames are to be normalised
         if attention != 'space': self.time_embed = nn.Parameter(torch.zeros(num_frames, 1, vit.embed_dim))
         if attention == 'joint': nn.init.trunc_normal_(self.time_embed, std=.02)
         if attention == 'divided':
@@ -427,7 +433,7 @@ def _timm_vit(vit, pretrained):
     if not isinstance(vit.patch_drop, nn.Identity): raise ValueError("the image transformer drops patches in training; make it with patch_drop_rate=0")
     return vit
 
-# %% ../nbs/07_timesformer.ipynb #db93d848
+# %% ../nbs/07_timesformer.ipynb #141639b8
 def timesformer_from_vit(
     vit, # A timm `VisionTransformer` (it becomes part of the model), or the name of one
     n_out=None, # Classes; None keeps the head of `vit`
@@ -435,7 +441,7 @@ def timesformer_from_vit(
     attention='divided', # 'divided' in time and space, 'joint' over all, or 'space' only: blind to order
     pretrained=True, # For a name: False, True (downloaded), or the path of a local file of weights
     checkpoint=False # Compute each block again in the backward pass: a fraction of the memory, a third more time
-)->VitTimeSformer: # From `ImageTuple` or `(B,T,3,H,W)` to `(B,n_out)`; normalised with its `mean` and `std`
+)->VitTimeSformer: # From `ImageTuple` or `(B,T,3,H,W)` to `(B,n_out)`; normalised with its `stats`
     "Space-time attention (arXiv 2102.05095, section 3) over an image transformer. Raises ValueError for one that cannot be extended."
     if attention not in ('divided', 'joint', 'space'): raise ValueError(f"attention={attention!r}: choose 'divided', 'joint' or 'space'")
     if num_frames < 1: raise ValueError(f"num_frames={num_frames}: expected 1 or more")
@@ -452,11 +458,14 @@ def vit_timesformer_splitter(
     late = [*vit.blocks[half:], *getattr(model, 'time_blocks', [])[half:], vit.norm]
     return _three_groups(model, late, [m for m in (vit.attn_pool, vit.fc_norm, vit.head, getattr(vit, 'head_dist', None)) if m is not None])
 
-# %% ../nbs/07_timesformer.ipynb #acd6d396
+# %% ../nbs/07_timesformer.ipynb #d916bb09
 class HFVideoModel(Module):
     "A video classifier of `transformers` for either form of batch; see `hf_video_model`, which makes one"
-    def __init__(self, net, mean=None, std=None):
-        self.net, self.mean, self.std, cfg = net, mean, std, net.config
+    def __init__(self,
+        net, # A classifier of `transformers`
+        stats=None # (mean, std) that its frames are to be normalised with, where known
+    ):
+        self.net, self.stats, cfg = net, stats, net.config
         size = cfg.image_size
         self.clip_shape = cfg.num_frames, *((size, size) if isinstance(size, int) else size)
 
@@ -465,7 +474,7 @@ class HFVideoModel(Module):
         _check_clip(x, self.clip_shape)
         return self.net(pixel_values=x).logits
 
-# %% ../nbs/07_timesformer.ipynb #841daa3c
+# %% ../nbs/07_timesformer.ipynb #5b442e73
 def _hf_classes():
     try: import transformers as tr
     except ImportError: _need('transformers', 'hf_video_model')
@@ -480,12 +489,11 @@ def _hf_config(name):
         f"`hf download {name}`, copy the folder here, and pass its path; or pass a TimesformerConfig or VideoMAEConfig for random weights") from e
 
 def _hf_stats(name):
-    "Mean and standard deviation from the image processor beside the weights, or None"
+    "(mean, std) from the image processor beside the weights, or None"
     from transformers.image_processing_base import ImageProcessingMixin
     with suppress(OSError):
         cfg,_ = ImageProcessingMixin.get_image_processor_dict(name)
-        return cfg.get('image_mean'), cfg.get('image_std')
-    return None, None
+        if cfg.get('image_mean'): return cfg['image_mean'], cfg['image_std']
 
 # %% ../nbs/07_timesformer.ipynb #93c5b00c
 def _hf_net(cls, name, cfg, num_frames):
@@ -500,13 +508,13 @@ def _hf_net(cls, name, cfg, num_frames):
     net.load_state_dict(state)
     return net
 
-# %% ../nbs/07_timesformer.ipynb #47e9c2b7
+# %% ../nbs/07_timesformer.ipynb #bb57c2a6
 def hf_video_model(
     name, # Name on the Hugging Face hub, local folder, or (for random weights) a `TimesformerConfig` or `VideoMAEConfig`
     n_out=None, # Classes; None keeps the head
     pretrained=True, # The weights of `name`, or random ones?
     num_frames=None # Frames a clip; the configuration's, if None
-)->HFVideoModel: # From `ImageTuple` or `(B,T,3,H,W)` to `(B,n_out)`; normalised with its `mean` and `std`, where they are known
+)->HFVideoModel: # From `ImageTuple` or `(B,T,3,H,W)` to `(B,n_out)`; normalised with its `stats`, where they are known
     "TimeSformer or VideoMAE of `transformers`, with a new head for `n_out`. Raises OSError where weights are not to be had, ValueError for other models."
     classes, cfg = _hf_classes(), _hf_config(name)
     if type(cfg) not in classes: raise ValueError(f"{name} is a {type(cfg).__name__}; expected one of {', '.join(c.__name__ for c in classes)}")
@@ -515,7 +523,7 @@ def hf_video_model(
     named = isinstance(name, (str, Path))
     net = _hf_net(classes[type(cfg)], name, cfg, num_frames) if pretrained and named else classes[type(cfg)](cfg)
     if n_out is not None: net.config.num_labels, net.classifier = n_out, nn.Linear(net.config.hidden_size, n_out)
-    return HFVideoModel(net, *(_hf_stats(name) if named else (None, None)))
+    return HFVideoModel(net, _hf_stats(name) if named else None)
 
 # %% ../nbs/07_timesformer.ipynb #af7522af
 def hf_video_splitter(
@@ -542,7 +550,7 @@ def _hf_names(state, i):
     res[f'time_blocks.{i}.attn.proj.bias'] = w @ state[at+'temporal_attention.output.dense.bias'] + b
     return res
 
-# %% ../nbs/07_timesformer.ipynb #17c4f7cf
+# %% ../nbs/07_timesformer.ipynb #77f66b6c
 def timesformer_from_hf(
     model, # From `hf_video_model`; a TimeSformer with divided attention
     checkpoint=False # Compute each block again in the backward pass: a fraction of the memory, a third more time
@@ -556,7 +564,7 @@ def timesformer_from_hf(
     vit = VisionTransformer(model.clip_shape[1:], cfg.patch_size, cfg.num_channels, cfg.num_labels, embed_dim=cfg.hidden_size, depth=cfg.num_hidden_layers,
                             num_heads=cfg.num_attention_heads, mlp_ratio=cfg.intermediate_size/cfg.hidden_size, qkv_bias=cfg.qkv_bias,
                             norm_layer=partial(nn.LayerNorm, eps=cfg.layer_norm_eps))
-    vit.pretrained_cfg = dict(mean=model.mean, std=model.std)
+    vit.pretrained_cfg = dict(zip(('mean', 'std'), model.stats or ()))
     res, state, at = VitTimeSformer(vit, cfg.num_frames, 'divided', checkpoint), model.net.state_dict(), 'timesformer.embeddings.'
     new = {'time_pos': torch.zeros_like(res.time_pos), 'time_embed': state[at+'time_embeddings'][0,:,None], 'vit.cls_token': state[at+'cls_token'], 'vit.pos_embed': state[at+'position_embeddings']}
     for theirs,ours in {at+'patch_embeddings.projection': 'patch_embed.proj', 'timesformer.layernorm': 'norm', 'classifier': 'head'}.items():

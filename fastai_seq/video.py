@@ -36,14 +36,14 @@ from fastprogress.fastprogress import progress_bar
 from .files import written_whole
 from .sampling import EveryFrame
 
-# %% ../nbs/02_video.ipynb #dfb87bc8
+# %% ../nbs/02_video.ipynb #29f9321e
 def write_video(
     path, # File to write: .avi, .mp4, .mkv, .mov or .m4v
-    frames, # PIL images, or uint8 arrays `(H,W,3)`; height and width even
+    frames, # PIL images, or uint8 arrays `(H,W,3)`, all of one size; 'libx264' wants even sides
     fps=25, # Frames a second
     codec='mpeg4' # FFmpeg's encoder; browsers play what 'libx264' makes, in .mp4
 )->Path: # `path`
-    "Write `frames` as MPEG-4, whole or not at all"
+    "Encode `frames`, whole or not at all. Raises ValueError for another ending, or without frames."
     path = Path(path)
     if path.suffix.lower() not in ('.avi', '.mp4', '.mkv', '.mov', '.m4v'): raise ValueError(f"{path}: choose one of the endings .avi, .mp4, .mkv, .mov, .m4v")
     with written_whole(path) as tmp, av.open(str(tmp), 'w') as out:
@@ -134,10 +134,10 @@ class _Tally:
         if lost > 0 and (damaged or self.indexed and lost != tiny): return f"{lost} of {due} frames are lost to damage"
         return ''
 
-# %% ../nbs/02_video.ipynb #da6f7612
+# %% ../nbs/02_video.ipynb #a3c60dc0
 def _why(path, e):
     "The exception `e` in words, which name `path`"
-    text = str(e) if isinstance(e, (VideoError, OSError)) else repr(e)
+    text = str(e) if isinstance(e, (ValueError, OSError)) else repr(e)
     return text if str(path) in text else f"{path}: {text}"
 
 _decoding = (av.FFmpegError, IndexError, ValueError, MemoryError)   # what PyAV raises on broken data
@@ -227,12 +227,12 @@ def extract_frames(
 def _check_on_error(on_error, *allowed):
     if on_error not in allowed: raise ValueError(f"on_error={on_error!r}: choose {' or '.join(map(repr, allowed))}")
 
-# %% ../nbs/02_video.ipynb #d36a9dfd
+# %% ../nbs/02_video.ipynb #7c3057ff
 _litter = {'thumbs.db', 'desktop.ini'}
 
 @patch
 def ls_sorted(self:Path)->L:
-    "The folder's entries sorted by the number that is their name; what systems leave behind (`.DS_Store`, `Thumbs.db`) is passed over"
+    "The folder's entries sorted by the number that is their name; what systems leave behind (`.DS_Store`, `Thumbs.db`) is passed over. Raises ValueError for another name."
     files = L(f for f in self.iterdir() if f.name[0] != '.' and f.name.lower() not in _litter)
     for f in files:
         if not f.stem.isdecimal(): raise ValueError(
@@ -660,13 +660,13 @@ def read_frames(
     if len(sizes := {f.shape[:2] for f in frames}) > 1: raise VideoError(f"{path}: frames of different sizes (height, width) {sorted(sizes)}; pass size=(height, width)")
     return np.stack(frames)
 
-# %% ../nbs/02_video.ipynb #f9458679
+# %% ../nbs/02_video.ipynb #94070d64
 video_extensions = {'.avi','.mp4','.m4v','.mkv','.mov','.webm','.mpg','.mpeg','.wmv','.flv','.ogv','.3gp','.ts','.mts','.m2ts','.vob','.gif'}
 
 def get_videos(
     path # Folder to look in, at any depth; what is hidden is passed over
 )->L: # Paths of video files, sorted
-    "Every video file below `path`"
+    "Every video file below `path`. Raises FileNotFoundError."
     if not Path(path).is_dir(): raise FileNotFoundError(f"No such folder: {path}")
     res, seen = L(), set()
     for root,dirs,files in os.walk(path, followlinks=True):
@@ -834,7 +834,7 @@ class ExtractReport:
         rows = ''.join(f'<tr><td style="text-align:left">{a}</td><td style="text-align:left">{escape(str(b))}</td></tr>' for a,b in self._rows())
         return f"<table><tr><th colspan=2>{escape(str(self.dest))}</th></tr>{rows}</table>" + ''.join(f'<p>{escape(n)}</p>' for n in self.notes)
 
-# %% ../nbs/02_video.ipynb #a1837bdd
+# %% ../nbs/02_video.ipynb #50bc67c8
 def _make_all(src, dest, write, settings, need, workers, executor, on_error, force):
     "Have `write` make a folder below `dest` of each video below `src`; `need` estimates the bytes"
     _check_start()
@@ -857,7 +857,7 @@ def _make_all(src, dest, write, settings, need, workers, executor, on_error, for
         try:
             for i,(v,reason) in enumerate(bar, 1):
                 if isinstance(reason, Exception) and (on_error == 'raise' or _is_full(reason)): raise reason
-                failed[v] = reason if isinstance(reason, str) else str(reason) if isinstance(reason, VideoError) else f'{v}: {reason!r}'
+                failed[v] = reason if isinstance(reason, str) else _why(v, reason)
                 bar.comment = f'{i/(time.time()-start):.1f} videos/s'
         finally:
             results.close()

@@ -7,13 +7,14 @@ Docs: https://fastai-seq.github.io/fastai_seq/videonets.html.md"""
 # %% auto #0
 __all__ = ['VideoNet', 'normalize_stats', 'videonet_splitter']
 
-# %% ../nbs/07_videonets.ipynb #eac909db
+# %% ../nbs/07_videonets.ipynb #6bc0a5cd
 import re, warnings
 from math import isqrt
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn
 from torchvision.models import WeightsEnum, get_model_weights, list_models
 from torchvision.models import video as tv_video
@@ -81,21 +82,23 @@ def _fit_positions(net, weights):
         res['pos_encoding.temporal_pos'] = F.interpolate(time.T[None].float(), pos.temporal_size, mode='linear')[0].T.to(time.dtype)
     return res
 
-# %% ../nbs/07_videonets.ipynb #6cf7f38d
+# %% ../nbs/07_videonets.ipynb #23f196a4
 def _read_weights(path):
-    "The state dict in the file `path`, which may be one of a `VideoNet`, or of a whole training under 'model'"
-    try: res = torch.load(Path(path), map_location='cpu', weights_only=True)
+    "The state dict in the file `path`: torch's or safetensors', alone or as `model` or `state_dict` of a checkpoint"
+    try: res = load_file(path) if Path(path).suffix == '.safetensors' else torch.load(path, map_location='cpu', weights_only=True)
     except OSError: raise
     except Exception as e: raise ValueError(
         f"{path} is no file of weights alone ({str(e).splitlines()[0]}); save those of a learner by `learn.save(…, with_opt=False)`") from e
-    if isinstance(res, dict) and isinstance(res.get('model'), dict): res = res['model']
+    for key in ('model', 'state_dict'):
+        if isinstance(res, dict) and isinstance(res.get(key), dict): res = res[key]
     if not isinstance(res, dict) or not all(isinstance(v, torch.Tensor) for v in res.values()): raise ValueError(f"{path} holds no state dict")
-    return {k.removeprefix('net.'): v for k,v in res.items()}
+    return res
 
-# %% ../nbs/07_videonets.ipynb #e4c3e514
+# %% ../nbs/07_videonets.ipynb #5017a03f
 def _load_body(net, weights, source, strict=True):
     "Load `weights` into `net`, but for its head. Raises ValueError that tells which keys do not fit; with strict=False they are left out and told."
     head, have = _facts_of(net)['head'], net.state_dict()
+    weights = {k.removeprefix('net.'): v for k,v in weights.items()}     # those of a `VideoNet` too
     weights = _fit_positions(net, {k: v for k,v in weights.items() if not k.startswith(head)})
     body = [k for k in have if not k.startswith(head)]
     wrong = [f"{k} {tuple(weights[k].shape)}, not {tuple(have[k].shape)}" for k in body if k in weights and weights[k].shape != have[k].shape]

@@ -136,3 +136,11 @@ def test_files_that_are_not_known_are_refused(made, clips, tmp_path):
     learn = learner(load(clips, size=48, item_tfms=RandomResizedCrop(32)))
     export_onnx(learn, tmp_path/'r.onnx')
     with pytest.raises(ValueError, match='RandomResizedCrop in validation'): OnnxPredictor(tmp_path/'r.onnx')
+
+def test_any_length_is_not_said_of_a_burnt_in_window(clips, tmp_path):
+    "S3D pools over as many frames as it was traced with: a clip four times as long would be answered wrongly"
+    from torchvision.models.video import s3d
+    learn = Learner(load(clips, seq_len=6, size=64), create_seq_model(s3d, 2, pretrained=False))
+    for m in learn.model.modules():
+        if isinstance(m, nn.Conv3d): nn.init.kaiming_normal_(m.weight)
+    assert not export_onnx(learn, tmp_path/'m.onnx')['any_length']

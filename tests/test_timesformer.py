@@ -192,7 +192,7 @@ def test_vit_by_name_and_local_weights(tmp_path):
     torch.save(net.state_dict(), tmp_path/'w.pth')
     model = timesformer_from_vit('vit_tiny_patch16_224', 7, 2, pretrained=tmp_path/'w.pth')
     assert torch.equal(model.vit.blocks[3].mlp.fc1.weight, net.blocks[3].mlp.fc1.weight) and model.vit.head.out_features == 7
-    assert model.mean == [.5, .5, .5] and model.std == [.5, .5, .5]
+    assert model.stats == ([.5, .5, .5], [.5, .5, .5])
     torch.save({'a': torch.zeros(1)}, tmp_path/'other.pth')
     with pytest.raises(ValueError, match='other.pth do not fit vit_tiny_patch16_224'): timesformer_from_vit('vit_tiny_patch16_224', 7, pretrained=tmp_path/'other.pth')
     with pytest.raises(FileNotFoundError, match='none.pth'): timesformer_from_vit('vit_tiny_patch16_224', 7, pretrained='none.pth')
@@ -226,10 +226,10 @@ def test_hugging_face_folder(i, tmp_path):
     own.save_pretrained(tmp_path)
     x = torch.rand(2, 4, 3, 32, 32)
     same = hf_video_model(tmp_path).eval()
-    assert torch.equal(same(ImageTuple(x.unbind(1))), own(pixel_values=x).logits) and (same.mean, same.std) == (None, None)
+    assert torch.equal(same(ImageTuple(x.unbind(1))), own(pixel_values=x).logits) and same.stats is None
     (tmp_path/'preprocessor_config.json').write_text('{"image_mean": [0.45, 0.45, 0.45], "image_std": [0.225, 0.225, 0.225], "image_processor_type": "VideoMAEImageProcessor"}')
     new = hf_video_model(str(tmp_path), n_out=3).eval()
-    assert new(x).shape == (2, 3) and new.mean == [.45]*3 and new.std == [.225]*3
+    assert new(x).shape == (2, 3) and new.stats == ([.45]*3, [.225]*3)
     assert torch.equal(new.net.base_model.encoder.layer[1].output.dense.weight, own.base_model.encoder.layer[1].output.dense.weight)
     fresh = hf_video_model(tmp_path, n_out=3, pretrained=False)
     assert not torch.equal(fresh.net.base_model.encoder.layer[1].output.dense.weight, own.base_model.encoder.layer[1].output.dense.weight)
