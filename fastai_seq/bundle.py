@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/bundle.html.md"""
 # %% auto #0
 __all__ = ['save_bundle', 'load_bundle', 'push_to_hub', 'from_hub']
 
-# %% ../nbs/11_bundle.ipynb #e32f1e33
+# %% ../nbs/11_bundle.ipynb #b370a8af
 import hashlib, json, platform, tempfile
 from contextlib import contextmanager
 from copy import deepcopy
@@ -33,7 +33,7 @@ import torchvision.models
 
 from .core import ImageTuple, TensorVideo
 from .data import ClipDL, ImageTupleTfm, TensorVideoTfm
-from .evaluate import Evaluation, _as_reader
+from .evaluate import Evaluation
 from .files import written_whole
 from .layers import LearnedPositions, SinusoidalPositions
 from .models import FrameEncoder, Head, SeqModel, _heads, _timm_arch
@@ -41,7 +41,7 @@ from .sampling import _sampler_made, _sampler_told
 from .seq2seq import ConvGRUForecaster, ConvLSTMForecaster, Forecaster, PerFrame, SimVP, TemporalUNet
 from .seq2seq_learner import FrameMSELoss
 from .targets import (FrameCategorize, FrameMasks, FrameNumbers, MaskLoss, OfItsFrames, TensorFrameCategory, TensorFrameMask, TensorFrameNumbers,
-                                _PadTargets)
+                                _PadTargets, _as_reader)
 from .timesformer import HFVideoModel, MyTimeSformer, VitTimeSformer, _hf_classes, hf_video_model, timesformer_from_vit
 from .videonets import VideoNet
 
@@ -170,7 +170,7 @@ def _clips_told(dl):
     frames = dict(size=list(fs[at].size), method=fs[at].method) if type(fs[at]) is TensorVideoTfm else None      # None: a tuple of images, as large as they are
     return dict(sampler=_sampler_told(fs[at].sampler), frames=frames, resize=[_resizer_told(t) for t in sizes], normalize=stats, bs=dl.bs)
 
-# %% ../nbs/11_bundle.ipynb #98698d6c
+# %% ../nbs/11_bundle.ipynb #51abb1e7
 def _names(vocab):
     "The classes as plain data"
     res = [o.item() if isinstance(o, np.generic) else o for o in vocab]
@@ -204,6 +204,7 @@ _targets_made = {Categorize: (_categories, TensorCategory), MultiCategorize: (_m
                  EncodedMultiCategorize: (_encoded, TensorMultiCategory), RegressionSetup: (_numbers, torch.Tensor), FrameCategorize: (_frame_categories, TensorFrameCategory),
                  FrameNumbers: (_frame_numbers, TensorFrameNumbers), FrameMasks: (_masks, TensorFrameMask), TensorVideoTfm: (_frames, TensorVideo)}
 _per = {FrameCategorize: ', for each frame', FrameNumbers: ' numbers, for each frame', FrameMasks: ', for each pixel', TensorVideoTfm: ' frames to come', RegressionSetup: ' numbers'}
+_ask_by = {TensorVideoTfm: "continue_video(learn, 'clip.mp4', 'goes_on.mp4')"} | dict.fromkeys((FrameCategorize, FrameNumbers), "label_frames(learn, 'clip.mp4')")
 
 def _answer_words(answer):
     "What is answered, for the card"
@@ -234,7 +235,7 @@ def _dls_made(clips, answer, path, device):
         return res
     return DataLoaders(loader(0), loader(1), path=path, device=device)
 
-# %% ../nbs/11_bundle.ipynb #c465c813
+# %% ../nbs/11_bundle.ipynb #fd5f31b0
 def _metric_lines(metrics):
     "Lines of the card that tell `metrics`: a dict, or an `Evaluation`"
     if not isinstance(metrics, Evaluation): return [f'- {k}: {v:.4g}' if isinstance(v, float) else f'- {k}: {v}' for k,v in (metrics or {}).items()]
@@ -248,13 +249,14 @@ def _card(name, told, license, metrics, notes):
     clips, answer, frames = told['clips'], told['answer'], told['clips']['frames']
     size = "{}x{} pixels, {}".format(*frames['size'], frames['method']) if frames else ', '.join(f"{t['name']}({t['args']})" for t in clips['resize']) or 'as they are'
     model = {k: v for k,v in told['model'].items() if k != 'config'}
+    ask = {c.__name__: v for c,v in _ask_by.items()}.get(answer['kind'], "learn.predict(Path('clip.mp4'))")
     task = 'video-to-video' if answer['kind'] == TensorVideoTfm.__name__ else 'video-classification'
     head = ['---', *([f'license: {license}'] if license else []), 'library_name: fastai_seq', f'pipeline_tag: {task}', '---']
     return '\n'.join([*head, f'# {name}', '', notes or 'Its maker left no notes.', '', '## How good it is', '', *(_metric_lines(metrics) or ['Not told.']), '',
         '## What it is', '', f"- model: `{json.dumps(model)[:600]}`", f"- frames: {_sampler_words(clips['sampler'])}",
         f'- size: {size}', f'- answers: {_answer_words(answer)}', f"- licence: {license or 'not told'}",
         f"- made with: {', '.join(f'{k} {v}' for k,v in told['versions'].items())}", '',
-        '## How to open it', '', '```python', 'from fastai_seq.all import *', f"learn = load_bundle({name!r})", "learn.predict(Path('clip.mp4'))", '```', ''])
+        '## How to open it', '', '```python', 'from fastai_seq.all import *', f"learn = load_bundle({name!r})", ask, '```', ''])
 
 # %% ../nbs/11_bundle.ipynb #7beae8a3
 _files = _told_file, _weights_file, _card_file = 'bundle.json', 'model.safetensors', 'README.md'

@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/callbacks.html.md"""
 # %% auto #0
 __all__ = ['ProgressiveClips', 'EMA', 'Resumable', 'FiniteLoss', 'CheckCallbacks', 'CompileModel', 'PerRank']
 
-# %% ../nbs/09_callbacks.ipynb #c9a5e141
+# %% ../nbs/09_callbacks.ipynb #83f5fa72
 import random, warnings
 from copy import copy
 from functools import partial
@@ -36,6 +36,7 @@ from .data import _ClipTfm
 from .files import written_whole
 from .layers import _in_evaluation
 from .sampling import EveryFrame
+from .targets import TensorFrameNumbers
 
 # %% ../nbs/09_callbacks.ipynb #02db1828
 def _fewer(sampler, share):
@@ -320,21 +321,26 @@ def _restore(self:Resumable, fits, model, opt, grads, rand, cbs, train_iter, smo
     if scaler: self.learn.scaler.load_state_dict(scaler)
     _set_random_state(self.learn, rand[rank_distrib()])
 
-# %% ../nbs/09_callbacks.ipynb #2a28d9b7
+# %% ../nbs/09_callbacks.ipynb #59b4f9f6
 def _part(x, k):
     "Clip `k` of a batch of either form, as a batch"
     if isinstance(x, (tuple, list)): return type(x)([_part(o, k) for o in x])
     if not isinstance(x, Tensor): return x
+    if isinstance(x, TensorFrameNumbers): return x[k:k+1]
     res = x[k:k+1].as_subclass(Tensor)
     if isinstance(x, TensorVideo) and clip_lengths(x): res.lengths = (x.lengths[k],)
     return res
 
+def _unpadded(o):
+    "As a plain tensor. Numbers of frames are filled up with nan, which their loss leaves out: here with 0."
+    return o.as_subclass(Tensor).nan_to_num(0., torch.inf, -torch.inf) if isinstance(o, TensorFrameNumbers) else o.as_subclass(Tensor)
+
 def _finite(o):
     "Whether all numbers in a tensor, or in tuples of them, are finite"
     if isinstance(o, (tuple, list)): return all(map(_finite, o))
-    return not isinstance(o, Tensor) or not o.is_floating_point() or bool(torch.isfinite(o.as_subclass(Tensor)).all())
+    return not isinstance(o, Tensor) or not o.is_floating_point() or bool(torch.isfinite(_unpadded(o)).all())
 
-# %% ../nbs/09_callbacks.ipynb #5aa8f9d4
+# %% ../nbs/09_callbacks.ipynb #12199d13
 class FiniteLoss(Callback):
     "Stop at a loss that is not finite, with a FloatingPointError that names the step, the clips and the likely cause"
     order = -5    # before MixUp mixes the clips, and before the backward pass
@@ -342,7 +348,7 @@ class FiniteLoss(Callback):
 
     def before_batch(self):
         self.batch = self.xb, self.yb
-        if not all(torch.isfinite(o.as_subclass(Tensor).sum()) for x in (*self.xb, *self.yb) for o in (x if isinstance(x, tuple) else (x,))
+        if not all(torch.isfinite(_unpadded(o).sum()) for x in (*self.xb, *self.yb) for o in (x if isinstance(x, tuple) else (x,))
                    if isinstance(o, Tensor) and o.is_floating_point()): self._inspect()
 
     def before_backward(self):

@@ -246,7 +246,7 @@ def _timeline_lines(file, tl, form):
 
 def _csv_lines(rows): return pd.DataFrame(rows).to_csv(index=False).splitlines()
 
-# %% ../nbs/12_cli.ipynb #6a1bf237
+# %% ../nbs/12_cli.ipynb #35b96ada
 def _answer_lines(learn, file, timeline, window, stride, n_clips, thresh, form, out):
     "What `learn` says of the clip `file`, as lines"
     if not timeline: return _clip_lines(file, predict_video(learn, file, n_clips, thresh=thresh), form)
@@ -257,8 +257,8 @@ def predict(
     model:str, # A bundle, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only what you trust
     files:list, # Clips: videos or folders of frames
     timeline:bool=False, # Long videos: an answer for each window of time, merged to segments
-    window:float=2., # Seconds a window of a timeline
-    stride:float=.5, # Seconds from one window to the next
+    window:float=None, # Seconds a window of a timeline; 2 if not given. (Where a label a frame was learnt each frame has its own)
+    stride:float=None, # Seconds from one window to the next; 0.5 if not given
     n_clips:int=1, # Looks at each clip, averaged
     thresh:float=None, # Least probability of a label
     json:bool=False, # An object of JSON a line, for a clip that failed too
@@ -269,7 +269,7 @@ def predict(
     "Classify clips with a saved learner; a bad one is reported, and the others go on"
     if len(forms := [k for k,on in dict(json=json, csv=csv, html=html).items() if on]) > 1: raise ValueError(f"--{' and --'.join(forms)}: choose one")
     timeline = timeline or html
-    if window <= 0 or stride <= 0 or n_clips < 1: raise ValueError(f"window={window}, stride={stride}, n_clips={n_clips}: expected seconds above 0, and at least one look")
+    if any(o is not None and o <= 0 for o in (window, stride)) or n_clips < 1: raise ValueError(f"window={window}, stride={stride}, n_clips={n_clips}: expected seconds above 0, and at least one look")
     if html and (twice := [n for n,k in Counter(Path(f).name for f in files).items() if k > 1]): raise ValueError(f"{twice[0]} is there twice, and the page of one would replace the other's; run them one by one, each with its own --out")
     learn, failed, form, head = _open_learner(model), 0, (forms or [''])[0], None
     for f in map(Path, files):
@@ -284,13 +284,13 @@ def predict(
     if failed: print(f'{failed} of {len(files)} clips could not be predicted', file=sys.stderr)
     return failed
 
-# %% ../nbs/12_cli.ipynb #d69f8f9e
+# %% ../nbs/12_cli.ipynb #56383e8b
 def serve(
     model:str, # A bundle, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only what you trust
     host:str='127.0.0.1', # Address to listen on; 0.0.0.0 for all, which lets others in
     port:int=7860, # Port to listen on
-    window:float=2., # Seconds a window of a timeline
-    stride:float=.5 # Seconds from one window to the next
+    window:float=None, # Seconds a window of a timeline; 2 if not given
+    stride:float=None # Seconds from one window to the next; 0.5 if not given
 ):
     "A page in the browser on which to try a saved learner: a video's timeline, or the camera (takes the extra `demo`)"
     demo_app(_open_learner(model), window, stride).launch(server_name=host, server_port=port)

@@ -455,7 +455,7 @@ def get_action_dataloaders(
     return ds.dataloaders(bs=bs, after_item=[Resize(image_size), ToTensor],
                           after_batch=[IntToFloatTensor, Normalize.from_stats(*imagenet_stats)], **kwargs)
 
-# %% ../nbs/06_data.ipynb #59d633da
+# %% ../nbs/06_data.ipynb #9e34a037
 class TensorVideoTfm(_ClipTfm):
     "Clip (a video or a folder of frames) to `TensorVideo`: uint8 `(seq_len,3,size,size)`"
     def __init__(self,
@@ -472,7 +472,7 @@ class TensorVideoTfm(_ClipTfm):
     def encodes(self, path:Path|str|VideoRange):
         frames, idxs = self.read(path, size=self.size, method=self.method, fit=_fit_all)
         res = TensorVideo.create(frames if isinstance(frames, np.ndarray) else np.stack(frames))
-        res.source = path, idxs
+        res.source, res.method = (path, idxs), self.method
         return res
 
 def _fit_all(imgs, size, method):
@@ -515,6 +515,21 @@ def _classes(y):
     "The classes that the label `y` names; none, if it is a number or several"
     return set(y) if is_listy(y) and not isinstance(y[0] if len(y) else '', Real) else set() if is_listy(y) or isinstance(y, Real) and not isinstance(y, Integral) else {y}
 
+# %% ../nbs/06_data.ipynb #582ace8b
+class _OfFrames:
+    "Base of what makes a target for each frame. `classes(path, label)` are those of the frames of a clip; None: they have none."
+    classes = None
+
+def _no_classes(o): return set()
+def _one_label(o): return ''     # where there are no classes to keep in proportion
+
+def _classes_by(y_block, files, label_func):
+    "For the labels of such a block: what gives the set of classes of a clip, and what gives its class, if it has one"
+    for t in y_block.type_tfms:
+        if isinstance(t, (RegressionSetup, _ClipTfm)): return _no_classes, None
+        if isinstance(t, _OfFrames): return (lambda o: t.classes(o, label_func(o))) if t.classes else _no_classes, None
+    return (lambda o: _classes(label_func(o))), None if any(is_listy(label_func(f)) for f in files) else label_func
+
 # %% ../nbs/06_data.ipynb #c45d3989
 def _check_names(kwargs, f):
     "fastai passes arguments on and on, and drops those that nobody knows: a misspelt one would change nothing, unsaid. Raises TypeError for it."
@@ -525,7 +540,7 @@ def _check_names(kwargs, f):
             near = difflib.get_close_matches(k, known, 3, .5)
             raise TypeError(f"no argument {k!r}" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; there are {', '.join(known)}"))
 
-# %% ../nbs/06_data.ipynb #594f021e
+# %% ../nbs/06_data.ipynb #2b21f5d0
 class ImageSeqDataLoaders(DataLoaders):
     "`DataLoaders` of clips as `TensorVideo`"
     @classmethod
@@ -553,23 +568,17 @@ class ImageSeqDataLoaders(DataLoaders):
         _check_names(kwargs, cls.from_path_func)
         if on_error not in ('raise', 'replace'): raise ValueError(f"on_error={on_error!r}: choose 'raise' or 'replace'")
         block, fnames = ImageSeqBlock(seq_len, size, sampler=sampler, short=short, method=method), L(fnames)
-        labels = fnames.map(label_func)
-        y_block = y_block or (_label_block(labels) if labels else None)
-        classes, lists = lambda o: _classes(label_func(o)), any(map(is_listy, labels))
+        y_block = y_block or (_label_block(fnames.map(label_func)) if fnames else CategoryBlock)
         y_block = y_block() if callable(y_block) else y_block
-        numbers = y_block and any(isinstance(t, RegressionSetup) for t in y_block.type_tfms)
-        by_class = None if lists or numbers else label_func
+        classes, by_class = _classes_by(y_block, fnames, label_func)
         check_clips(fnames, block.type_tfms[0].sampler, by_class)
         _check_lengths(fnames, block.type_tfms[0].sampler)
         if isinstance(splitter, str): raise ValueError(f"splitter={splitter!r}: expected a function from clips to indices, such as RandomSplitter() or GroupSplitter(), or None for recording groups")
         splitter = splitter or _honest_splitter(valid_pct, seed, by_class or _one_label)
         splits = splitter(fnames) if callable(splitter) else splitter
-        _check_splits(fnames, splits, bs, kwargs.get('drop_last', True), _no_classes if numbers else classes)
+        _check_splits(fnames, splits, bs, kwargs.get('drop_last', True), classes)
         dblock = DataBlock((block, y_block), get_y=label_func, splitter=lambda _: splits, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return cls.from_dblock(dblock, fnames, path=path, bs=bs, on_error=on_error, **kwargs)
-
-def _one_label(o): return ''     # where there are no classes to keep in proportion
-def _no_classes(o): return set()
 
 # %% ../nbs/06_data.ipynb #d620f038
 @patch(cls_method=True)
@@ -590,7 +599,7 @@ def from_folder(cls:ImageSeqDataLoaders,
     else: files = get_instances(path, exclude)
     return cls.from_path_func(path, files, parent_label, **kwargs)
 
-# %% ../nbs/06_data.ipynb #e5ee83bf
+# %% ../nbs/06_data.ipynb #80c2636e
 @patch(cls_method=True)
 @delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
 def from_lists(cls:ImageSeqDataLoaders,
@@ -605,7 +614,7 @@ def from_lists(cls:ImageSeqDataLoaders,
     where = fnames.map(lambda f: f if isinstance(f, VideoRange) else f.resolve())
     if twice := [f for f,n in Counter(where).items() if n > 1]: raise ValueError(f"{twice[0]} is there twice; give each clip once, with all its labels in a list")
     for f,l in zip(fnames, labels):
-        if any(pd.isna(v) for v in (l if is_listy(l) else [l])): raise ValueError(f"{f} has no label ({l}); leave it out, or label it")
+        if any(np.any(pd.isna(v)) for v in (l if is_listy(l) else [l])): raise ValueError(f"{f} has no label ({l}); leave it out, or label it")
     return cls.from_path_func(path, fnames, _Labels(zip(fnames, labels)), **kwargs)
 
 # %% ../nbs/06_data.ipynb #5349ec58

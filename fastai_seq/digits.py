@@ -86,14 +86,14 @@ def moving_digits(
     make = MovingDigits(range(n_frames), **kwargs)
     return TensorVideo(torch.stack([make(i) for i in range(n)]))
 
-# %% ../nbs/04_digits.ipynb #3ede2291
+# %% ../nbs/04_digits.ipynb #443d9f56
 def frame_labels(
     path, # A video
 )->list: # A label for each of its frames
     "The labels that stand beside a video: the lines of the file of its name, ending in .txt"
     file = Path(path).with_suffix('.txt')
     if not file.exists(): raise FileNotFoundError(f"{path} has no labels: expected them in {file}, a line a frame")
-    return file.read_text().split('\n')[:-1]
+    return [l.strip() for l in file.read_text(encoding='utf-8').rstrip().splitlines()]      # editors differ in how a file ends
 
 # %% ../nbs/04_digits.ipynb #054e1477
 _ways = {'Left': (-1,0,0,0), 'Right': (1,0,0,0), 'Up': (0,-1,0,0), 'Down': (0,1,0,0)}

@@ -458,13 +458,15 @@ def _labelled(learn, dl, items, labels):
             f"{path} has no label: the loader's label function knows none ({e!r}); pass labels=, one each; {_unlabelled}") from e
     return like, paths, res
 
-# %% ../nbs/10_evaluate.ipynb #7ed11f7f
+# %% ../nbs/10_evaluate.ipynb #bc0121dc
 def _target_tfm(learn):
     "The transform that tells what the learner's targets are: classes, several of them, or numbers"
     tls = learn.dls.valid.dataset.tls
     kind = next((t for t in tls[1].tfms.fs if isinstance(t, (Categorize, RegressionSetup))), None) if len(tls) > 1 else None
     if kind is None: raise ValueError(
-        "the learner's targets are neither classes nor numbers of whole clips (CategoryBlock, MultiCategoryBlock, RegressionBlock): they are neither judged nor explained here; use learn.get_preds")
+        "the learner's targets are neither classes nor numbers of whole clips (CategoryBlock, MultiCategoryBlock, RegressionBlock): they are neither judged nor explained here. "
+        "For classes and numbers of each frame there is `label_frames(learn, path)` (in a shell `predict --timeline`), for frames to come `continue_video` and `horizon_errors`, "
+        "for others `learn.predict`; `learn.validate()` measures them")
     return kind
 
 def _targets(learn, paths, labels):

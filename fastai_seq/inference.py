@@ -6,17 +6,18 @@ Docs: https://fastai-seq.github.io/fastai_seq/inference.html.md"""
 
 # %% auto #0
 __all__ = ['Answer', 'predict_video', 'predict_timeline', 'Timeline', 'StreamAnswer', 'StreamForecast', 'StreamPredictor',
-           'demo_app']
+           'label_frames', 'continue_video', 'demo_app']
 
-# %% ../nbs/11_inference.ipynb #3ffab110
+# %% ../nbs/11_inference.ipynb #4b2f4a4c
 import json, math, shutil, time, warnings
 from base64 import b64encode
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial, singledispatch
 from hashlib import blake2b
 from html import escape
+from itertools import islice, tee, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Condition, Thread
@@ -30,7 +31,7 @@ import torch
 from av.video.reformatter import VideoReformatter
 from fastai.data.all import Categorize, EncodedMultiCategorize, MultiCategorize, RegressionSetup
 from fastai.torch_core import Module, to_device
-from fastcore.basics import getcallable, patch
+from fastcore.basics import chunked, getcallable, patch
 from fastprogress.fastprogress import progress_bar
 from PIL import Image, ImageDraw, ImageFont
 from .core import TensorVideo, stack_frames
@@ -39,9 +40,19 @@ from .evaluate import _LooksDL, _ask, _clip_tfms, _look, _look_preds, _target_tf
 from .files import written_whole
 from .layers import _in_evaluation
 from .models import ConvLSTMHead, LSTMHead, SeqModel
+from .sampling import LastFrames
 from .seq2seq import Forecaster, PerFrame
+from .seq2seq_learner import forecast
 from .targets import FrameCategorize, FrameMasks, FrameNumbers, _as_reader
 from .video import VideoError, VideoRange, _Video, _decoding, _read_clip, _rgb, n_frames, read_frames, video_info, write_video
+
+# %% ../nbs/11_inference.ipynb #1d298672
+_of_frames = FrameCategorize, FrameNumbers
+
+def _kind_of(learn):
+    "The transform that tells what the learner's targets are, of clips, of each frame, or the frames to come"
+    fs = [_as_reader(t) for tl in learn.dls.valid.dataset.tls[1:2] for t in tl.tfms.fs]
+    return next((t for t in fs if isinstance(t, (*_of_frames, FrameMasks, TensorVideoTfm))), None) or _target_tfm(learn)
 
 # %% ../nbs/11_inference.ipynb #73f30de3
 @singledispatch
@@ -131,7 +142,7 @@ def _windows(frames, window, stride, rate, pick, k=0):
     if k == 0 or _span(k-1, window, stride, rate)[3] < n and 2*(n-a) >= b-a:      # the rest: all there is, or half a window
         yield k, start, round(n/rate, 6), [a + o for o in pick(n-a)], None
 
-# %% ../nbs/11_inference.ipynb #34f80f04
+# %% ../nbs/11_inference.ipynb #0a340253
 def _sized(tfm):
     "How `tfm` has its frames read"
     return dict(size=tfm.size, method=tfm.method, fit=_fit_all) if isinstance(tfm, TensorVideoTfm) else {}
@@ -142,7 +153,7 @@ def _frames_of(path, tfm, on_error):
     if path.is_dir():
         n, rate = n_frames(path), video_info(path).fps
         for i in range(0, n, 32):
-            for j,f in enumerate(_read_clip(path, range(i, min(i+32, n)), **how), i): yield j/rate, lambda f=f: f
+            for j,f in enumerate(_read_clip(path, range(i, min(i+32, n)), **how), i): yield j/rate if rate else None, lambda f=f: f
         return
     scaler, how = VideoReformatter(), {k: v for k,v in how.items() if k != 'fit'}
     with _Video(path) as v:
@@ -230,12 +241,12 @@ class _Kept:
 
 def _differs(a, b): return 'no such file' if not isinstance(a, dict) else ', '.join(f'{k}: {a.get(k)!r}, not {v!r}' for k,v in b.items() if a.get(k) != v)
 
-# %% ../nbs/11_inference.ipynb #4e0f8862
+# %% ../nbs/11_inference.ipynb #91b1a3f9
 def predict_timeline(
     learn, # A trained `Learner`, also one from a file
     path, # A video, or a folder of frames that knows its frames a second
-    window=2., # Seconds a window
-    stride=.5, # Seconds from one window to the next
+    window=None, # Seconds a window; None: 2
+    stride=None, # Seconds from one window to the next; None: 0.5
     sampler=None, # Which frames of a window; the loader's own sampler, if None
     thresh=None, # Least probability of a label; None: 0, or 0.5 where there may be several labels
     bs=None, # Windows a batch; as in validation, if None
@@ -244,8 +255,13 @@ def predict_timeline(
     act=None, # Function from the model's outputs to probabilities; the loss function's `activation`, if None
     progress=True # Show a progress bar?
 )->'Timeline':
-    "What `learn` says of each window of a long video. Raises VideoError for a video that cannot be read, ValueError for bad arguments."
+    "What `learn` says of each window of a long video; of each frame, as `label_frames`, if that was learnt. Raises VideoError for a video that cannot be read, ValueError for bad arguments."
     if isinstance(path, VideoRange): raise ValueError(f"{path}: a timeline is of a whole video; pass its path, or predict_video for a part")
+    if isinstance(_kind_of(learn), _of_frames):
+        if given := [k for k,v in dict(window=window, stride=stride, sampler=sampler, bs=bs, save=save).items() if v is not None]: raise ValueError(
+            f"{', '.join(given)}: the learner answers for each frame, without windows; leave them out (what there is to choose has `label_frames`)")
+        return label_frames(learn, path, thresh=thresh, on_error=on_error, act=act, progress=progress)
+    window, stride = 2. if window is None else window, .5 if stride is None else stride
     path, name, (tfm, then), bs = Path(path), _Namer(learn, thresh), _clip_tfms(learn.dls.valid), bs or learn.dls.valid.bs
     sampler, info = sampler or tfm.sampler, video_info(path)
     if sampler.varies: bs = 1        # windows may differ by a frame: each is asked about by itself, nothing is filled up
@@ -301,10 +317,10 @@ def _table(rows, name):
     return pd.DataFrame([dict(start=s, end=e, label=l if isinstance(l, str) or l is None else ';'.join(map(str, l)))
                          | {n if name.numbers else f'p_{n}': v for n,v in p.items()} for s,e,l,p in said])
 
-# %% ../nbs/11_inference.ipynb #4a233e0a
+# %% ../nbs/11_inference.ipynb #0d38d7a8
 @dataclass(repr=False)
 class Timeline:
-    "What was said of the windows of a video; `predict_timeline` makes it"
+    "What was said of the windows of a video, or of its frames; `predict_timeline` and `label_frames` make it"
     path: Path       # The video
     df: pd.DataFrame # A row a window: `start`, `end` in seconds, `label`, and a column `p_…` for each class
     numbers: bool    # Are the outputs numbers, and not probabilities?
@@ -340,13 +356,16 @@ class Timeline:
         res = df.groupby(new.cumsum()).agg(start=('start', 'first'), end=('end', 'last'), label=('label', 'first'), confidence=('confidence', 'mean'))
         return res[res.label.fillna('') != ''].reset_index(drop=True)
 
+    def _at(self, t):
+        b = self.bounds()
+        i = np.minimum(np.searchsorted(b[:,1], t, side='right'), len(b)-1)
+        return np.where((b[i,0] <= t) & (t <= b[i,1]), i, -1)
+
     def at(self,
         t # Seconds from the start
     ):
         "Number of the window that is shown at second `t`; None between windows"
-        b = self.bounds()
-        i = min(np.searchsorted(b[:,1], t, side='right'), len(b)-1)
-        return int(i) if b[i,0] <= t <= b[i,1] else None
+        return int(i) if (i := self._at(t)) >= 0 else None
 
     def said(self,
         i # Number of the window, from 0 on
@@ -384,7 +403,7 @@ def plot(self:Timeline,
     ax.legend(fontsize=8, loc='center left', bbox_to_anchor=(1, .5))
     return fig
 
-# %% ../nbs/11_inference.ipynb #6ef9bca2
+# %% ../nbs/11_inference.ipynb #92c30a88
 def _burnt(frame, text, font):
     "The array `frame` with `text` at its foot"
     if not text: return frame
@@ -409,9 +428,7 @@ def to_video(self:Timeline,
     font, text = ImageFont.load_default(max(10, h//14)), [self.said(i) for i in range(len(self.df))]
     def frames():
         as_shown = TensorVideoTfm(1, (h,w), method='squish')
-        for i,(_,get) in zip(range(self.frames), _frames_of(self.path, as_shown, 'keep')):
-            k = self.at((i+.5)/self.fps)
-            yield _burnt(get(), '' if k is None else text[k], font)
+        for k,(_,get) in zip(self._at((np.arange(self.frames) + .5)/self.fps), _frames_of(self.path, as_shown, 'keep')): yield _burnt(get(), text[k] if k >= 0 else '', font)
     codec = next(c for c in ('libx264', 'libopenh264', 'mpeg4') if c in av.codecs_available)      # browsers play the first two
     return write_video(path, frames(), Fraction(self.fps).limit_denominator(1001), codec if Path(path).suffix.lower() == '.mp4' else 'mpeg4')
 
@@ -451,27 +468,29 @@ def to_html(self:Timeline,
     with written_whole(path) as tmp: tmp.write_text(_page.format(name=escape(self.path.name), src=src, bars=bars, rows=rows, said=said, seconds=self.seconds), encoding='utf-8')
     return path
 
-# %% ../nbs/11_inference.ipynb #872d7e17
+# %% ../nbs/11_inference.ipynb #87f29bd6
 class _FrameRing:
     "Asks `model` about the last `n` frames; if it answers for each, about the last of at most so many"
-    def __init__(self, model, n): self.model, self.ring, self.each = model, deque(maxlen=n), isinstance(getattr(model, 'head', None), PerFrame)
-    def add(self, frame, prepare): self.ring.append(frame)
-    def clip(self, prepare): return self.model(prepare(list(self.ring)))
+    def __init__(self, model, n): self.model, self.n, self.ring, self.each = model, n, deque(maxlen=n), isinstance(getattr(model, 'head', None), PerFrame)
+    def kept(self, frames, prepare): return frames       # what of each is kept
+    def clip(self, kept, prepare): return self.model(prepare(list(kept)))
+    def add(self, frame, prepare): self.ring.extend(self.kept([frame], prepare))
     def reset(self): self.ring.clear()
     def ask(self, prepare):
-        if self.each: return self.clip(prepare)[:, -1]
-        return self.clip(prepare) if len(self.ring) == self.ring.maxlen else None
+        if self.each: return self.clip(self.ring, prepare)[:, -1]
+        return self.clip(self.ring, prepare) if len(self.ring) == self.n else None
 
 class _FeatureRing(_FrameRing):
     "The same, for a `SeqModel`; what it keeps are features"
-    def add(self, frame, prepare): self.ring.append(self.model.features(prepare([frame])))
-    def clip(self, prepare): return self.model.head(torch.cat(list(self.ring), 1))
+    def kept(self, frames, prepare): return self.model.features(prepare(frames)).split(1, 1)
+    def clip(self, kept, prepare): return self.model.head(torch.cat(list(kept), 1))
 
 class _State:
     "Asks a `SeqModel` with a recurrent head about all frames so far"
-    def __init__(self, model, n=None): self.model, self.state, self.out = model, None, None
-    def add(self, frame, prepare):
-        self.out, self.state = _go_on(self.head, self.head.vectors(self.model.features(prepare([frame]))), self.state)
+    of_last = _FeatureRing       # what asks about the last ones
+    def __init__(self, model, n=None): self.model, self.n, self.state, self.out = model, n, None, None
+    def see(self, frames, prepare): self.out, self.state = _go_on(self.head, self.head.vectors(self.model.features(prepare(frames))), self.state)
+    def add(self, frame, prepare): self.see([frame], prepare)
     def ask(self, prepare): return self.head.classify(self.head.join(self.out))      # of one step: what it knows there
     def reset(self): self.state = self.out = None
 
@@ -480,7 +499,8 @@ class _State:
 
 class _Watching(_State):
     "Asks a `Forecaster` what comes after all frames so far"
-    def add(self, frame, prepare): self.out, self.state = self.model.watch(stack_frames(prepare([frame])), self.state)
+    of_last = _FrameRing
+    def see(self, frames, prepare): self.out, self.state = self.model.watch(stack_frames(prepare(frames)), self.state)
     def ask(self, prepare): return self.model.go_on(self.out, self.state)
 
 @singledispatch
@@ -516,6 +536,17 @@ def _(head):
     base = next(c for c in (LSTMHead, ConvLSTMHead) if isinstance(head, c))
     own = any(getattr(type(head), m) is not getattr(base, m) for m in ('forward', 'steps', 'join'))   # somebody's own way to go through a clip
     return _FeatureRing if own or getattr(head.rnn, 'bidirectional', False) else _State
+
+# %% ../nbs/11_inference.ipynb #fb884636
+def _remembers(model, seq_len, sampler):
+    "The memory of `model` for the last `seq_len` frames, or for all. Raises ValueError if it can have none."
+    kind = _memory(model)
+    stateful = issubclass(kind, _State)
+    if seq_len is None and stateful and not isinstance(model, Forecaster): seq_len = math.inf
+    if seq_len is None and sampler.varies: raise ValueError(f"{sampler} takes clips of any length; pass seq_len=, the frames to look back on")
+    if seq_len is None: seq_len = getattr(model, 'n_in', sampler.seq_len)
+    if seq_len == math.inf and not stateful: raise ValueError(f"seq_len={seq_len}: {type(model).__name__} has no state that knows all frames so far; pass a number of frames")
+    return (kind.of_last if stateful and seq_len < math.inf else kind)(model, seq_len)
 
 # %% ../nbs/11_inference.ipynb #bbd08725
 @singledispatch
@@ -569,7 +600,7 @@ class _Waiting:
     def close(self):
         with self.changed: self.open = False
 
-# %% ../nbs/11_inference.ipynb #9b382727
+# %% ../nbs/11_inference.ipynb #e8118473
 @dataclass
 class StreamAnswer(Answer):
     "What a learner says of a stream at a frame"
@@ -596,17 +627,12 @@ def _(kind:TensorVideoTfm, learn, thresh): return lambda p: (TensorVideo(torch.f
 @_says.register
 def _(kind:FrameMasks, learn, thresh): raise ValueError("the learner's targets are masks: a stream tells classes, numbers and frames to come; ask for masks a clip at a time, `learn.predict`")
 
-def _kind_of(learn):
-    "The transform that tells what the learner's targets are, of clips, of each frame, or the frames to come"
-    fs = [_as_reader(t) for tl in learn.dls.valid.dataset.tls[1:2] for t in tl.tfms.fs]
-    return next((t for t in fs if isinstance(t, (FrameCategorize, FrameNumbers, FrameMasks, TensorVideoTfm))), None) or _target_tfm(learn)
-
-# %% ../nbs/11_inference.ipynb #693b872e
+# %% ../nbs/11_inference.ipynb #384a30a9
 class StreamPredictor:
     "Answers while frames come in. Raises ValueError for bad arguments, TypeError for what is no frame."
     def __init__(self,
         learn, # A trained `Learner`, also one from a file
-        seq_len=None, # Frames to look back on; the sampler's, if None. A recurrent head that reads forward looks back to the start, and so does a `Forecaster`
+        seq_len=None, # Frames to look back on; `math.inf`: all, of what has a state. None: all by a recurrent head that reads forward, by others as many as in training
         fps=None, # Frames a second to look at, by their time; None: the sampler's `fps`, or all
         stride=None, # Look at each `stride`-th frame; None: the sampler's `stride`, or 1
         every=1, # Give an answer for each so many frames looked at
@@ -615,19 +641,19 @@ class StreamPredictor:
         act=None # Function from the model's outputs to probabilities; the loss function's `activation`, if None
     ):
         for k,v in dict(seq_len=seq_len, stride=stride, every=every).items():
-            if v is not None and (v < 1 or v != int(v)): raise ValueError(f"{k}={v}: expected a whole number of frames, at least 1")
+            if v is not None and (v < 1 or v % 1 and (k, v) != ('seq_len', math.inf)): raise ValueError(f"{k}={v}: expected a whole number of frames, at least 1")
+        if fps and stride: raise ValueError(f"fps={fps}, stride={stride}: one of both says which frames to look at; leave the other out")
         if fps is not None and fps <= 0 or thresh is not None and not 0 <= thresh <= 1: raise ValueError(f"fps={fps}, thresh={thresh}: expected frames a second above 0, and a probability")
         if not 0 <= smooth < 1: raise ValueError(f"smooth={smooth}: expected a share from 0 to below 1")
         self.tfm, then = _clip_tfms(learn.dls.valid)
         sampler = self.tfm.sampler
         (self.name, self.answer), self.every, self.smooth, self.model = _says(_kind_of(learn), learn, thresh), every, smooth, learn.model
-        if smooth and self.answer is StreamForecast: raise ValueError(f"smooth={smooth}: forecasts from one frame and the next are of other times; their average is of none, leave it out")
+        if self.answer is StreamForecast and (smooth or thresh is not None): raise ValueError(
+            f"smooth={smooth}, thresh={thresh}: forecasts from one frame and the next are of other times, and have no probabilities; leave both out")
         self.fps, self.stride = fps or (None if stride else sampler.fps), stride or (1 if fps else getattr(sampler, 'stride', 1))
         self.act = act or getcallable(learn.loss_func, 'activation')
         self.dl = learn.dls.valid.new(_Given([], then), cls=_LooksDL, bs=1, num_workers=0, shuffle=False, drop_last=False)
-        kind = _memory(self.model)
-        if not issubclass(kind, _State) and seq_len is None and sampler.varies: raise ValueError(f"{sampler} takes clips of any length; pass seq_len=, the frames to look back on")
-        self.memory, self.scaler = kind(self.model, seq_len or sampler.seq_len), VideoReformatter()
+        self.memory, self.scaler = _remembers(self.model, seq_len, sampler), VideoReformatter()
         self.reset()
 
     def reset(self):
@@ -728,7 +754,96 @@ def report(self:StreamPredictor)->dict: # Frames `seen`, `looked` at, `dropped`;
     d, secs = 1000*np.array(self.delays or [0]), _now() - self.began if self.began is not None else 0
     return dict(seen=self.seen, looked=self.looked, dropped=self.dropped, answers=self.answered, delay_ms=round(float(np.median(d)), 2), worst_ms=round(float(d.max()), 2), fps=round(self.seen/secs, 1) if secs else 0.)
 
-# %% ../nbs/11_inference.ipynb #59bfc4b3
+# %% ../nbs/11_inference.ipynb #97a9df4e
+def _middles(items, n, ask):
+    "For each of `items` its answer: `ask` gives those of a window of at most `n`, and the outer quarters of windows are taken at the ends only"
+    window, done, i, edge = deque(maxlen=n), 0, 0, n//4
+    for i,o in enumerate(items, 1):
+        window.append(o)
+        if i < n or i - done < n - edge: continue
+        yield from ask(window)[done-i+n : n-edge]
+        done = i - edge
+    if done < i: yield from ask(window)[done-i:]
+
+# %% ../nbs/11_inference.ipynb #9a4176eb
+@singledispatch
+def _labels(memory, frames, prepare):
+    "The model's output for each of `frames` of a whole video, some at a time"
+    kept = (o for some in chunked(frames, 16) for o in memory.kept(some, prepare))
+    return _middles(kept, memory.n, lambda clip: memory.clip(clip, prepare)[0])
+
+@_labels.register
+def _(memory:_State, frames, prepare):
+    for some in chunked(frames, 16):
+        memory.see(some, prepare)
+        yield from memory.head.classify(memory.out.flatten(0, 1))
+
+def _strands(stream, frames, n):
+    "The outputs for `frames` by the model of `stream`, which sees each `n`-th together"
+    kind, model, seq_len = type(stream.memory), stream.model, stream.memory.n
+    strands = [_labels(kind(model, seq_len), islice(o, k, None, n), stream._prepare) for k,o in enumerate(tee(frames, n))]
+    return torch.stack([p for turn in zip_longest(*strands) for p in turn if p is not None])
+
+# %% ../nbs/11_inference.ipynb #e4fc0587
+def label_frames(
+    learn, # A trained `Learner` for classes or numbers of each frame, also one from a file
+    path, # A video, or a folder of frames that knows its frames a second
+    seq_len=None, # Frames that are seen together. None: all so far by a recurrent head that reads forward, by others as many as in training
+    stride=None, # Distance of the frames that are seen together; as in training, if None
+    thresh=None, # Least probability of a label
+    on_error='raise', # A video that breaks off: 'raise' at its end, or 'keep' the frames before
+    act=None, # Function from the model's outputs to probabilities; the loss function's `activation`, if None
+    progress=True # Show a progress bar?
+)->Timeline: # Its `df` has a row a frame: `start` and `end` in seconds, `label`, and a column `p_…` for each class, or one for each number
+    "What `learn` says of every frame of a video. Raises VideoError for one that cannot be read, ValueError for learners of other targets."
+    if isinstance(path, VideoRange): raise ValueError(f"{path}: the frames of a whole video are labelled; pass its path")
+    if not isinstance(_kind_of(learn), _of_frames): raise ValueError("the learner does not answer for every frame (FrameCategoryBlock, FrameRegressionBlock); "
+        "of whole clips `predict_timeline` tells what happens when, frames to come `continue_video`, masks `learn.predict`")
+    path, s, info, training = Path(path), StreamPredictor(learn, seq_len, stride=stride, thresh=thresh, act=act), video_info(path), learn.model.training
+    if not (fps := info.fps): raise VideoError(f"{path} does not tell its frames a second, so its frames have no time; push them to a StreamPredictor")
+    frames = enumerate(_gaps_told(_frames_of(path, s.tfm, on_error), path, fps, .25))
+    if progress: frames = _counted_off(frames, round((info.duration or 0)*fps) - 1)
+    learn.model.eval()
+    try:
+        with torch.no_grad(): p = s.act(_strands(s, (get() for _,get in frames), max(1, round(fps/s.fps)) if s.fps else s.stride)).float().cpu().numpy()
+    finally: learn.model.train(training)
+    return Timeline(path, _table([(round(i/fps, 6), round((i+1)/fps, 6), o) for i,o in enumerate(p)], s.name), s.name.numbers, fps, len(p))
+
+# %% ../nbs/11_inference.ipynb #adeda251
+def _pictures(x):
+    "Frames `(T,3,H,W)`, 0 to 1, as uint8 arrays `(T,H,W,3)`"
+    return (x.clamp(0, 1)*255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+def _red_edges(frames):
+    for edge in (frames[:, :1], frames[:, -1:], frames[:, :, :1], frames[:, :, -1:]): edge[:] = 255, 0, 0
+    return frames
+
+def continue_video(
+    learn, # A trained `Learner` for frames to come, also one from a file
+    path, # A video, or a folder of frames
+    dest, # File to write: .avi, .mp4, .mkv, .mov or .m4v
+    n_out=None, # Frames to predict; as many as the model does at once, if None
+    fps=None, # Frames a second to write; the video's, if None
+    mark=True # Draw a red frame around what is predicted
+)->Path: # `dest`
+    "Write the video `path` as the model sees it, and after it what the model expects to come. Raises ValueError for a learner of other targets, and for videos that are too short."
+    path, s = Path(path), StreamPredictor(learn)
+    if Path(dest).resolve() == path.resolve(): raise ValueError(f"{dest} is the video itself; choose another name")
+    if s.answer is not StreamForecast: raise ValueError("the learner was not trained for frames to come (FutureDataLoaders); for labels of every frame there is `label_frames`, for those of clips `predict_timeline`")
+    n, rate = n_frames(path), Fraction(video_info(path).fps or 25).limit_denominator(1001)
+    apart = rate/Fraction(s.fps).limit_denominator(1001) if s.fps else s.stride
+    shown = Counter(LastFrames(int((n - 1)/apart) + 1, stride=1 if s.fps else s.stride, fps=s.fps)(n, float(rate)))
+    def frames():
+        seen = deque(maxlen=s.memory.n)
+        for i,(_,get) in enumerate(_frames_of(path, s.tfm, 'raise')):
+            for _ in range(shown[i]):
+                seen.append(s._prepare([get()])[0])
+                yield from _pictures(seen[-1])
+        new = _pictures(forecast(learn, torch.cat(list(seen)), n_out))
+        yield from _red_edges(new) if mark else new
+    return write_video(dest, frames(), Fraction(fps).limit_denominator(1001) if fps else rate/apart)
+
+# %% ../nbs/11_inference.ipynb #5ff66be1
 def _gradio():
     try: import gradio
     except ImportError as e: raise ImportError("the demo page takes gradio, which is not installed: pip install 'fastai_seq[demo]', or pip install gradio") from e
@@ -736,14 +851,15 @@ def _gradio():
 
 def demo_app(
     learn, # A trained `Learner`, also one from a file
-    window=2., # Seconds a window of the timeline
-    stride=.5, # Seconds from one window to the next
+    window=None, # Seconds a window of the timeline; as `predict_timeline`, if None
+    stride=None, # Seconds from one window to the next
     stream_every=.1, # Seconds from one frame of the camera to the next
     smooth=.5, # Of the camera's answers, see `StreamPredictor`
     folder=None # For the annotated videos; a temporary one, if None
 ): # gradio's `Blocks`; its `launch()` starts the server
     "A page on which to try `learn`: a video's timeline, or the camera"
-    gr, folder = _gradio(), folder or TemporaryDirectory()
+    gr, folder, kind = _gradio(), folder or TemporaryDirectory(), _kind_of(learn)
+    numbers = _Namer(learn, kind=kind if isinstance(kind, _of_frames) else None).numbers
     to = lambda: Path(getattr(folder, 'name', folder))/f'{uuid4().hex}.mp4'
     def timeline(video):
         if not video: return None, None, None
@@ -756,7 +872,7 @@ def demo_app(
         if stream is None: stream = StreamPredictor(learn, smooth=smooth, fps=None, stride=1)
         answer = stream.push(frame)
         if answer is None: return gr.skip(), 'waiting for frames', stream
-        return answer.probs if not stream.name.numbers else str(answer), '{seen} frames, {fps} a second; an answer takes {delay_ms} ms'.format(**stream.report()), stream
+        return answer.probs if not numbers else str(answer), '{seen} frames, {fps} a second; an answer takes {delay_ms} ms'.format(**stream.report()), stream
     one = dict(concurrency_id='model', concurrency_limit=1)       # the model answers one question at a time
     with gr.Blocks(title='fastai_seq', analytics_enabled=False) as app:
         with gr.Tab('Video'):
@@ -764,6 +880,6 @@ def demo_app(
             video.change(timeline, video, show, api_name='timeline', **one)
         with gr.Tab('Camera'):
             cam, stream = gr.Image(sources=['webcam'], streaming=True, type='numpy', label='Camera', height=360), gr.State()
-            said, report = gr.Textbox(label='Answer') if _Namer(learn).numbers else gr.Label(label='Answer'), gr.Markdown()
+            said, report = gr.Textbox(label='Answer') if numbers else gr.Label(label='Answer'), gr.Markdown()
             cam.stream(camera, [cam, stream], [said, report, stream], stream_every=stream_every, show_progress='hidden', api_name=False, **one)
     return app

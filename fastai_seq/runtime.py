@@ -7,14 +7,14 @@ Docs: https://fastai-seq.github.io/fastai_seq/runtime.html.md"""
 # %% auto #0
 __all__ = ['OnnxPredictor']
 
-# %% ../nbs/11_runtime.ipynb #ab50d29b
+# %% ../nbs/11_runtime.ipynb #b5152c47
 import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from .sampling import _sampler_made
+from .sampling import PartOf, _sampler_made
 from .video import VideoRange, _read_clip
 
 # %% ../nbs/11_runtime.ipynb #1b8d1419
@@ -28,7 +28,7 @@ def _resized(frame, size, method):
         img = img.crop((left, top, left+cw, top+ch))
     return np.asarray(img.resize((w,h), Image.BILINEAR))
 
-# %% ../nbs/11_runtime.ipynb #92fe9327
+# %% ../nbs/11_runtime.ipynb #f99a5162
 _of_clips = 'Categorize', 'MultiCategorize', 'EncodedMultiCategorize', 'RegressionSetup'    # kinds of targets that a clip has one of
 
 class OnnxPredictor:
@@ -54,13 +54,14 @@ class OnnxPredictor:
         if told.get('format') != 1: raise ValueError(f"{path} has format {told.get('format')!r} of metadata, this version of the library reads format 1; "
                                                      + ("another version wrote it" if told else "export_onnx did not write it"))
         self.clips, self.sampler, self.vocab = told['clips'], _sampler_made(told['clips']['sampler']), told['answer']['vocab']
+        if isinstance(self.sampler, PartOf): self.sampler = self.sampler.at_end()      # to predict what comes, the last frames are seen
         self.kind, self.activation, self.thresh, self.any_length = told['answer']['kind'], told['answer']['activation'], told['answer']['thresh'], told['any_length']
         if wrong := [t['name'] for t in self.clips['resize'] if t['name'] != 'Resize' or t['args']['method'] not in ('crop', 'squish')]: raise ValueError(
             f"{path}: its clips go through {', '.join(wrong)} in validation too, which needs fastai; load them with size=, or Resize by 'crop' or 'squish'")
 
     def read(self,
         path, # A video, a folder of frames, or a `VideoRange`
-        draw=None # To look elsewhere than in the middle: a number from 0 to 1, see `FrameSampler`
+        draw=None # To look elsewhere than in validation (or at the end, where frames to come were learnt): a number from 0 to 1, see `FrameSampler`
     )->np.ndarray: # uint8 `(T,3,H,W)`
         "The frames that the network sees. Raises FileNotFoundError or VideoError."
         sampler = self.sampler if draw is None else self.sampler.moving()

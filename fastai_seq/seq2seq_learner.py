@@ -6,13 +6,10 @@ Docs: https://fastai-seq.github.io/fastai_seq/seq2seq_learner.html.md"""
 
 # %% auto #0
 __all__ = ['frame_mse', 'frame_mae', 'frame_psnr', 'frame_ssim', 'psnr', 'ssim', 'FrameMSELoss', 'segments', 'edit_score',
-           'segmental_f1', 'frame_accuracy', 'mean_edit_score', 'f1_at', 'mask_iou', 'ScheduledSampling',
-           'seq2seq_learner', 'copy_last', 'horizon_errors', 'plot_horizon', 'show_results', 'forecast',
-           'continue_video']
+           'segmental_f1', 'frame_accuracy', 'mean_edit_score', 'f1_at', 'mask_iou', 'MaskIoU', 'ScheduledSampling',
+           'seq2seq_learner', 'copy_last', 'horizon_errors', 'plot_horizon', 'show_results', 'forecast']
 
-# %% ../nbs/09_seq2seq_learner.ipynb #4d30f236
-from pathlib import Path
-
+# %% ../nbs/09_seq2seq_learner.ipynb #b0a4f416
 import numpy as np
 import pandas as pd
 import torch
@@ -21,7 +18,7 @@ import fastai.callback.all # gives `Learner` its fit_one_cycle, fine_tune, lr_fi
 from fastai.callback.core import Callback
 from fastai.callback.schedule import SchedLin
 from fastai.data.core import show_results
-from fastai.learner import Learner, defaults
+from fastai.learner import Learner, Metric, defaults
 from fastai.metrics import mae
 from fastai.optimizer import Adam
 from fastai.torch_basics import Tensor, dispatch, to_device
@@ -35,9 +32,8 @@ from .callbacks import CheckCallbacks, FiniteLoss, PerRank
 from .core import TensorVideo, _spread, clips_html, stack_frames
 from .data import _own_frames, _seeded
 from .learner import seq_learner
-from .seq2seq import Forecaster, SimVP, per_frame
-from .targets import (TensorFrameCategory, TensorFrameMask, TensorFrameNumbers, _frame_words, _label_rows, _overlaid, _rows_of)
-from .video import n_frames, read_frames, video_info, write_video
+from .seq2seq import Forecaster, SimVP, TemporalUNet, per_frame
+from .targets import (TensorFrameCategory, TensorFrameMask, TensorFrameNumbers, _frame_words, _label_rows, _overlaid, _rows_of, _runs)
 
 # %% ../nbs/09_seq2seq_learner.ipynb #5cafa926
 def _pair(pred, targ):
@@ -95,7 +91,7 @@ class FrameMSELoss:
     def __call__(self, pred, targ, **kwargs): return F.mse_loss(*_pair(pred, targ), **kwargs)
     def decodes(self, x): return x.clamp(0, 1)      # as frames that can be shown
 
-# %% ../nbs/09_seq2seq_learner.ipynb #615ad1c1
+# %% ../nbs/09_seq2seq_learner.ipynb #5b683dd2
 def segments(
     labels # Labels of the frames, in order: a list, or a tensor `(T,)`
 )->list: # `(label, first, last+1)` for each run
@@ -124,17 +120,30 @@ def _hits(pred, targ, overlap):
         iou = [0 if l != label else max(0, min(end, e) - max(start, s))/(max(end, e) - min(start, s)) for l,s,e in b]
         best = max(range(len(b)), key=iou.__getitem__, default=None)
         if best is not None and iou[best] >= overlap and best not in used: used.add(best)
-    return len(used), len(a), len(b)
+    return np.array([len(used), len(a), len(b)])
+
+def _f1(hits): return float(2*hits[0]/max(hits[1] + hits[2], 1))
 
 def segmental_f1(
     preds, targs, # Labels of the frames of each clip, predicted and true: lists of clips
     overlap=.5 # Least share of the union that a segment and its match have in common
 )->float: # 0 to 1
     "F1 of the segments of all clips (arXiv 1611.05267, sec. 4.2)"
-    hits, n_pred, n_true = np.sum([_hits(p, t, overlap) for p,t in zip(preds, targs)], axis=0)
-    return float(2*hits/max(n_pred + n_true, 1))
+    return _f1(sum(_hits(p, t, overlap) for p,t in zip(preds, targs)))
 
-# %% ../nbs/09_seq2seq_learner.ipynb #89e2fdfe
+# %% ../nbs/09_seq2seq_learner.ipynb #716aa5e3
+class _Counted(Metric):
+    "`share` of what `count(pred, targ)` gives for the batches, summed up"
+    def __init__(self, name, count, share): self._name, self.count, self.share = name, count, share
+    def reset(self): self.sums = 0
+    def accumulate(self, learn): self.sums = self.sums + self.count(learn.pred, *learn.yb)
+    def __call__(self, pred, targ): return self.share(self.count(pred, targ))      # of one batch
+    @property
+    def value(self): return None if isinstance(self.sums, int) else self.share(self.sums)
+    @property
+    def name(self): return self._name
+
+# %% ../nbs/09_seq2seq_learner.ipynb #61770fe0
 def _label_pairs(inp, targ):
     "Predicted and true labels of each clip, without padding"
     pred, targ = inp.as_subclass(Tensor).argmax(-1), targ.as_subclass(Tensor)
@@ -152,16 +161,34 @@ def mean_edit_score(inp, targ): # Scores `(B,T,classes)`, and classes `(B,T)`
 def f1_at(
     overlap=.5 # Least share of the union that a segment and its match have in common
 ): # A metric of scores `(B,T,classes)` and classes `(B,T)`
-    "Segmental F1 at this overlap, as a metric: over all clips of a batch"
-    def f1(inp, targ): return segmental_f1(*zip(*_label_pairs(inp, targ)), overlap)
-    f1.__name__ = f'f1@{overlap*100:.0f}'
-    return f1
+    "Segmental F1 at this overlap, as a metric: over all clips, of the frames that were sampled"
+    return _Counted(f'f1@{overlap*100:.0f}', lambda inp, targ: sum(_hits(p, t, overlap) for p,t in _label_pairs(inp, targ)), _f1)
+
+def _numbers_mae():
+    "Mean absolute error of the numbers that are not nan, as a metric"
+    def count(inp, targ):
+        off = (inp.as_subclass(Tensor) - targ.as_subclass(Tensor)).abs()
+        return torch.stack([off.nansum(), (~off.isnan()).sum()]).cpu()
+    return _Counted('mae', count, lambda o: o[0]/o[1])
+
+# %% ../nbs/09_seq2seq_learner.ipynb #6c47b85c
+def _overlaps(inp, targ):
+    "Pixels in the intersection and in the union of what is predicted and what is true, `(2,classes-1)`: the first class is the background"
+    pred, targ = inp.as_subclass(Tensor).argmax(1), targ.as_subclass(Tensor)
+    both = [(((pred == c) & (targ == c)).sum(), (((pred == c) | (targ == c)) & (targ >= 0)).sum()) for c in range(1, inp.shape[1])]
+    return torch.tensor(both).T
+
+def _iou(counts):
+    both, either = counts[:, counts[1] > 0]
+    return (both/either).mean() if len(either) else torch.tensor(1.)
 
 def mask_iou(inp, targ): # Scores `(B,classes,T,H,W)`, and classes `(B,T,H,W)`
     "Mean over the classes but the first (background) of intersection over union, of all pixels of a batch"
-    pred, targ = inp.as_subclass(Tensor).argmax(1), targ.as_subclass(Tensor)
-    ious = [((pred == c) & (targ == c)).sum()/n for c in range(1, inp.shape[1]) if (n := (((pred == c) | (targ == c)) & (targ >= 0)).sum()) > 0]
-    return torch.stack(ious).mean() if ious else torch.tensor(1.)
+    return _iou(_overlaps(inp, targ))
+
+class MaskIoU(_Counted):
+    "`mask_iou` of all pixels of a validation set, as a metric"
+    def __init__(self): super().__init__('mask_iou', _overlaps, _iou)
 
 # %% ../nbs/09_seq2seq_learner.ipynb #cd65267b
 class ScheduledSampling(Callback):
@@ -184,6 +211,26 @@ class ScheduledSampling(Callback):
 
     def after_fit(self): self.model.p_true = 0.
 
+# %% ../nbs/09_seq2seq_learner.ipynb #e52e2e90
+def _check_use(y, model, sampled, head, kwargs):
+    "Raises ValueError for arguments of `seq2seq_learner` that do not apply to targets `y`"
+    labels = isinstance(y, (TensorFrameCategory, TensorFrameNumbers))
+    if not labels and not isinstance(y, (TensorVideo, TensorFrameMask)): raise ValueError(
+        f"targets of type {type(y).__name__}: expected clips, or something for each frame; for one label a clip, `seq_learner`")
+    if told := [k for k in ('n_in', 'n_out', 'n_channels') if k in kwargs]: raise ValueError(f"{told[0]}={kwargs[told[0]]}: `dls` tells it; leave it out, or pass a model that is made")
+    if labels and model is None: raise ValueError("the targets are labels of each frame: pass an image network as `model`, such as torchvision's resnet18")
+    if labels and sampled: raise ValueError(f"sampled={sampled!r}: scheduled sampling is for a Forecaster, the targets are labels of each frame; leave it out")
+    if not labels and head is not None: raise ValueError(f"head={head!r}: a head is for a label a frame, the targets are {'masks' if isinstance(y, TensorFrameMask) else 'clips'}; leave it out")
+    if isinstance(y, TensorVideo) and not (y.min() > -1e-3 and y.max() < 1.001): raise ValueError(
+        f"targets from {y.min().item():.3g} to {y.max().item():.3g}: frames to predict have values from 0 to 1; leave Normalize out of `dls`")
+
+def _sampling(model, sampled):
+    "The callbacks, none or one, that `sampled` means for `model`"
+    if sampled is False or sampled is None and not isinstance(model, Forecaster): return []
+    if not isinstance(model, Forecaster): raise ValueError(f"sampled={sampled!r}: scheduled sampling is for a Forecaster, and {type(model).__name__} is none; leave it out")
+    if not isinstance(sampled, (Callback, bool, type(None))): raise ValueError(f"sampled={sampled!r}: expected ScheduledSampling(…), or False for none")
+    return [sampled if isinstance(sampled, Callback) else ScheduledSampling()]
+
 # %% ../nbs/09_seq2seq_learner.ipynb #7e916e0a
 def _make_model(model, x, y, c, kwargs):
     "`model` made for such a batch, unless it is a module already"
@@ -205,30 +252,29 @@ def _answers(learn, x, y, c):
         f"{type(learn.model).__name__} gives {tuple(out.shape)} for a batch {tuple(x.shape)}, the targets {tuple(y.shape)} ask for {_expected(y, c)}; "
         "load targets of that length and size, or make the model for these")
 
-# %% ../nbs/09_seq2seq_learner.ipynb #ffb24685
+# %% ../nbs/09_seq2seq_learner.ipynb #fdf42067
 def seq2seq_learner(
     dls, # `DataLoaders` whose targets are clips, or something for each frame
-    model=SimVP, # What makes the model, or the model (see the table above); for a label a frame an image network, such as `resnet18`
+    model=None, # What makes the model, or the model; by the targets (see the table above), if None; for a label a frame an image network, such as `resnet18`
     loss_func=None, # By the targets, if None
     metrics=None, # By the targets, if None
     sampled=None, # For a `Forecaster`: `ScheduledSampling()` or one with other arguments; False for none; if None, the first
-    head='lstm', # For a label a frame: what knows about time, see `per_frame`
+    head=None, # For a label a frame: what knows about time, see `per_frame`; 'lstm' if None
     opt_func=Adam, lr=defaults.lr, splitter=None, cbs=None, path=None, model_dir='models', wd=None, wd_bn_bias=False, train_bn=True, moms=(0.95,0.85,0.95),
     **kwargs # To the model: `hidden`, `hid_s` …; or to `seq_learner`: `pretrained`, `hidden_size` …
 )->Learner:
-    "A `Learner` for sequences as targets. Raises ValueError if the model's answer is not of the targets' shape."
+    "A `Learner` for sequences as targets. Raises ValueError if the model's answer is not of the targets' shape, and for arguments that do not apply."
     with _seeded(0): x, *_, y = dls.one_batch()
+    _check_use(y, model, sampled, head, kwargs)
     rest = dict(opt_func=opt_func, lr=lr, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms, **({} if splitter is None else dict(splitter=splitter)))
     if isinstance(y, (TensorFrameCategory, TensorFrameNumbers)):
-        metrics = metrics if metrics is not None else [frame_accuracy, mean_edit_score, f1_at(.5)] if isinstance(y, TensorFrameCategory) else mae
-        return seq_learner(dls, model, head=per_frame(head), n_out=dls.c, loss_func=loss_func, cbs=cbs, metrics=metrics, **rest, **kwargs)
-    if not isinstance(y, (TensorVideo, TensorFrameMask)): raise ValueError(f"targets of type {type(y).__name__}: expected clips, or something for each frame; for one label a clip, `seq_learner`")
+        metrics = metrics if metrics is not None else [frame_accuracy, mean_edit_score, f1_at(.5)] if isinstance(y, TensorFrameCategory) else _numbers_mae()
+        return seq_learner(dls, model, head=per_frame(head or 'lstm'), n_out=dls.c, loss_func=loss_func, cbs=cbs, metrics=metrics, **rest, **kwargs)
     masks, c = isinstance(y, TensorFrameMask), getattr(dls, 'c', None)
-    model = _make_model(model, x, y, c, kwargs)
-    cbs = L(cbs)
-    if isinstance(model, Forecaster) and sampled is not False: cbs = cbs + [sampled or ScheduledSampling()]
+    model = _make_model(model or (TemporalUNet if masks else SimVP), x, y, c, kwargs)
+    cbs = L(cbs) + _sampling(model, sampled)
     learn = Learner(dls, model, loss_func=loss_func or (None if masks else FrameMSELoss()), cbs=[CheckCallbacks(), FiniteLoss(), PerRank()] + cbs,
-                    metrics=metrics if metrics is not None else mask_iou if masks else [mae, psnr, ssim], **rest)
+                    metrics=metrics if metrics is not None else MaskIoU() if masks else [mae, psnr, ssim], **rest)
     _answers(learn, x, y, c)
     return learn
 
@@ -306,22 +352,17 @@ def show_results(x:TensorVideo, y:TensorVideo, samples, outs, ctxs=None, max_n=4
         for k,text in enumerate(('prediction', 'difference')): ax.text(share - .01, (1.5 - k)/3, text, transform=ax.transAxes, ha='right', va='center', fontsize=9)
     return ctxs
 
-# %% ../nbs/09_seq2seq_learner.ipynb #ecd67126
-def _reader(dls):
-    "Size of the clips that `dls` reads, how their frames are cut, and the distance of frames"
-    tfm = next(t for t in dls.train_ds.tls[0].tfms.fs if hasattr(t, 'size'))
-    size = tfm.size if isinstance(tfm.size, tuple) else (tfm.size,)*2
-    whole = getattr(getattr(tfm, 'sampler', None), 'sampler', None)
-    if getattr(whole, 'fps', None): raise ValueError(f"the clips were sampled at fps={whole.fps}: write the video at that rate first, and load clips with `stride`")
-    return size, getattr(tfm, 'method', 'crop'), getattr(whole, 'stride', 1)
-
+# %% ../nbs/09_seq2seq_learner.ipynb #b462c8ea
 def forecast(
     learn, # A `Learner` for frames to come
     clip, # Frames that are seen, float `(T,C,H,W)`, 0 to 1; the last `n_in` count
     n_out=None # Frames to predict; as many as the model does at once, if None
 ): # `(n_out,C,H,W)`, 0 to 1
-    "What comes after `clip`. Raises ValueError if it is too short."
-    n_in = learn.model.n_in
+    "What comes after `clip`. Raises ValueError for a clip that is too short or not float, and for a model that does not tell its `n_in`."
+    n_in = getattr(learn.model, 'n_in', None)
+    if n_in is None: raise ValueError(f"{type(learn.model).__name__} does not tell how many frames it sees. If it predicts frames, set `learn.model.n_in`; if it labels them, ask `label_frames`")
+    if n_out is not None and n_out < 1: raise ValueError(f"n_out={n_out}: expected at least 1 frame to predict")
+    if not clip.is_floating_point(): raise ValueError(f"the clip is {clip.dtype}; expected float, 0 to 1: divide it by 255")
     if len(clip) < n_in: raise ValueError(f"the clip has {len(clip)} frames, the model sees {n_in} of them (n_in)")
     x, parts = to_device(clip.as_subclass(Tensor)[None, -n_in:], learn.dls.device), []
     with torch.no_grad():
@@ -331,29 +372,12 @@ def forecast(
             x = torch.cat([x, parts[-1]], 1)[:, -n_in:]
     return torch.cat(parts, 1)[0, :n_out].cpu()
 
-# %% ../nbs/09_seq2seq_learner.ipynb #a411a1c5
-def continue_video(
-    learn, # A `Learner` for frames to come
-    path, # A video, or a folder of frames
-    dest, # File to write: .avi, .mp4, .mkv, .mov or .m4v
-    n_out=None, # Frames to predict; as many as the model does at once, if None
-    fps=None, # Frames a second to write; the video's, if None
-    mark=True # Draw a red frame around what is predicted
-)->Path: # `dest`
-    "Write the video `path`, at the size the model was trained at, and after it what the model expects to come"
-    size, method, stride = _reader(learn.dls)
-    n = n_frames(path)
-    frames = read_frames(path, range((n-1) % stride, n, stride), size=size, method=method)
-    frames = frames if isinstance(frames, np.ndarray) else np.stack(frames)
-    seen = torch.from_numpy(frames).permute(0, 3, 1, 2)/255
-    new = (forecast(learn, seen, n_out)*255).round().byte().permute(0, 2, 3, 1).numpy()
-    if mark:
-        for edge in (new[:, :1], new[:, -1:], new[:, :, :1], new[:, :, -1:]): edge[:] = 255, 0, 0
-    return write_video(dest, [*frames, *new], fps or max(1, round((video_info(path).fps or 25)/stride)))
-
-# %% ../nbs/09_seq2seq_learner.ipynb #18737f21
-def _show_words(x, y, samples, outs, ctxs=None, max_n=6, n_frames=8, figsize=None, **kwargs):
+# %% ../nbs/09_seq2seq_learner.ipynb #39b2f71a
+def _show_words(x, y, samples, outs, ctxs=None, max_n=6, n_frames=8, figsize=None, animate=False, fps=8, **kwargs):
     samples = _own_frames(x, samples[:max_n])
+    if animate:
+        said = [[_runs(_frame_words(v)[:len(s[0])]) for v in (o[0], s[1])] for s,o in zip(samples, outs)]
+        return display(HTML(clips_html([s[0] for s in samples], [p if p == t else f'{p} (in truth {t})' for p,t in said], fps)))
     for (clip,targ,*_),(pred,*_),ax in zip(samples, outs, ctxs := _label_rows(samples, ctxs, figsize, n_frames)):
         clip.show(ctx=ax, n_max=n_frames, **kwargs)
         targ, pred, idxs = _frame_words(targ), _frame_words(pred), _spread(len(clip), n_frames)
@@ -365,18 +389,24 @@ def _show_words(x, y, samples, outs, ctxs=None, max_n=6, n_frames=8, figsize=Non
 
 @dispatch
 def show_results(x:TensorVideo, y:TensorFrameCategory, samples, outs, **kwargs):
-    "Clips as strips of `n_frames` frames; below each its predicted class, red with the true one where it is wrong"
+    "Clips as strips of `n_frames` frames; below each its predicted class, red with the true one where it is wrong; with `animate=True` as clips that play"
     return _show_words(x, y, samples, outs, **kwargs)
 
 @dispatch
 def show_results(x:TensorVideo, y:TensorFrameNumbers, samples, outs, **kwargs):
-    "Clips as strips of `n_frames` frames; below each its predicted numbers, and the true ones"
+    "Clips as strips of `n_frames` frames; below each its predicted numbers, and the true ones; with `animate=True` as clips that play"
     return _show_words(x, y, samples, outs, **kwargs)
 
 @dispatch
-def show_results(x:TensorVideo, y:TensorFrameMask, samples, outs, ctxs=None, max_n=4, n_frames=5, figsize=None, **kwargs):
-    "Clips as strips of `n_frames` frames, with the true masks over them and beside it the predicted ones"
+def show_results(x:TensorVideo, y:TensorFrameMask, samples, outs, ctxs=None, max_n=4, n_frames=5, figsize=None, animate=False, fps=8, **kwargs):
+    "Clips as strips of `n_frames` frames, with the true masks over them and beside it the predicted ones; with `animate=True` as clips that play"
     samples = _own_frames(x, samples[:max_n])
+    if animate: return display(HTML(clips_html([_overlaid(s[0], m[:len(s[0])]) for s,o in zip(samples, outs) for m in (s[1], o[0])], ['truth', 'prediction']*len(samples), fps)))
     for (clip,targ,*_),(pred,*_),axs in zip(samples, outs, rows := ctxs or _rows_of(len(samples), ('truth', 'prediction'), figsize)):
-        for mask,ax in zip((targ, pred), axs): _overlaid(clip, mask).show(ctx=ax, n_max=n_frames, title=ax.get_title(), **kwargs)
+        for mask,ax in zip((targ, pred), axs): _overlaid(clip, mask[:len(clip)]).show(ctx=ax, n_max=n_frames, title=ax.get_title(), **kwargs)
     return rows
+
+@dispatch
+def show_results(x:TensorVideo, y:type(None), samples, outs, **kwargs):
+    "Raises ValueError: results are shown beside targets"
+    raise ValueError("these clips have no targets to show results beside; load them with `learn.dls.test_dl(files, with_labels=True)`, or ask `learn.predict` of each")

@@ -9,19 +9,21 @@ __all__ = ['FutureFrames', 'FutureDataLoaders', 'show_batch', 'TensorFrameCatego
            'OfItsFrames', 'FrameCategorize', 'FrameCategoryBlock', 'FrameNumbers', 'FrameRegressionBlock', 'MaskLoss',
            'FrameMasks', 'FrameMaskBlock']
 
-# %% ../nbs/06_targets.ipynb #b8bf9af9
-from functools import singledispatch
+# %% ../nbs/06_targets.ipynb #cc0eabb7
+from functools import lru_cache, singledispatch
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 from PIL import Image
 from fastai.data.all import (CategoryMap, DataLoaders, Datasets, DisplayedTransform, ItemTransform, Transform, TransformBlock, DataBlock, delegates, dispatch, noop)
 from fastai.data.core import show_batch
-from fastai.data.transforms import IntToFloatTensor
-from fastai.losses import CrossEntropyLossFlat, MSELossFlat
+from fastai.data.transforms import IntToFloatTensor, Normalize, get_image_files
+from fastai.losses import BaseLoss, CrossEntropyLossFlat
 from fastai.torch_core import TensorBase, TensorMask
+from fastai.vision.augment import RandomErasing
 from fastai.vision.data import get_grid
 from fastcore.basics import patch
 from fastcore.foundation import L
@@ -29,12 +31,13 @@ from IPython.display import HTML, display
 
 from .augment import TemporalTfm, _family, _like_an_image, _window
 from .core import TensorVideo, clips_html
-from .data import ClipDL, ImageSeqBlock, TensorVideoTfm, _check_names, _check_splits, _honest_splitter, _no_classes, _one_label, _own_frames, check_clips
+from .data import (ClipDL, ImageSeqBlock, TensorVideoTfm, _check_names, _check_splits, _honest_splitter, _no_classes, _OfFrames, _one_label, _own_frames,
+                              _without, check_clips)
 from .digits import MovingDigits
-from .sampling import PartOf, RandomClip
-from .video import _frame_files, _scaled, get_videos, n_frames
+from .sampling import FirstFrames, PartOf, RandomClip
+from .video import _array, _frame_files, _made, _scaled, _stamp, get_videos, n_frames, video_info
 
-# %% ../nbs/06_targets.ipynb #2d1f9fdd
+# %% ../nbs/06_targets.ipynb #59b6df6f
 class FutureFrames:
     "Splits a clip: `n_in` frames to see, and the `n_out` that follow to predict. Raises ValueError when a clip is too short for both."
     def __init__(self,
@@ -45,6 +48,7 @@ class FutureFrames:
         sampler=RandomClip # Where the part begins: a sampler class that takes frames at a fixed distance, `RandomClip` or `FirstFrames`
     ):
         if n_in < 1 or n_out < 1: raise ValueError(f"n_in={n_in}, n_out={n_out}: expected at least 1 frame of each")
+        if not isinstance(sampler, type) or not issubclass(sampler, FirstFrames): raise ValueError(f"sampler={sampler!r}: expected a class that takes frames at a fixed distance, RandomClip or FirstFrames")
         self.n_in, self.n_out = n_in, n_out
         whole, need = sampler(n_in + n_out, 'error', stride, fps), f"n_in={n_in} and n_out={n_out}" + (f" with stride={stride}" if stride > 1 else '') + (f" at fps={fps}" if fps else '')
         self.inputs, self.targets = PartOf(whole, 0, n_in, need), PartOf(whole, n_in, n_in + n_out, need)
@@ -56,14 +60,18 @@ class FutureFrames:
         "Two blocks, for the input and for the target"
         return tuple(ImageSeqBlock(s.seq_len, size, sampler=s, method=method) for s in (self.inputs, self.targets))
 
-# %% ../nbs/06_targets.ipynb #5b2939c0
-def _no_temporal(tfms):
-    "Raises ValueError if there are transforms of time among `tfms`"
-    for t in L(tfms):
-        if isinstance(t, TemporalTfm) or isinstance(t, type) and issubclass(t, TemporalTfm): raise ValueError(
-            f"{t.name if not isinstance(t, type) else t.__name__} would change the order of input and target each by itself; leave it out (`stride` or `fps` set the speed)")
+# %% ../nbs/06_targets.ipynb #208943e5
+_why_not = {TemporalTfm: "would change the order of input and target each by itself; leave it out (`stride` or `fps` set the speed)",
+            RandomErasing: "would erase other places in the target than in the input; leave it out",
+            Normalize: "would normalise the target too, and the frames to predict have values from 0 to 1; leave it out"}
 
-# %% ../nbs/06_targets.ipynb #5958dcb8
+def _fit_for_both(tfms):
+    "Raises ValueError if one of `tfms` cannot be applied to a clip and its continuation"
+    for t in L(tfms):
+        for bad,why in _why_not.items():
+            if issubclass(cls := t if isinstance(t, type) else type(t), bad): raise ValueError(f"{cls.__name__} {why}")
+
+# %% ../nbs/06_targets.ipynb #3c1a7396
 class FutureDataLoaders(DataLoaders):
     "`DataLoaders` of clips cut in two: the frames to see, and those to predict"
     @classmethod
@@ -75,6 +83,8 @@ class FutureDataLoaders(DataLoaders):
         n_out=10, # Frames to predict
         size=64, # Height and width in pixels, or `(height, width)`
         stride=1, # Take each `stride`-th frame
+        fps=None, # Or as many as make `fps` a second
+        sampler=RandomClip, # Where the part begins, see `FutureFrames`
         method='crop', # A frame of another shape: 'crop' its centre, or 'squish' the whole
         valid_pct=0.2, # Share of the clips to validate on
         seed=None, # Fixes the split
@@ -85,8 +95,8 @@ class FutureDataLoaders(DataLoaders):
     )->DataLoaders: # `x`: TensorVideo `(bs,n_in,3,H,W)`, `y`: TensorVideo `(bs,n_out,3,H,W)`, 0 to 1
         "Clips to be continued. Raises VideoError naming clips that cannot be read or are too short, ValueError for bad arguments."
         _check_names(kwargs, cls.from_files)
-        _no_temporal(L(item_tfms) + L(batch_tfms))
-        fnames, cut = L(fnames), FutureFrames(n_in, n_out, stride)
+        _fit_for_both(L(item_tfms) + L(batch_tfms))
+        fnames, cut = L(fnames), FutureFrames(n_in, n_out, stride, fps, sampler)
         check_clips(fnames, cut.inputs, None)
         splitter = splitter or _honest_splitter(valid_pct, seed, _one_label)
         splits = splitter(fnames) if callable(splitter) else splitter
@@ -94,15 +104,29 @@ class FutureDataLoaders(DataLoaders):
         dblock = DataBlock(cut.blocks(size, method=method), get_y=noop, splitter=lambda _: splits, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return cls.from_dblock(dblock, fnames, path=path, bs=bs, **kwargs)
 
-# %% ../nbs/06_targets.ipynb #fa6ba6f6
+# %% ../nbs/06_targets.ipynb #9c801966
+def _clips_below(path):
+    "Videos and folders of frames at any depth below `path`; a picture above videos is no frame"
+    videos = get_videos(path)
+    folders = {f.parent for f in [*get_image_files(path), *Path(path).rglob(_array)]}
+    return (videos + list(folders - {p for v in videos for p in v.parents})).sorted()
+
 @patch(cls_method=True)
 @delegates(FutureDataLoaders.from_files, but='fnames')
 def from_folder(cls:FutureDataLoaders,
-    path, # Folder of videos, at any depth
+    path, # Folder of clips, at any depth; or one that holds a folder of training clips and one of validation clips
+    train='train', # Name of the folder of training clips
+    valid='valid', # Name of the folder of validation clips
+    exclude=None, # Clips to leave out: a list, or a text file such as `fastai-seq doctor` writes
     **kwargs
 )->DataLoaders: # `x`: TensorVideo `(bs,n_in,3,H,W)`, `y`: TensorVideo `(bs,n_out,3,H,W)`, 0 to 1
-    "All videos below a folder. Raises VideoError naming clips that cannot be read or are too short, ValueError for bad arguments."
-    return cls.from_files(path, get_videos(path), **kwargs)
+    "All clips below a folder. Raises VideoError naming clips that cannot be read or are too short, ValueError for bad arguments."
+    parts = [Path(path)/o for o in (train, valid)]
+    split = all(p.is_dir() for p in parts)
+    files = L(map(_clips_below, parts)).concat() if split else _clips_below(path)
+    if exclude is not None: files = _without(files, Path(path), exclude)
+    if split: kwargs.setdefault('splitter', [[i for i,f in enumerate(files) if p in f.parents] for p in parts])
+    return cls.from_files(path, files, **kwargs)
 
 # %% ../nbs/06_targets.ipynb #6c26e576
 @patch(cls_method=True)
@@ -132,10 +156,10 @@ def _as_reader(tfm):
 @_as_reader.register
 def _(tfm:MovingDigits): return TensorVideoTfm(size=tfm.size, sampler=RandomClip(len(tfm.frames), 'error'))
 
-# %% ../nbs/06_targets.ipynb #338bec79
-def _rows_of(n, names, figsize=None):
-    "Axes `(n, len(names))`, the columns titled"
-    axs = get_grid(n*len(names), nrows=n, ncols=len(names), figsize=figsize or (5*len(names), 1.5*n), double=False)
+# %% ../nbs/06_targets.ipynb #11c29c43
+def _rows_of(n, names, figsize=None, widths=None):
+    "Axes `(n, len(names))`, the columns titled, and as wide as `widths` to each other"
+    axs = get_grid(n*len(names), nrows=n, ncols=len(names), figsize=figsize or (5*len(names), 1.5*n), double=False, gridspec_kw=dict(width_ratios=widths))
     for ax,name in zip(axs, names): ax.set_title(name)
     return [axs[i:i+len(names)] for i in range(0, len(axs), len(names))]
 
@@ -144,17 +168,19 @@ def show_batch(x:TensorVideo, y:TensorVideo, samples, ctxs=None, max_n=6, n_fram
     "Input and target as strips of `n_frames` frames; with `animate=True` as clips that play, `fps` frames a second"
     samples = _own_frames(x, samples[:max_n])
     if animate: return display(HTML(clips_html([c for s in samples for c in s[:2]], ['input', 'target']*len(samples), fps)))
-    for (inp,targ,*_),axs in zip(samples, rows := ctxs or _rows_of(len(samples), ('input', 'target'), figsize)):
+    widths = [min(len(o), n_frames) for o in samples[0][:2]]      # so that frames of both are of one size
+    for (inp,targ,*_),axs in zip(samples, rows := ctxs or _rows_of(len(samples), ('input', 'target'), figsize, widths)):
         for clip,ax in zip((inp, targ), axs): clip.show(ctx=ax, n_max=n_frames, title=ax.get_title(), **kwargs)
     return rows
 
-# %% ../nbs/06_targets.ipynb #a2a36821
+# %% ../nbs/06_targets.ipynb #1af6afcf
 class _OfEachFrame:
     item_ndim, pad = 1, -100                        # -100 is what torch's loss of categories passes over
     def missing(self):
-        "Numbers of the frames that nothing is said of"
-        x = self.as_subclass(torch.Tensor).flatten(1)[:, 0] if self.ndim > 1 else self.as_subclass(torch.Tensor)
-        return (x.isnan() if x.is_floating_point() else x < 0).nonzero()[:, 0].tolist()
+        "Numbers of the frames that nothing is said of, or not all"
+        x = self.as_subclass(torch.Tensor)
+        x = x.flatten(1) if x.ndim > 1 else x[:, None]
+        return (x.isnan() if x.is_floating_point() else x < 0).any(1).nonzero()[:, 0].tolist()
 
 class TensorFrameCategory(_OfEachFrame, TensorBase): "The class of each frame, `(T,)`, in a batch `(B,T)`; -100 where there is no frame"
 
@@ -166,14 +192,13 @@ class TensorFrameMask(_OfEachFrame, TensorMask):
     "The class of each pixel of each frame, `(T,H,W)`, in a batch `(B,T,H,W)`; -100 where there is no frame"
     item_ndim = 3
 
-class _Unread: "Targets of a whole video that are too large to read all: has a length, and `read(idxs, size)`"
+class _Unread: "Targets of a whole video that are too large to read all: has a length, and `read(idxs, clip)`"
 
 _frame_types = TensorFrameCategory, TensorFrameNumbers, TensorFrameMask
 
-# %% ../nbs/06_targets.ipynb #29d2b57b
-def _fits(y, clip):
-    "Raises ValueError unless `y` says something of each frame that `clip` was taken from"
-    path, n = (clip.source[0], n_frames(clip.source[0])) if clip.source else ('the clip', len(clip))
+# %% ../nbs/06_targets.ipynb #d1c6712d
+def _fits(y, path, n):
+    "Raises ValueError unless `y` says something of each of the `n` frames of the clip `path`"
     if len(y) != n: raise ValueError(f"{path}: targets for {len(y)} frames, it has {n}; expected one a frame")
     if isinstance(y, _frame_types) and (none := y.missing()): raise ValueError(
         f"{path}: nothing is said of {len(none)} of its {n} frames, the first is number {none[0]}; say something of each, such as 'background'")
@@ -185,9 +210,9 @@ class OfItsFrames(ItemTransform):
         clip, *_ = o
         def pick(y):
             if not isinstance(y, (*_frame_types, _Unread)): return y
-            _fits(y, clip)
-            idxs = clip.source[1] if clip.source else list(range(len(clip)))
-            return y.read(idxs, clip.shape[-2:]) if isinstance(y, _Unread) else y[idxs]
+            path, idxs = clip.source or ('the clip', list(range(len(clip))))
+            _fits(y, path, n_frames(path) if clip.source else len(clip))
+            return y.read(idxs, clip) if isinstance(y, _Unread) else y[idxs]
         return tuple(map(pick, o))
 
 # %% ../nbs/06_targets.ipynb #b4607cd0
@@ -216,8 +241,15 @@ def _like_its_clip(tfm, kind):
 for tfm in _family(TemporalTfm):
     for kind in _frame_types: _like_its_clip(tfm, kind)
 
-# %% ../nbs/06_targets.ipynb #ca85d57f
-class FrameCategorize(DisplayedTransform):
+# %% ../nbs/06_targets.ipynb #3a5fe09a
+def _is_none(l): return l is None or l == '' or l != l      # nan, as pandas has it, is not itself
+
+def _listed(labels, path='a clip'):
+    "`labels`. Raises ValueError if they are no list of labels."
+    if isinstance(labels, str) or not hasattr(labels, '__len__'): raise ValueError(f"{path}: its labels are {labels!r}; expected a list of them, one a frame")
+    return labels
+
+class FrameCategorize(_OfFrames, DisplayedTransform):
     "Names of the frames' classes, a list, to `TensorFrameCategory`. Raises KeyError for a class that was not seen in training."
     loss_func, order = CrossEntropyLossFlat(axis=-1), 1
     def __init__(self,
@@ -225,27 +257,39 @@ class FrameCategorize(DisplayedTransform):
     ): self.vocab = None if vocab is None else CategoryMap(vocab, sort=False)
 
     def setups(self, dsets):
-        if self.vocab is None and dsets is not None: self.vocab = CategoryMap(sorted({l for labels in dsets for l in labels if not _is_none(l)}), sort=False)
+        if self.vocab is None and dsets is not None:
+            self.vocab = CategoryMap(sorted({l for path,labels in zip(dsets.items, dsets) for l in _listed(labels, path) if not _is_none(l)}), sort=False)
         self.c = len(self.vocab)
 
+    def classes(self, path, labels):
+        "The classes of the frames of the clip `path`. Raises ValueError unless there is one for each frame."
+        _fits(TensorFrameCategory([-100 if _is_none(l) else 0 for l in _listed(labels, path)]), path, n_frames(path))
+        return set(labels)
+
     def encodes(self, o):
-        try: return TensorFrameCategory([-100 if _is_none(l) else self.vocab.o2i[l] for l in o])
+        try: return TensorFrameCategory([-100 if _is_none(l) else self.vocab.o2i[l] for l in _listed(o)])
         except KeyError as e: raise KeyError(f"class {e} was not in the training clips; the classes are {', '.join(map(str, self.vocab))}") from e
 
     def decodes(self, o): return L(self.vocab[i] for i in o.tolist() if i >= 0)
 
-def _is_none(l): return l is None or l == '' or l != l      # nan, as pandas has it, is not itself
-
+# %% ../nbs/06_targets.ipynb #ac1639a3
 def FrameCategoryBlock(
     vocab=None # The classes; those of the training clips, sorted, if None
 ): # A `TransformBlock`; batches are `TensorFrameCategory` `(B,T)`
     "A `TransformBlock` for a class a frame: a list of names, as long as the video"
     return TransformBlock(type_tfms=FrameCategorize(vocab), item_tfms=OfItsFrames, dls_kwargs=dict(before_batch=_PadTargets))
 
-# %% ../nbs/06_targets.ipynb #118fe11d
-class FrameNumbers(DisplayedTransform):
+# %% ../nbs/06_targets.ipynb #5d55fa66
+class _MSEOfSaid(nn.MSELoss):
+    "Mean squared error of the targets that are not nan; 0 for those that are"
+    def forward(self, inp, targ):
+        said = ~targ.isnan()
+        err = (inp - torch.where(said, targ, inp)).pow(2)
+        return err if self.reduction == 'none' else err.sum() if self.reduction == 'sum' else err.sum()/said.sum().clamp(min=1)
+
+class FrameNumbers(_OfFrames, DisplayedTransform):
     "A number a frame, or several, to `TensorFrameNumbers`"
-    loss_func, order = MSELossFlat(), 1
+    loss_func, order = BaseLoss(_MSEOfSaid, floatify=True, is_2d=False), 1      # as fastai's `MSELossFlat`
     def __init__(self,
         c=None # How many a frame; as in the first clip, if None
     ): self.c = c
@@ -255,13 +299,14 @@ class FrameNumbers(DisplayedTransform):
 
     def encodes(self, o):
         res = torch.as_tensor(np.asarray(o, np.float32))
+        if res.ndim not in (1, 2): raise ValueError(f"numbers of shape {tuple(res.shape)}: expected (n,) or (n,k), a row for each frame of the video")
         return TensorFrameNumbers(res[:, None] if res.ndim == 1 else res)
 
 def FrameRegressionBlock(): # A `TransformBlock`; batches are `TensorFrameNumbers` `(B,T,k)`
     "A `TransformBlock` for numbers a frame: an array `(n,)` or `(n,k)`, as long as the video"
     return TransformBlock(type_tfms=FrameNumbers(), item_tfms=OfItsFrames, dls_kwargs=dict(before_batch=_PadTargets))
 
-# %% ../nbs/06_targets.ipynb #16f82b62
+# %% ../nbs/06_targets.ipynb #2d881155
 def _scale_mask(x, size, method):
     "The masks `x (T,h,w)` as frames of that shape are scaled to `size`; no new values arise"
     h, w = _scaled(*x.shape[1:], tuple(size), method)
@@ -269,20 +314,38 @@ def _scale_mask(x, size, method):
     top, left = (h - size[0])//2, (w - size[1])//2
     return x[:, top:top+size[0], left:left+size[1]]
 
+@lru_cache(maxsize=10_000)
+def _shape_of(path, *stamp): return (o := video_info(path)).height, o.width
+
+def _same_shape(mask, path):
+    "Raises ValueError if masks `(T,h,w)` are of another shape than the frames of the clip `path`. What was cut when it was extracted is not known."
+    path = Path(getattr(path, 'path', path))
+    if path.is_dir() and _made(path): return
+    (h,w), (fh,fw) = mask.shape[1:], _shape_of(*_stamp(path))
+    if min(abs(h - w*fh/fw), abs(w - h*fw/fh)) > 1: raise ValueError(f"{path}: masks of {h}x{w} (height x width) for frames of {fh}x{fw}; expected the same shape, at any scale")
+
+# %% ../nbs/06_targets.ipynb #edfc67de
 class _Masks(_Unread):
     "The masks of a whole video, not yet read"
     def __init__(self, o, n_classes, method):
-        self.o, self.n_classes, self.method = o, n_classes, method
-        if isinstance(o, (str, Path)): self.o = np.load(o, mmap_mode='r') if Path(o).suffix == '.npy' else _frame_files(Path(o))
+        self.o, self.n_classes, self.method, self.file = o, n_classes, method, o if isinstance(o, (str, Path)) else None
+        if self.file: self.o = np.load(o, mmap_mode='r') if Path(o).suffix == '.npy' else _frame_files(Path(o))
 
     def __len__(self): return len(self.o)
 
-    def read(self, idxs, size):
-        one = lambda i: np.asarray(Image.open(self.o[i]) if isinstance(self.o[i], (str, Path)) else self.o[i]).astype(np.int64)
-        res = _scale_mask(torch.from_numpy(np.stack([one(i) for i in idxs])), size, self.method)
-        if not 0 <= res.min() <= res.max() < self.n_classes: raise ValueError(f"{self.o[0] if isinstance(self.o, list) else 'a mask'}: "
-            f"values from {res.min()} to {res.max()}; expected numbers of {self.n_classes} classes, 0 to {self.n_classes-1}")
-        return TensorFrameMask(res)
+    def one(self, i, name):
+        "Mask `i`, int64. Raises ValueError with this `name` if its pixels are not classes."
+        x = np.asarray(Image.open(self.o[i]) if isinstance(self.o[i], (str, Path)) else self.o[i])
+        if x.ndim != 2: raise ValueError(f"{name}: shape {x.shape}; expected (height, width), and in each pixel the number of its class, not a colour")
+        if not 0 <= x.min() <= x.max() < self.n_classes: raise ValueError(f"{name}: values from {x.min()} to {x.max()}; expected numbers of {self.n_classes} classes, "
+            f"0 to {self.n_classes-1}" + ("; what is drawn with 255 is a class after `mask//255`" if x.max() == 255 else ''))
+        return x.astype(np.int64)
+
+    def read(self, idxs, clip):
+        path, _ = clip.source or ('the clip', None)
+        res = torch.from_numpy(np.stack([self.one(i, f"{path}, mask {i}" + (f" of {self.file}" if self.file else '')) for i in idxs]))
+        if clip.source: _same_shape(res, path)
+        return TensorFrameMask(_scale_mask(res, clip.shape[-2:], self.method or getattr(clip, 'method', 'crop')))
 
 # %% ../nbs/06_targets.ipynb #1036995e
 class MaskLoss:
@@ -291,20 +354,20 @@ class MaskLoss:
     def activation(self, x): return x.softmax(1)
     def decodes(self, x): return x.argmax(1)
 
-# %% ../nbs/06_targets.ipynb #b9c2fa1f
-class FrameMasks(DisplayedTransform):
+# %% ../nbs/06_targets.ipynb #b46c5a83
+class FrameMasks(_OfFrames, DisplayedTransform):
     "Masks of a video: a folder of pictures, an array `(n,H,W)`, or its file"
     loss_func, order = MaskLoss(), 1
     def __init__(self,
         vocab, # Names of the classes: pixels of the masks are their numbers
-        method='crop' # As the clip's: 'crop' its centre, or 'squish' the whole
+        method=None # 'crop' their centre, or 'squish' the whole; as the clip's frames, if None
     ): self.vocab, self.c, self.method = L(vocab), len(vocab), method
 
     def encodes(self, o): return _Masks(o, self.c, self.method)
 
 def FrameMaskBlock(
     vocab, # Names of the classes: pixels of the masks are their numbers
-    method='crop' # A frame of another shape, as in the clip's block: 'crop' its centre, or 'squish' the whole
+    method=None # 'crop' their centre, or 'squish' the whole; as the clip's frames, if None
 ): # A `TransformBlock`; batches are `TensorFrameMask` `(B,T,H,W)`
     "A `TransformBlock` for a mask a frame: a folder of pictures, an array, or its file"
     return TransformBlock(type_tfms=FrameMasks(vocab, method), item_tfms=OfItsFrames, dls_kwargs=dict(before_batch=_PadTargets))
@@ -322,7 +385,7 @@ def crop_pad(x:TensorFrameMask, *args, **kwargs):
 
 _like_an_image(TensorFrameMask)
 
-# %% ../nbs/06_targets.ipynb #93272d2c
+# %% ../nbs/06_targets.ipynb #7c996507
 def _frame_words(o): return [str(v) if isinstance(v, str) else ', '.join(f'{n:.2g}' for n in v.tolist()) for v in o]
 
 def _overlaid(clip, mask):
@@ -333,26 +396,38 @@ def _overlaid(clip, mask):
     colour = hues[torch.where(mask > 0, (mask - 1) % 6 + 1, 0)].permute(0, 3, 1, 2)
     return TensorVideo(torch.where(mask[:, None] > 0, .5*clip + .5*colour, clip))
 
-def _label_rows(samples, ctxs, figsize, n_frames): return ctxs or get_grid(len(samples), nrows=len(samples), ncols=1, figsize=figsize or (1.3*n_frames, 1.6*len(samples)), double=False)
+def _label_rows(samples, ctxs, figsize, n_frames):
+    "Axes, one below the other, with room for two lines between them"
+    if ctxs: return ctxs
+    n, (h,w) = min(n_frames, max(len(s[0]) for s in samples)), samples[0][0].shape[-2:]
+    high = 1.3*h/w      # a frame, in inches
+    return get_grid(len(samples), nrows=len(samples), ncols=1, figsize=figsize or (1.3*n, (high + .45)*len(samples)), double=False, gridspec_kw=dict(hspace=.45/high))
 
-def _show_labelled(x, y, samples, ctxs=None, max_n=6, n_frames=8, figsize=None, **kwargs):
+def _runs(words):
+    "What follows what, in words: each run of one label once, of many the first and the last"
+    runs = [w for i,w in enumerate(words) if i == 0 or w != words[i-1]]
+    return ' → '.join(runs if len(runs) < 6 else [*runs[:2], '…', runs[-1]])
+
+def _show_labelled(x, y, samples, ctxs=None, max_n=6, n_frames=8, figsize=None, animate=False, fps=8, **kwargs):
     samples = _own_frames(x, samples[:max_n])
+    if animate: return display(HTML(clips_html([s[0] for s in samples], [_runs(_frame_words(s[1])) for s in samples], fps)))
     for (clip,labels,*_),ax in zip(samples, ctxs := _label_rows(samples, ctxs, figsize, n_frames)): clip.show(ctx=ax, n_max=n_frames, captions=_frame_words(labels), **kwargs)
     return ctxs
 
 @dispatch
 def show_batch(x:TensorVideo, y:TensorFrameCategory, samples, **kwargs):
-    "Clips as strips of `n_frames` frames, the class of each below it"
+    "Clips as strips of `n_frames` frames, the class of each below it; with `animate=True` as clips that play, `fps` frames a second"
     return _show_labelled(x, y, samples, **kwargs)
 
 @dispatch
 def show_batch(x:TensorVideo, y:TensorFrameNumbers, samples, **kwargs):
-    "Clips as strips of `n_frames` frames, the numbers of each below it"
+    "Clips as strips of `n_frames` frames, the numbers of each below it; with `animate=True` as clips that play, `fps` frames a second"
     return _show_labelled(x, y, samples, **kwargs)
 
 @dispatch
-def show_batch(x:TensorVideo, y:TensorFrameMask, samples, ctxs=None, max_n=6, n_frames=8, figsize=None, **kwargs):
-    "Clips as strips of `n_frames` frames, the masks of each over it"
+def show_batch(x:TensorVideo, y:TensorFrameMask, samples, ctxs=None, max_n=6, n_frames=8, figsize=None, animate=False, fps=8, **kwargs):
+    "Clips as strips of `n_frames` frames, the masks of each over it; with `animate=True` as clips that play, `fps` frames a second"
     samples = _own_frames(x, samples[:max_n])
+    if animate: return display(HTML(clips_html([_overlaid(clip, mask[:len(clip)]) for clip,mask,*_ in samples], fps=fps)))
     for (clip,mask,*_),ax in zip(samples, ctxs := _label_rows(samples, ctxs, figsize, n_frames)): _overlaid(clip, mask[:len(clip)]).show(ctx=ax, n_max=n_frames, **kwargs)
     return ctxs

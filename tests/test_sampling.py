@@ -3,12 +3,13 @@ import random
 
 import pytest
 
-from fastai_seq.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames, UniformFrames
+from fastai_seq.sampling import EveryFrame, FirstFrames, LastFrames, PartOf, RandomClip, SegmentFrames, UniformFrames
 
 lengths, seq_lens = range(1, 301), (1, 2, 3, 5, 8, 16, 20, 32, 64)
 made = [UniformFrames, SegmentFrames, FirstFrames, RandomClip, lambda n, **k: RandomClip(n, stride=3, **k), lambda n, **k: FirstFrames(n, stride=2, **k),
-        lambda n, **k: RandomClip(n, fps=10, **k), lambda n, **k: FirstFrames(n, fps=60, **k)]
-names = ['uniform', 'segments', 'first', 'dense', 'dense3', 'first2', 'dense at 10/s', 'first at 60/s']
+        lambda n, **k: RandomClip(n, fps=10, **k), lambda n, **k: FirstFrames(n, fps=60, **k),
+        lambda n, **k: LastFrames(n, stride=2, **k), lambda n, **k: LastFrames(n, fps=10, **k)]
+names = ['uniform', 'segments', 'first', 'dense', 'dense3', 'first2', 'dense at 10/s', 'first at 60/s', 'last2', 'last at 10/s']
 
 @pytest.mark.parametrize('make', made, ids=names)
 @pytest.mark.parametrize('training', [False, True])
@@ -39,6 +40,14 @@ def test_uniform_is_even():
             assert idxs[0] == 0 and idxs[-1] == n-1 and max(steps) - min(steps) <= 1
             mirrored = [n-1-i for i in reversed(idxs)]
             assert all(abs(a-b) <= 1 for a, b in zip(idxs, mirrored))
+
+def test_a_part_alone_is_at_the_end_and_needs_no_more_than_itself():
+    for whole in (RandomClip(7, 'error', stride=3), FirstFrames(7, 'error', fps=10)):
+        part = PartOf(whole, 0, 4, 'both').at_end()
+        for n in range(part.need(25), 100):
+            idxs, first = part(n, rate=25), FirstFrames(4, stride=whole.stride, fps=whole.fps)(n, rate=25)
+            assert idxs[-1] == n-1 and [i - idxs[0] for i in idxs] == first
+        with pytest.raises(ValueError, match='fewer than the'): part(part.need(25) - 1, rate=25)
 
 def test_segments_hold_their_frame():
     "Each index lies in its own segment; validation takes the middle; training reaches every frame"
