@@ -50,7 +50,7 @@ def sequences(tmp):
         yield make.__name__, lambda make=make, kwargs=kwargs: seq2seq_learner(digits, make, **kwargs)
     path = changing_clips(tmp/'changing', n_groups=4, clips_per_group=2, n_frames=12)
     labels = ImageSeqDataLoaders.from_path_func(path, get_videos(path), frame_labels, y_block=FrameCategoryBlock, seq_len=4, size=32, bs=4, num_workers=0)
-    for h in ('lstm', 'gru', 'convlstm', 'convgru', 'transformer'): yield f'per_frame, {h}', lambda h=h: seq2seq_learner(labels, cnn, head=per_frame(h), pretrained=False)
+    for h in ('lstm', 'gru', 'convlstm', 'convgru', 'transformer'): yield f'per_frame, {h}', lambda h=h: seq2seq_learner(labels, cnn, head=h, pretrained=False)
 
 def tried(write, learn, file):
     "What came of it, in words"

@@ -159,12 +159,12 @@ class SimVP(_MadeWith, Module):
         while sum(p.shape[1] for p in parts) < self.n_out: parts.append(self._ahead(parts[-1]))
         return torch.cat(parts, 1)[:, :self.n_out]
 
-# %% ../nbs/08_seq2seq.ipynb #cac32f84
+# %% ../nbs/08_seq2seq.ipynb #1637c397
 class PerFrame(Module):
     "The head `head`, asked at each frame: `(B,T,F,h,w)` to `(B,T,n_out)`; zeros where there is no frame"
     def __init__(self,
         head # A `Head`
-    ): self.head = head
+    ): self.head = head.head if isinstance(head, PerFrame) else head
 
     def adapt(self, encoder): self.head.adapt(encoder)
 
