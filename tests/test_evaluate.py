@@ -288,7 +288,7 @@ def test_numbers_by_hand():
 def test_kinds_without_metrics_are_refused(clips):
     dls = load(clips)
     dls.valid.dataset.tls[1].tfms.fs.pop()                      # labels stay words
-    with pytest.raises(ValueError, match='no metric is defined'): ev(learner(dls, n_out=2, loss_func=nn.CrossEntropyLoss()))
+    with pytest.raises(ValueError, match='neither judged nor explained here'): ev(learner(dls, n_out=2, loss_func=nn.CrossEntropyLoss()))
 
 # --- the page ---
 

@@ -3,6 +3,7 @@ import errno, json, os, random, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np, pytest
+from filelock import FileLock
 
 from fastai_seq import video as video_module
 from fastai_seq.data import get_instances
@@ -59,12 +60,17 @@ def test_killed_at_twenty_moments(videos, undisturbed, tmp_path, workers):
     assert contents(frames) == undisturbed
     assert sorted(f.name for f in get_instances(frames)) == sorted(map(str, range(n_videos)))
 
-def test_two_runs_at_once(videos, undisturbed, tmp_path):
-    runs = [start(videos, tmp_path/'frames', 2) for _ in range(3)]
+def test_runs_at_once(videos, undisturbed, tmp_path):
+    "Three come while another works; they wait for it, and then for each other"
+    frames = tmp_path/'frames'
+    frames.mkdir()
+    with FileLock(frames/'.lock'):
+        runs = [start(videos, frames, 2, env=os.environ | {'PYTHONUNBUFFERED': '1'}) for _ in range(3)]
+        for r in runs: assert any('another run is extracting' in line for line in r.stdout)
+        assert not written(frames)
     outs = [r.communicate(timeout=120) for r in runs]
     assert [r.returncode for r in runs] == [0, 0, 0], outs
-    assert sum('another run is extracting' in out for out,_ in outs) >= 1
-    assert contents(tmp_path/'frames') == undisturbed
+    assert contents(frames) == undisturbed
 
 def test_single_extractions_at_once(videos, tmp_path):
     "avi2frames of one video in many threads: whole, whoever came first"
