@@ -784,7 +784,7 @@ def _strands(stream, frames, n):
     strands = [_labels(kind(model, seq_len), islice(o, k, None, n), stream._prepare) for k,o in enumerate(tee(frames, n))]
     return torch.stack([p for turn in zip_longest(*strands) for p in turn if p is not None])
 
-# %% ../nbs/11_inference.ipynb #e4fc0587
+# %% ../nbs/11_inference.ipynb #a5cf25c1
 def label_frames(
     learn, # A trained `Learner` for classes or numbers of each frame, also one from a file
     path, # A video, or a folder of frames that knows its frames a second
@@ -799,14 +799,12 @@ def label_frames(
     if isinstance(path, VideoRange): raise ValueError(f"{path}: the frames of a whole video are labelled; pass its path")
     if not isinstance(_kind_of(learn), _of_frames): raise ValueError("the learner does not answer for every frame (FrameCategoryBlock, FrameRegressionBlock); "
         "of whole clips `predict_timeline` tells what happens when, frames to come `continue_video`, masks `learn.predict`")
-    path, s, info, training = Path(path), StreamPredictor(learn, seq_len, stride=stride, thresh=thresh, act=act), video_info(path), learn.model.training
+    path, s, info = Path(path), StreamPredictor(learn, seq_len, stride=stride, thresh=thresh, act=act), video_info(path)
     if not (fps := info.fps): raise VideoError(f"{path} does not tell its frames a second, so its frames have no time; push them to a StreamPredictor")
     frames = enumerate(_gaps_told(_frames_of(path, s.tfm, on_error), path, fps, .25))
     if progress: frames = _counted_off(frames, round((info.duration or 0)*fps) - 1)
-    learn.model.eval()
-    try:
-        with torch.no_grad(): p = s.act(_strands(s, (get() for _,get in frames), max(1, round(fps/s.fps)) if s.fps else s.stride)).float().cpu().numpy()
-    finally: learn.model.train(training)
+    with _in_evaluation(learn.model), torch.no_grad():
+        p = s.act(_strands(s, (get() for _,get in frames), max(1, round(fps/s.fps)) if s.fps else s.stride)).float().cpu().numpy()
     return Timeline(path, _table([(round(i/fps, 6), round((i+1)/fps, 6), o) for i,o in enumerate(p)], s.name), s.name.numbers, fps, len(p))
 
 # %% ../nbs/11_inference.ipynb #adeda251
