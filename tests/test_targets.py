@@ -129,7 +129,12 @@ def test_numbers_of_uneven_clips_are_learned(tmp_path):
 def test_what_would_spoil_the_target_is_refused(videos, tfm, capsys):
     with pytest.raises(ValueError, match='leave it out'): future(videos, batch_tfms=[Rotate(), tfm])
 
-def test_what_moves_both_alike_is_taken(videos, capsys): future(videos, batch_tfms=[Rotate(), Hue()]).one_batch()
+def test_what_moves_both_alike_is_taken(tmp_path, capsys):
+    "Of a video that stands still, what was seen and what is to come stay equal"
+    frame = np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8)
+    for i in range(6): write_video(tmp_path/f'{i}.avi', [frame]*12)
+    x, y = future(tmp_path, batch_tfms=[Rotate(p=1), Hue(p=1)]).one_batch()
+    assert torch.allclose(x[:, -1].as_subclass(torch.Tensor), y[:, 0].as_subclass(torch.Tensor), atol=.05) and (x[0, 0] - x[1, 0]).abs().mean() > .02
 
 def test_targets_that_are_no_frames_are_refused(videos):
     dls = DataBlock(FutureFrames(3, 2).blocks(16), get_items=get_videos, splitter=RandomSplitter(seed=0), batch_tfms=Normalize.from_stats([.5]*3, [.5]*3, cuda=False)).dataloaders(videos, bs=2, num_workers=0)
