@@ -11,11 +11,11 @@ __all__ = ['demo', 'doctor', 'extract', 'train', 'predict', 'serve', 'export', '
 import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit', category=FutureWarning)
 
-# %% ../nbs/12_cli.ipynb #1bc54085
+# %% ../nbs/12_cli.ipynb #03c3c289
 import argparse, inspect, sys, time
 from base64 import b64encode
 from collections import Counter
-from functools import partial
+from functools import partial, singledispatch
 from html import escape
 from json import dumps as json_line
 from pathlib import Path
@@ -38,8 +38,9 @@ from .export import export_onnx
 from .files import written_whole
 from .data import GroupSplitter, ImageSeqDataLoaders, examine_clips
 from .datasets import motion_clips
-from .inference import demo_app, predict_timeline, predict_video
+from .inference import Answer, demo_app, predict_timeline, predict_video
 from .learner import seq_learner
+from .runtime import OnnxPredictor
 from .sampling import SegmentFrames
 from .timesformer import MyTimeSformer
 from .video import _human, extract_dataset, frames_bytes, video_extensions
@@ -246,15 +247,27 @@ def _timeline_lines(file, tl, form):
 
 def _csv_lines(rows): return pd.DataFrame(rows).to_csv(index=False).splitlines()
 
-# %% ../nbs/12_cli.ipynb #35b96ada
+# %% ../nbs/12_cli.ipynb #020d8d71
+def _open_model(path, timeline, thresh):
+    "A learner, or what predicts with an ONNX file, which answers once for a clip"
+    if Path(path).suffix.lower() != '.onnx': return _open_learner(path)
+    if timeline or thresh is not None: raise ValueError(f"{path}: an ONNX file answers once for a clip; --timeline, --html and --thresh take the learner or its bundle")
+    return OnnxPredictor(path)
+
+@singledispatch
+def _answer(learn, file, n_clips, thresh): return predict_video(learn, file, n_clips, thresh=thresh)
+
+@_answer.register
+def _(model:OnnxPredictor, file, n_clips, thresh): return Answer(*model(file, n_clips))
+
 def _answer_lines(learn, file, timeline, window, stride, n_clips, thresh, form, out):
     "What `learn` says of the clip `file`, as lines"
-    if not timeline: return _clip_lines(file, predict_video(learn, file, n_clips, thresh=thresh), form)
+    if not timeline: return _clip_lines(file, _answer(learn, file, n_clips, thresh), form)
     tl = predict_timeline(learn, file, window, stride, thresh=thresh, progress=False)
     return _timeline_lines(file, tl, form) if form != 'html' else [str(tl.to_html(Path(out)/f'{file.name}.html'))]
 
 def predict(
-    model:str, # A bundle, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only what you trust
+    model:str, # A bundle or an ONNX file, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only what you trust
     files:list, # Clips: videos or folders of frames
     timeline:bool=False, # Long videos: an answer for each window of time, merged to segments
     window:float=None, # Seconds a window of a timeline; 2 if not given. (Where a label a frame was learnt each frame has its own)
@@ -271,7 +284,7 @@ def predict(
     timeline = timeline or html
     if any(o is not None and o <= 0 for o in (window, stride)) or n_clips < 1: raise ValueError(f"window={window}, stride={stride}, n_clips={n_clips}: expected seconds above 0, and at least one look")
     if html and (twice := [n for n,k in Counter(Path(f).name for f in files).items() if k > 1]): raise ValueError(f"{twice[0]} is there twice, and the page of one would replace the other's; run them one by one, each with its own --out")
-    learn, failed, form, head = _open_learner(model), 0, (forms or [''])[0], None
+    learn, failed, form, head = _open_model(model, timeline, thresh), 0, (forms or [''])[0], None
     for f in map(Path, files):
         try: lines = _answer_lines(learn, f, timeline, window, stride, n_clips, thresh, form, out)
         except (ValueError, OSError) as e:

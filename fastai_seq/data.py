@@ -191,7 +191,7 @@ def _honest_splitter(valid_pct=0.2, seed=None, label_func=parent_label):
         return splits
     return _inner
 
-# %% ../nbs/06_data.ipynb #fcbc8716
+# %% ../nbs/06_data.ipynb #5667a894
 def _check_splits(files, splits, bs, drop_last=True, classes=lambda o: {parent_label(o)}):
     "Raises ValueError if `splits` of `files` cannot be trained on in batches of `bs`; warns of classes that are not held out"
     train, valid = splits
@@ -204,7 +204,14 @@ def _check_splits(files, splits, bs, drop_last=True, classes=lambda o: {parent_l
     seen, held_out = (set().union(*(classes(files[i]) for i in s)) for s in splits)
     names = lambda s: ', '.join(sorted(map(str, s)))
     if held_out - seen: raise ValueError(f"no clip of {names(held_out - seen)} is left to train on; change the split, or record more")
-    if seen - held_out: warnings.warn(f"no clip of {names(seen - held_out)} is held out: too few recordings to split", stacklevel=3)
+    if seen - held_out: warnings.warn(f"no clip of {names(seen - held_out)} is held out: too few recordings to split", stacklevel=4)
+
+def _split(files, splitter, *args, **kwargs):
+    "The indices `(train, valid)` that `splitter` gives, or is; `_check_splits` says what else it takes, and raises"
+    if isinstance(splitter, str): raise ValueError(f"splitter={splitter!r}: expected a function from clips to indices, such as RandomSplitter() or GroupSplitter(), or None for recording groups")
+    splits = splitter(files) if callable(splitter) else splitter
+    _check_splits(files, splits, *args, **kwargs)
+    return splits
 
 # %% ../nbs/06_data.ipynb #88abf84f
 def check_clips(
@@ -434,7 +441,7 @@ def create_batch(self:ClipDL, b):
         if len(set(map(len, clips))) > 1: x.lengths = tuple(map(len, clips))
     return res
 
-# %% ../nbs/06_data.ipynb #f4baee3e
+# %% ../nbs/06_data.ipynb #365a4ff7
 @delegates(Datasets.dataloaders)
 def get_action_dataloaders(
     files, # Clips, `…/Class/clip`: videos or folders of frames
@@ -448,8 +455,7 @@ def get_action_dataloaders(
     files, tfm = L(files).map(Path), ImageTupleTfm(seq_len)
     check_clips(files, tfm.sampler)
     if val_idxs is not None and not all(0 <= i < len(files) for i in val_idxs): raise ValueError(f"val_idxs: expected indices in range({len(files)}), got {val_idxs}")
-    splits = (_honest_splitter() if val_idxs is None else IndexSplitter(val_idxs))(files)
-    _check_splits(files, splits, bs, kwargs.get('drop_last', True))
+    splits = _split(files, _honest_splitter() if val_idxs is None else IndexSplitter(val_idxs), bs, kwargs.get('drop_last', True))
     kwargs.setdefault('dl_type', ClipDL)
     ds = Datasets(files, tfms=[[tfm], [parent_label, Categorize]], splits=splits)
     return ds.dataloaders(bs=bs, after_item=[Resize(image_size), ToTensor],
@@ -540,7 +546,7 @@ def _check_names(kwargs, f):
             near = difflib.get_close_matches(k, known, 3, .5)
             raise TypeError(f"no argument {k!r}" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; there are {', '.join(known)}"))
 
-# %% ../nbs/06_data.ipynb #2b21f5d0
+# %% ../nbs/06_data.ipynb #7cc403b2
 class ImageSeqDataLoaders(DataLoaders):
     "`DataLoaders` of clips as `TensorVideo`"
     @classmethod
@@ -573,10 +579,7 @@ class ImageSeqDataLoaders(DataLoaders):
         classes, by_class = _classes_by(y_block, fnames, label_func)
         check_clips(fnames, block.type_tfms[0].sampler, by_class)
         _check_lengths(fnames, block.type_tfms[0].sampler)
-        if isinstance(splitter, str): raise ValueError(f"splitter={splitter!r}: expected a function from clips to indices, such as RandomSplitter() or GroupSplitter(), or None for recording groups")
-        splitter = splitter or _honest_splitter(valid_pct, seed, by_class or _one_label)
-        splits = splitter(fnames) if callable(splitter) else splitter
-        _check_splits(fnames, splits, bs, kwargs.get('drop_last', True), classes)
+        splits = _split(fnames, splitter or _honest_splitter(valid_pct, seed, by_class or _one_label), bs, kwargs.get('drop_last', True), classes)
         dblock = DataBlock((block, y_block), get_y=label_func, splitter=lambda _: splits, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return cls.from_dblock(dblock, fnames, path=path, bs=bs, on_error=on_error, **kwargs)
 

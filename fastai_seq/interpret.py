@@ -159,7 +159,7 @@ def plot_top_losses(self:SeqInterpretation,
     order = self.top_losses(None, largest)[1]
     return self.show_results(order[:k] if isinstance(k, Integral) else order[list(k)], **kwargs)
 
-# %% ../nbs/10_interpret.ipynb #dd398bf9
+# %% ../nbs/10_interpret.ipynb #a4df99f2
 @patch
 def confusion_matrix(self:SeqInterpretation):
     "Numbers of clips `(classes,classes)`: a row a class, a column a prediction. Raises ValueError if clips do not have one class each"
@@ -176,6 +176,13 @@ def plot_confusion_matrix(self:SeqInterpretation, save=None, **kwargs):
         ClassificationInterpretation.plot_confusion_matrix(self, **kwargs)
         return plt.gcf()
     return _saved(draw, None, False, save)
+
+@patch
+def most_confused(self:SeqInterpretation,
+    min_val=1 # Least number of clips
+)->list: # `(class, prediction, number of clips)` each
+    "Pairs of classes that are confused, the most frequent first. Raises ValueError if clips do not have one class each"
+    return [(str(c), str(p), int(n)) for c,p,n in ClassificationInterpretation.most_confused(self, min_val)]
 
 @patch
 def print_classification_report(self:SeqInterpretation):
@@ -214,12 +221,12 @@ class _Question:
 def _is_one_class(kind): return isinstance(kind, Categorize) and not isinstance(kind, MultiCategorize)
 def _told_by(kind, z): return z.softmax(1) if _is_one_class(kind) else z.sigmoid() if isinstance(kind, Categorize) else z
 
-# %% ../nbs/10_interpret.ipynb #58a17e24
+# %% ../nbs/10_interpret.ipynb #8b5d516a
 def _index(kind, target, z):
     names = list(getattr(kind, 'vocab', ()))
     if target is None: return int(z[0].argmax()) if names else 0
     if target in names: return names.index(target)
-    if isinstance(target, Integral) and 0 <= target < z.shape[1]: return int(target)
+    if isinstance(target, Integral) and not isinstance(target, bool) and 0 <= target < z.shape[1]: return int(target)
     raise ValueError(f"target={target!r}: choose one of the learner's classes, {', '.join(map(repr, names))}" if names else
                      f"target={target!r}: the learner tells {z.shape[1]} numbers; choose one of 0 to {z.shape[1]-1}")
 

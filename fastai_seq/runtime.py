@@ -28,7 +28,7 @@ def _resized(frame, size, method):
         img = img.crop((left, top, left+cw, top+ch))
     return np.asarray(img.resize((w,h), Image.BILINEAR))
 
-# %% ../nbs/11_runtime.ipynb #f99a5162
+# %% ../nbs/11_runtime.ipynb #ffa814bd
 _of_clips = 'Categorize', 'MultiCategorize', 'EncodedMultiCategorize', 'RegressionSetup'    # kinds of targets that a clip has one of
 
 class OnnxPredictor:
@@ -81,12 +81,12 @@ class OnnxPredictor:
     def __call__(self,
         path, # A video, a folder of frames, or a `VideoRange`
         n_clips=1 # Looks in time, averaged
-    )->tuple: # The class (a list of them, or numbers, as the learner was trained for), and a dict of probabilities by class
+    )->tuple: # The class (a list of them, or numbers, as the learner was trained for), and a dict of probabilities by class, or of the numbers
         "What is in a clip: the answer of `learn.predict`, and with `n_clips` that of `evaluate_clips`. Raises ValueError for a model that answers with a sequence."
         if self.kind not in _of_clips: raise ValueError(f"the model was trained for {self.kind}: it answers with a sequence, and not once for a clip; ask for its numbers, preds(read(path)[None])")
         if n_clips < 1: raise ValueError(f"n_clips={n_clips}: expected at least one look")
         looks = [self.read(path, (i+.5)/n_clips if n_clips > 1 else None) for i in range(n_clips)]
         p = np.mean([self.preds(f[None])[0] for f in looks], axis=0)
-        if self.vocab is None: return p.tolist(), None
+        if self.vocab is None: return p.tolist(), {f'output {i}': v for i,v in enumerate(p.tolist())}
         probs = dict(zip(self.vocab, p.tolist()))
         return (self.vocab[int(p.argmax())] if self.activation == 'softmax' else [c for c,v in probs.items() if v > self.thresh]), probs

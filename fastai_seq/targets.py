@@ -9,7 +9,7 @@ __all__ = ['FutureFrames', 'FutureDataLoaders', 'show_batch', 'TensorFrameCatego
            'OfItsFrames', 'FrameCategorize', 'FrameCategoryBlock', 'FrameNumbers', 'FrameRegressionBlock', 'MaskLoss',
            'FrameMasks', 'FrameMaskBlock']
 
-# %% ../nbs/06_targets.ipynb #cc0eabb7
+# %% ../nbs/06_targets.ipynb #de1f027b
 from functools import lru_cache, singledispatch
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from IPython.display import HTML, display
 
 from .augment import TemporalTfm, _family, _like_an_image, _window
 from .core import TensorVideo, clips_html
-from .data import (ClipDL, ImageSeqBlock, TensorVideoTfm, _check_names, _check_splits, _honest_splitter, _no_classes, _OfFrames, _one_label, _own_frames,
+from .data import (ClipDL, ImageSeqBlock, TensorVideoTfm, _check_names, _honest_splitter, _no_classes, _OfFrames, _one_label, _own_frames, _split,
                               _without, check_clips)
 from .digits import MovingDigits
 from .sampling import FirstFrames, PartOf, RandomClip
@@ -71,7 +71,7 @@ def _fit_for_both(tfms):
         for bad,why in _why_not.items():
             if issubclass(cls := t if isinstance(t, type) else type(t), bad): raise ValueError(f"{cls.__name__} {why}")
 
-# %% ../nbs/06_targets.ipynb #3c1a7396
+# %% ../nbs/06_targets.ipynb #fd5f1a8c
 class FutureDataLoaders(DataLoaders):
     "`DataLoaders` of clips cut in two: the frames to see, and those to predict"
     @classmethod
@@ -98,9 +98,7 @@ class FutureDataLoaders(DataLoaders):
         _fit_for_both(L(item_tfms) + L(batch_tfms))
         fnames, cut = L(fnames), FutureFrames(n_in, n_out, stride, fps, sampler)
         check_clips(fnames, cut.inputs, None)
-        splitter = splitter or _honest_splitter(valid_pct, seed, _one_label)
-        splits = splitter(fnames) if callable(splitter) else splitter
-        _check_splits(fnames, splits, bs, kwargs.get('drop_last', True), _no_classes)
+        splits = _split(fnames, splitter or _honest_splitter(valid_pct, seed, _one_label), bs, kwargs.get('drop_last', True), _no_classes)
         dblock = DataBlock(cut.blocks(size, method=method), get_y=noop, splitter=lambda _: splits, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return cls.from_dblock(dblock, fnames, path=path, bs=bs, **kwargs)
 
@@ -279,7 +277,7 @@ def FrameCategoryBlock(
     "A `TransformBlock` for a class a frame: a list of names, as long as the video"
     return TransformBlock(type_tfms=FrameCategorize(vocab), item_tfms=OfItsFrames, dls_kwargs=dict(before_batch=_PadTargets))
 
-# %% ../nbs/06_targets.ipynb #5d55fa66
+# %% ../nbs/06_targets.ipynb #942b0658
 class _MSEOfSaid(nn.MSELoss):
     "Mean squared error of the targets that are not nan; 0 for those that are"
     def forward(self, inp, targ):
@@ -298,7 +296,7 @@ class FrameNumbers(_OfFrames, DisplayedTransform):
         if self.c is None: self.c = 1 if dsets is None else self.encodes(dsets[0]).shape[-1]
 
     def encodes(self, o):
-        res = torch.as_tensor(np.asarray(o, np.float32))
+        res = torch.as_tensor(np.asarray([] if o is None else o, np.float32))        # none at all are found to be too few where the clip is known
         if res.ndim not in (1, 2): raise ValueError(f"numbers of shape {tuple(res.shape)}: expected (n,) or (n,k), a row for each frame of the video")
         return TensorFrameNumbers(res[:, None] if res.ndim == 1 else res)
 
@@ -324,11 +322,11 @@ def _same_shape(mask, path):
     (h,w), (fh,fw) = mask.shape[1:], _shape_of(*_stamp(path))
     if min(abs(h - w*fh/fw), abs(w - h*fw/fh)) > 1: raise ValueError(f"{path}: masks of {h}x{w} (height x width) for frames of {fh}x{fw}; expected the same shape, at any scale")
 
-# %% ../nbs/06_targets.ipynb #edfc67de
+# %% ../nbs/06_targets.ipynb #b605979e
 class _Masks(_Unread):
     "The masks of a whole video, not yet read"
     def __init__(self, o, n_classes, method):
-        self.o, self.n_classes, self.method, self.file = o, n_classes, method, o if isinstance(o, (str, Path)) else None
+        self.o, self.n_classes, self.method, self.file = [] if o is None else o, n_classes, method, o if isinstance(o, (str, Path)) else None
         if self.file: self.o = np.load(o, mmap_mode='r') if Path(o).suffix == '.npy' else _frame_files(Path(o))
 
     def __len__(self): return len(self.o)
