@@ -9,7 +9,6 @@ with ours in place of its classes (see models.md); its accuracy is the last epoc
 CPU seconds count all that a recipe does, from opening the first file: reading, features, training, evaluation. One thread."""
 import json, os, sys, tempfile, time, warnings
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 os.environ['OMP_NUM_THREADS'] = '1'
@@ -20,6 +19,7 @@ from torch import nn
 from torchvision.models import mobilenet_v2
 torch.set_num_threads(1)
 from fastprogress import fastprogress
+from common import line, source
 from fastai_seq.all import *
 from itertools import product
 fastprogress.NO_BAR = True
@@ -27,7 +27,6 @@ fastprogress.NO_BAR = True
 here = Path(__file__).parent
 shared = (here/'../../shared').resolve()
 weights = shared/'weights/mobilenet_v2_imagenet.pth'
-line = lambda cells: f"| {' | '.join(map(str, cells))} |\n"
 
 # ---- which clips, and which of them are held out
 
@@ -162,10 +161,11 @@ def motion():
                                  ('ours: from scratch, with places', 'groups', from_scratch)]
 
 if __name__ == '__main__':
-    text, parts = f"# Recipes\n\nWritten by `benchmarks/accuracy.py`, which tells the method; torch {version('torch')}, one thread, no GPU.\n", (gestures, motion)
+    text, parts = '# Recipes\n', (gestures, motion)
     for f in parts:
         if not sys.argv[1:] or f.__name__ in sys.argv[1:]: trials(f.__name__, *f())
     for f,chance in zip(parts, ('0.125, 234 real clips', '0.25, 576 made clips')):
         if any(o['data'] == f.__name__ for o in done()): text += f"\n## {f.__name__}\n\nChance is {chance}.\n\n" + table(f.__name__, f()[1])
+    text += f"\nOne thread; {source('torch', 'fastai')}"
     print(text)
     (here/'accuracy.md').write_text(text)

@@ -8,18 +8,17 @@ a row says the greatest difference of an answer, whether clips of any length are
 the same. (Seconds a row; minutes in all.)"""
 import os, sys, tempfile, warnings
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault('OMP_NUM_THREADS', '2')
 warnings.simplefilter('ignore')
 import matplotlib; matplotlib.use('agg')
 import timm, transformers
+from common import line, source
 from torchvision.models import mobilenet_v3_small, video
 from fastai_seq.all import *
 from fastai_seq.models import _heads
 
-line = lambda cells: f"| {' | '.join(map(str, cells))} |\n"
 cnn = partial(SimpleCNN, [3,8,16])
 
 def heads():
@@ -76,5 +75,5 @@ if __name__ == '__main__':
             if sys.argv[1:] and name not in sys.argv[1:]: continue
             text += row(name, make, Path(tmp))
             print(text.splitlines()[-1], flush=True)
-    text += '\n' + ', '.join(f'{m} {version(m)}' for m in ('torch', 'onnx', 'onnxruntime', 'onnxscript')) + '. Written by `benchmarks/exports.py`, which tells the method.\n'
+    text += '\n' + source('torch', 'onnx', 'onnxruntime', 'onnxscript')
     if not sys.argv[1:]: (Path(__file__).parent/'exports.md').write_text(text)

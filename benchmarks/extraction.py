@@ -7,9 +7,8 @@ emptied before the clock starts. PSNR is over all frames, against the decoded fr
 (which the walk-through's function does, and which rounds all colours down), and as the formula has it.
 Two processes against one: wall-clock time of extract_dataset. Reading: 16 uniform frames at 112 pixels (the short side), from the opening of the file to
 the array, CPU time of one thread; nothing is known of the file beforehand. torchcodec and decord are measured where installed."""
-import io, os, resource, shutil, subprocess, sys, tempfile, time
+import os, resource, shutil, subprocess, sys, tempfile, time
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, median
 
@@ -21,6 +20,7 @@ from av.video.reformatter import VideoReformatter
 import seed
 import torch
 torch.set_num_threads(1)
+from common import line, source
 from fastai_seq.datasets import motion_clips
 from fastai_seq.sampling import UniformFrames
 from fastai_seq.video import _Video, _exact, _lengths, avi2frames, extract_dataset, extract_frames, get_videos, n_frames, read_frames
@@ -71,7 +71,6 @@ def quality(way, videos):
                 exact.append(psnr(img, VideoReformatter().reformat(frame, format='rgb24', interpolation=_exact).to_ndarray()))
     return f'{mean(size):.0f}', *(f'{mean(p):.2f}' if p else '' for p in (default, exact))
 
-line = lambda cells: f"| {' | '.join(map(str, cells))} |\n"
 rows, runs = [], 5
 for name, videos in sets.items():
     frames = sum(map(n_frames, videos))
@@ -138,7 +137,6 @@ for name, videos in sets.items():
     for r in readers.values(): spent(r, videos)
     times = [{k: spent(r, videos) for k, r in readers.items()} for _ in range(7)]
     for k in readers: table += line([name, k, f'{median(t[k] for t in times):.1f}', f'{median(t[k]/t["fastai_seq.read_frames"] for t in times):.2f}x'])
-versions = ', '.join(f'{p} {version(p)}' for p in ('av', 'simplejpeg', 'pillow', *(k for k in readers if k in ('decord', 'torchcodec'))))
-text = table + f"\n{os.cpu_count()} cores; medians of {runs} interleaved runs (reading: 7); {versions}. Written by `benchmarks/extraction.py`, which tells the method.\n"
+text = table + f"\nMedians of {runs} interleaved runs (reading: 7); {source('av', 'simplejpeg', 'pillow', *(k for k in readers if k in ('decord', 'torchcodec')))}"
 (here/'extraction.md').write_text(text)
 print(text)

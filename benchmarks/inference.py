@@ -7,7 +7,6 @@ before. Peak memory is VmHWM of a fresh process. Videos are made: smooth noise t
 memory; one that is not named keeps what inference.md says of it."""
 import os, re, subprocess, sys, tempfile, time, warnings
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -20,6 +19,7 @@ from fastai.layers import SimpleCNN
 from PIL import Image
 from torchvision.models import mobilenet_v2, resnet18
 from torchvision.models.video import r3d_18
+from common import line, source, write_sections
 from fastai_seq.data import ImageSeqDataLoaders
 from fastai_seq.datasets import motion_clips
 from fastai_seq.inference import StreamPredictor, _FrameRing, predict_timeline
@@ -28,7 +28,6 @@ from fastai_seq.sampling import FirstFrames, UniformFrames
 from fastai_seq.video import VideoRange, n_frames, write_video
 
 here = Path(__file__).parent
-line = lambda cells: f"| {' | '.join(map(str, cells))} |\n"
 work = Path(tempfile.mkdtemp())
 cnn = partial(SimpleCNN, [3, 16, 32, 64])
 
@@ -103,16 +102,6 @@ def memory():
 
 sections = {'timeline': timeline, 'stream': stream, 'memory': memory}
 
-def main(names):
-    "Run `names` (all, if none), and put them into inference.md, which keeps the others"
-    file = here/'inference.md'
-    kept = dict(re.findall(r'## (\w+)\n\n([\s\S]*?)(?=\n## |\Z)', file.read_text())) if file.exists() else {}
-    cpu_name = re.search(r'model name\s*:\s*(.*)', Path('/proc/cpuinfo').read_text())
-    where = f"One core of {cpu_name[1] if cpu_name else 'an unknown processor'}, no GPU; {', '.join(f'{p} {version(p)}' for p in ('torch', 'torchvision', 'fastai', 'av'))}"
-    for name in names or sections:
-        kept[name] = f'{sections[name].__doc__}.\n\n{sections[name]()}\n{where}.\n'
-        file.write_text('# Inference\n\nWritten by `benchmarks/inference.py`, which tells the method.\n\n' + '\n'.join(f'## {n}\n\n{kept[n]}' for n in sections if n in kept))
-
 if __name__ == '__main__':
     torch.set_num_threads(1)
-    peak(sys.argv[2]) if sys.argv[1:2] == ['--peak'] else main(sys.argv[1:])
+    peak(sys.argv[2]) if sys.argv[1:2] == ['--peak'] else write_sections(here/'inference.md', 'Inference', sections, sys.argv[1:], f"One thread; {source('torch', 'torchvision', 'fastai', 'av')}")

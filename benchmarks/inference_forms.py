@@ -7,7 +7,6 @@ All forms take turns, clip by clip, on the same made clips; a figure is the medi
 the library's reader, and run the model alone."""
 import os, sys, tempfile, time, warnings
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -15,6 +14,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 import torch
 from fastai.learner import Learner
 from torchvision.models import mobilenet_v3_small, resnet18
+from common import line, source
 from fastai_seq.data import ImageSeqDataLoaders, get_instances
 from fastai_seq.datasets import motion_clips
 from fastai_seq.export import _told_and_graph, export_onnx
@@ -22,7 +22,6 @@ from fastai_seq.learner import seq_learner
 from fastai_seq.runtime import OnnxPredictor
 from fastai_seq.timesformer import MyTimeSformer
 
-line = lambda cells: f"| {' | '.join(map(str, cells))} |\n"
 
 def learners(clips):
     "Learners whose weights are random: what they cost does not depend on them"
@@ -68,9 +67,8 @@ def main(n=24):
                 row = line([name, k, f'{1/median(t):.1f}', f'{median(t)*1e3:.0f}', f'{median(b/a for a,b in zip(t, e)):.2f}x', f'{diff[k]:.1g}', f'{sizes[k]/1e6:.1f}' if k in sizes else ''])
                 print(row, end='', flush=True)
                 text += row
-    cpu = next((l.split(':')[1].strip() for l in open('/proc/cpuinfo') if l.startswith('model name')), 'unknown')
     head = __doc__.split('\n\n    python')[0]
-    (Path(__file__).parent/'inference_forms.md').write_text(f"{head}\n\n{text}\nOne thread of {cpu}; " + ', '.join(f'{o} {version(o)}' for o in ('torch', 'onnxruntime', 'torchvision')) + '.\n')
+    (Path(__file__).parent/'inference_forms.md').write_text(f"{head}\n\n{text}\n{source('torch', 'onnxruntime', 'torchvision')}")
 
 if __name__ == '__main__':
     warnings.simplefilter('ignore')

@@ -10,7 +10,6 @@ their centre cropped; runs interleaved, medians; ratios are to (a) in the same r
 In the walk-through's form: ImageTupleTfm, Resize, ToTensor, the first T frames. (b) to (f) take T frames spread evenly over the whole clip, by UniformFrames. Frames are counted once beforehand, as check_clips does before
 training; torchcodec and decord count by themselves, and are told the size to decode to."""
 import os, shutil, sys, tempfile, time
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -20,6 +19,7 @@ import torch
 torch.set_num_threads(1)
 import seed
 from fastai.vision.all import Pipeline, RandomResizedCrop, Resize, ToTensor, aug_transforms
+from common import line, source
 from fastai_seq.data import ImageSeqDataLoaders, ImageTupleTfm, TensorVideoTfm
 from fastai_seq.datasets import motion_clips
 from fastai_seq.sampling import UniformFrames
@@ -72,7 +72,6 @@ def spent(f):
     for v in videos: f(v)
     return (time.process_time() - start)*1000/len(videos)
 
-line = lambda cells: f"| {' | '.join(map(str, cells))} |\n"
 table, settings, results = '', ((5, 64), (16, 112), (8, 224)), {}
 for n, size in settings:
     made = ways(n, size)
@@ -114,8 +113,7 @@ for epoch in range(1, 51):
     if epoch in (5, 25, 50): seen[epoch] = f'{resident():.0f} MB, {len(os.listdir("/proc/self/fd"))} handles'
 table += '\n' + line(['200 clips an epoch, 16 x 112 px, no workers: after epoch', *seen]) + line(['---']*4) + line(['resident memory, open files', *seen.values()])
 frames = [n_frames(v) for v in videos]
-versions = ', '.join(f'{p} {version(p)}' for p in ('torch', 'av', 'simplejpeg', *(k[4:] for k in results if k[:3] in ('(e)', '(f)'))))
 text = table + (f"\n{len(videos)} videos, {'real (UCF101 and gestures)' if shared.is_dir() else 'made'}, 320x240, {min(frames)} to {max(frames)} frames, {sum(frames)//len(frames)} on average; "
-                f"{os.cpu_count()} cores; medians of 9 interleaved runs; {versions}. Written by `benchmarks/loading.py`, which tells the method.\n")
+                f"medians of 9 interleaved runs; {source('torch', 'av', 'simplejpeg', *(k[4:] for k in results if k[:3] in ('(e)', '(f)')))}")
 (here/'loading.md').write_text(text)
 print(text)

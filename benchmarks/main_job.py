@@ -1,11 +1,11 @@
 """The main job, run and put down: `fastai-seq demo`, and `fastai-seq train` on the real gestures of ../shared if they are there.
 
 Writes main_job.md, which README shows: each line is one training, as the command prints it, on the machine named below it."""
-import os, platform, tempfile
+import tempfile
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
+from common import line, source
 from fastai_seq.cli import demo, train
 
 here = Path(__file__).parent
@@ -22,7 +22,5 @@ rows = []
 with tempfile.TemporaryDirectory() as tmp:
     for i,(data,job) in enumerate(jobs.items()): rows += [{'data': data, **row} for row in job(out=f'{tmp}/{i}')]
 
-line = lambda cells: f"| {' | '.join(map(str, cells))} |\n"
-machine = f"{os.cpu_count()} cores ({platform.machine()}), no GPU, " + ', '.join(f'{p} {version(p)}' for p in ('torch', 'fastai', 'fastai_seq'))
 (here/'main_job.md').write_text(line(rows[0]) + line(['---']*len(rows[0])) + ''.join(line(r.values()) for r in rows)
-    + f"\nAccuracy on held-out recording groups, one training each with the command's default seed; {machine}. Written by `benchmarks/main_job.py`.\n")
+    + f"\nAccuracy on held-out recording groups, one training each with the command's default seed; {source('torch', 'fastai')}")

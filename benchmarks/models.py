@@ -7,7 +7,6 @@ a ratio reference/ours in the same run (above 1: ours is faster). Peak memory is
 step. Sections: heads, timesformer, video, costs; one that is not named keeps what models.md says of it."""
 import os, re, subprocess, sys, time
 from functools import partial
-from importlib.metadata import version
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
@@ -16,6 +15,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 import matplotlib; matplotlib.use('agg')
 import torch
 from torchvision.models import resnet18, video
+from common import line, source, write_sections
 from fastai_seq.core import ImageTuple
 from fastai_seq.models import RNNModel, SimpleModel
 from fastai_seq.speed import model_table, plot_models
@@ -24,7 +24,6 @@ from fastai_seq.videonets import VideoNet
 
 here = Path(__file__).parent
 devices = ['cpu'] + ['cuda']*torch.cuda.is_available()
-line = lambda cells: f"| {' | '.join(map(str, cells))} |\n"
 head = ['network', 'batch', 'forward, ms', 'reference, ms', 'ratio', 'training step, ms', 'reference, ms', 'ratio']
 
 def spent(f, device):
@@ -149,17 +148,7 @@ def costs(t=8, px=112):
 
 sections = {'heads': heads, 'timesformer': timesformer, 'video': video_networks, 'costs': costs}
 
-def main(names):
-    "Run `names` (all, if none), and put them into models.md, which keeps the others"
-    file = here/'models.md'
-    kept = dict(re.findall(r'## (\w+)\n\n([\s\S]*?)(?=\n## |\Z)', file.read_text())) if file.exists() else {}
-    versions = ', '.join(f'{p} {version(p)}' for p in ('torch', 'torchvision', 'timesformer-pytorch', 'timm', 'transformers'))
-    cpu = re.search(r'model name\s*:\s*(.*)', Path('/proc/cpuinfo').read_text())
-    for name in names or sections:
-        where = f"One core of {cpu[1] if cpu else 'an unknown processor'}" + (f', {torch.cuda.get_device_name()}' if 'cuda' in devices else ', no GPU')
-        kept[name] = f'{sections[name].__doc__}.\n\n{sections[name]()}\n{where}; {versions}.\n'
-    file.write_text('# Models\n\nWritten by `benchmarks/models.py`, which tells the method.\n\n' + '\n'.join(f'## {n}\n\n{kept[n]}' for n in sections if n in kept))
-
 if __name__ == '__main__':
     torch.set_num_threads(1)
-    one_step(*sys.argv[2:]) if sys.argv[1:2] == ['--peak'] else main(sys.argv[1:])
+    where = f"One thread; {source('torch', 'torchvision', 'timesformer-pytorch', 'timm', 'transformers', gpu=torch.cuda.get_device_name() if 'cuda' in devices else None)}"
+    one_step(*sys.argv[2:]) if sys.argv[1:2] == ['--peak'] else write_sections(here/'models.md', 'Models', sections, sys.argv[1:], where)

@@ -10,7 +10,6 @@ opposite, whatever it thinks of the other pair: chance is 0.5 there, for a model
 in expectation."""
 import json, os, tempfile
 from functools import partial
-from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from torchvision.models.resnet import BasicBlock
 from fastai.layers import ConvLayer, SimpleCNN
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
+from common import line, source
 from fastai_seq.data import ImageSeqDataLoaders
 from fastai_seq.datasets import motion_clips
 from fastai_seq.learner import seq_learner
@@ -61,8 +61,6 @@ def trial(path, head, seed, epochs=12, lr=4e-3, arch=cnn, **kwargs):
     for k, change in changes.items(): res[k], res[f'{k}, within pairs'] = asked(learn, change)
     return dict(head=head, seed=seed, **res)
 
-def line(cells): return f"| {' | '.join(map(str, cells))} |\n"
-
 def table(df):
     "A row a head: mean over the seeds, the least and the greatest of them"
     cols = [k for k in df.columns if k not in ('head', 'seed')]
@@ -78,8 +76,7 @@ if __name__ == '__main__':
             if any(r['head'] == head and r['seed'] == seed for r in rows()): continue
             with kept.open('a') as f: print(json.dumps(trial(Path(tmp)/'cache', head, seed, **kwargs)), file=f)
             print(rows()[-1], flush=True)
-    text = table(pd.DataFrame(rows())) + (f"\nAccuracy on held-out groups, chance 0.25 (within pairs 0.5): mean of three seeds (least to greatest); {os.cpu_count()} cores, torch {version('torch')}. "
-                                        "Written by `benchmarks/motion.py`, which tells the method.\n")
+    text = table(pd.DataFrame(rows())) + (f"\nAccuracy on held-out groups, chance 0.25 (within pairs 0.5): mean of three seeds (least to greatest); {source('torch', 'fastai')}")
     print(text)
     (here/'motion.md').write_text(text)
     kept.unlink()

@@ -5,16 +5,17 @@
 Growing clips and averaged weights: clips made by `motion_clips`, two classes, groups held out, a small convolutional network with an LSTM
 from scratch, the same number of epochs each; CPU seconds of the whole training (reading and validation too) and accuracy, means over the seeds.
 Steps: forward and backward of resnet18 and an LSTM in CPU seconds, medians of runs that are interleaved; ratios are to the first row. One thread."""
-import os, platform, tempfile, time, warnings
+import os, tempfile, time, warnings
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
 
 os.environ |= {'OMP_NUM_THREADS': '1'}
 warnings.simplefilter('ignore')
-import fastai, torch
+import torch
 torch.set_num_threads(1)
 from fastai.vision.all import Learner, SimpleCNN, accuracy, resnet18, set_seed
+from common import source
 from fastai_seq.callbacks import EMA, ProgressiveClips
 from fastai_seq.data import ImageSeqDataLoaders
 from fastai_seq.datasets import motion_clips
@@ -66,6 +67,5 @@ if __name__ == '__main__':
     say()
     steps()
     flags = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
-    say(f"\n{os.cpu_count()} cores ({platform.machine()}, {'with' if 'avx512_bf16' in flags or 'amx_bf16' in flags else 'without'} instructions for bf16), one thread, no GPU; torch {torch.__version__.split('+')[0]}, "
-        f"fastai {fastai.__version__}. Written by `benchmarks/training.py`, which tells the method.")
+    say(f"\nOne thread; a processor {'with' if 'avx512_bf16' in flags or 'amx_bf16' in flags else 'without'} instructions for bf16; {source('torch', 'fastai')}".rstrip())
     (here/'training.md').write_text('\n'.join(lines) + '\n', encoding='utf-8')

@@ -9,7 +9,6 @@ fold, and ucf101.md, the table. `--made` makes clips under UCF101's 101 class na
 ../shared: a class is a spot's place and colour, so what is learned there means nothing; its table goes to ucf101_made.md."""
 import argparse, os
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from zlib import crc32
 
@@ -20,6 +19,7 @@ from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 from fastai.vision.augment import aug_transforms
 from fastprogress.fastprogress import progress_bar
+from common import line, source
 from fastai_seq.callbacks import Resumable
 from fastai_seq.data import ImageSeqDataLoaders, UCF101Splitter
 from fastai_seq.datasets import untar_ucf101
@@ -31,7 +31,6 @@ from fastai_seq.video import write_video
 here = Path(__file__).parent
 lists = here/'../../shared/splits/ucf101'
 
-line = lambda cells: f"| {' | '.join(map(str, cells))} |\n"
 
 def made_clips(dest, n_frames=8, px=32):
     "A clip for each class and group of the official lists: a bright spot that starts and moves as its class says, on its group's background"
@@ -80,7 +79,6 @@ if __name__ == '__main__':
     how = 'made clips under the names of UCF101: the way is open, the numbers mean nothing' if a.made else f'{a.arch}, {a.head}, {a.epochs} epochs, {a.seq_len} frames of {a.size} px, {a.n_clips} looks a video'
     df = df.round(4).reset_index()
     text = line(df.columns) + line(['---']*len(df.columns)) + ''.join(map(line, df.values)) + (
-        f"\nUCF101, official folds, {how}; seed {a.seed}, {os.cpu_count()} cores, {torch.cuda.get_device_name() if torch.cuda.is_available() else 'no GPU'}, torch {version('torch')}. "
-        "Written by `benchmarks/ucf101.py`.\n")
+        f"\nUCF101, official folds, {how}; seed {a.seed}; {source('torch', 'fastai', gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None)}")
     print(text)
     (here/'ucf101_made.md' if a.made else a.out/'ucf101.md').write_text(text)

@@ -363,6 +363,7 @@ def test_confusions_of_a_network_that_says_one_class(flash, capsys):
     i = SeqInterpretation.from_learner(learn)
     said = int(i.evaluation.predicted[0])
     assert len(i.most_confused()) == 1 and i.most_confused()[0][:2] == (i.vocab[1-said], i.vocab[said]) and i.most_confused()[0][2] == (i.evaluation.targets != said).sum()
+    assert list(map(type, i.most_confused()[0])) == [str, str, int]
     i.print_classification_report()
     assert 'precision' in capsys.readouterr().out and i.per_group().accuracy.iloc[0] == 0
 
@@ -464,7 +465,7 @@ def test_what_a_model_cannot_be_asked_is_named(flash, uneven, tmp_path):
     for call, words in [(lambda: grad_cam(tf, f), 'MyTimeSformer.*attention_rollout'), (lambda: grad_cam(own, f), 'Own has no feature maps'), (lambda: attention_rollout(own, f), 'Own has no attention'),
                         (lambda: attention_rollout(learn, f), 'SeqModel has no attention'), (lambda: evidence(learn, f, how='attention'), 'GRUHead has no attention'),
                         (lambda: evidence(tf, f, how='running'), 'MyTimeSformer looks at a clip as a whole'), (lambda: evidence(untrained(flash[0], 'diff'), f, how='running'), 'DiffHead looks'),
-                        (lambda: evidence(learn, f, 'Green'), "'Green'.*'Blue', 'Red'"), (lambda: evidence(learn, f, 2), "target=2.*'Blue'"), (lambda: evidence(learn, f, how='see'), "how='see'.*'running', 'occlusion', 'attention'"),
+                        (lambda: evidence(learn, f, 'Green'), "'Green'.*'Blue', 'Red'"), (lambda: evidence(learn, f, 2), "target=2.*'Blue'"), (lambda: evidence(learn, f, True), "target=True.*'Blue'"), (lambda: evidence(learn, f, how='see'), "how='see'.*'running', 'occlusion', 'attention'"),
                         (lambda: evidence(learn, f, how='occlusion', window=T), f'from 1 to {T-1}'), (lambda: evidence(learn, f, how='occlusion', fill='black'), "'mean', 'neighbours'")]:
         with pytest.raises(ValueError, match=words): call()
     with pytest.raises((VideoError, OSError), match='none.avi'): evidence(learn, tmp_path/'none.avi')

@@ -1,4 +1,4 @@
-"Every line of code in README runs, as it stands but for sizes, epochs, downloads and a camera, in a folder such as it speaks of."
+"The blocks of Python and the `fastai-seq` lines of README run, but for sizes, epochs, downloads, an archive and a camera, in a folder such as it speaks of."
 import re, shlex, shutil
 
 import pytest, timm, torchvision

@@ -15,7 +15,7 @@ from fastai_seq.sampling import FirstFrames, RandomClip, UniformFrames
 from fastai_seq.models import _heads, create_seq_model
 from fastai_seq.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, SimVP, TemporalUNet, per_frame
 from fastai_seq.inference import continue_video
-from fastai_seq.seq2seq_learner import (ScheduledSampling, copy_last, edit_score, f1_at, forecast, frame_accuracy, frame_ssim, horizon_errors, mask_iou,
+from fastai_seq.seq2seq_learner import (ScheduledSampling, copy_last, edit_score, f1_at, forecast, frame_accuracy, frame_mse, frame_ssim, horizon_errors, mask_iou,
                                         segmental_f1, segments, seq2seq_learner)
 from fastai_seq.targets import (FrameCategoryBlock, FrameMaskBlock, FrameRegressionBlock, FutureDataLoaders, FutureFrames, TensorFrameMask)
 from fastai_seq.video import VideoError, get_videos, n_frames, write_video
@@ -209,6 +209,8 @@ def test_a_forecaster_learns_and_its_horizon_is_its_loss(digits):
     assert after < .8*before
     errors = horizon_errors(learn)
     assert list(errors.index) == [1, 2, 3, 4] and np.isfinite(errors.values).all()
+    more = horizon_errors(learn, measures=dict(twice=lambda p, t: 2*frame_mse(p, t)))
+    assert np.allclose(more.twice, 2*errors.mse) and list(more.columns) == [*errors.columns, 'twice']
     still = horizon_errors(lambda x: copy_last(x, 4), digits.valid).mse
     assert still.is_monotonic_increasing or still.iloc[0] < still.iloc[1:].min()
 

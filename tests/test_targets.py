@@ -90,6 +90,13 @@ def test_every_number_is_looked_at(videos):
     numbers = np.ones((6, 2)); numbers[3:, 1] = np.nan
     with pytest.raises(ValueError, match=r'a_g0\d_c01.avi: nothing is said of 3 of its 6 frames, the first is number 3'): block(videos, FrameRegressionBlock, lambda p: numbers).one_batch()
 
+@pytest.mark.parametrize('y_block,given', [(FrameRegressionBlock, np.ones(6)), (FrameMaskBlock(['no', 'yes']), np.ones((6, 24, 32)))], ids=['numbers', 'masks'])
+def test_a_clip_without_targets_is_named(videos, y_block, given):
+    "The others have some: only when it is drawn is it known"
+    files = get_videos(videos)
+    dls = one_call(files, lambda p: None if p == files[-1] else given, y_block=y_block, splitter=[range(4), [4, 5]])
+    with pytest.raises(ValueError, match=f'{files[-1].name}: targets for 0 frames, it has 6'): list(dls.valid)
+
 @pytest.mark.parametrize('mask,said', [
     (np.full((24, 32), 255, np.uint8), r'values from 255 to 255; expected numbers of 2 classes, 0 to 1; .*mask//255'), (np.zeros((24, 32, 3), np.uint8), r'shape \(24, 32, 3\); expected \(height, width\)'),
     (np.zeros((32, 24), np.uint8), r'masks of 32x24 .* for frames of 24x32')])
