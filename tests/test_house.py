@@ -1,10 +1,12 @@
 "The repository is one piece: notebooks, modules, README and wheel agree; imports run downward; importing is cheap."
-import ast, re, shutil, subprocess, sys, zipfile
+import ast, os, re, shutil, subprocess, sys, zipfile
 from importlib import import_module
+from sysconfig import get_path
 
 import nbformat, pytest
 
 from conftest import root
+from fastai_seq.video import get_videos
 from make_readme import readme
 
 notebooks = sorted(p for p in root.glob('nbs/**/*.ipynb') if '.ipynb_checkpoints' not in p.parts)
@@ -77,7 +79,7 @@ def test_importing_all_brings_in_no_extra():
     new = tops('fastai_seq.all') - tops('fastai.vision.all')
     assert {'fastai_seq', 'av'} <= new and len(extras) > 5 and not new & extras
 
-def test_wheel_holds_the_library_and_installs(tmp_path):
+def test_wheel_holds_the_library_and_works_elsewhere(tmp_path, clips):
     src = tmp_path/'src'
     shutil.copytree(root, src, ignore=shutil.ignore_patterns('.git', '.venv', '*.egg-info', 'build', 'dist'))
     subprocess.run([sys.executable, '-m', 'build', '-o', tmp_path/'dist'], cwd=src, check=True, capture_output=True)
@@ -95,8 +97,17 @@ def test_wheel_holds_the_library_and_installs(tmp_path):
     subprocess.run([sys.executable, '-m', 'venv', '--without-pip', env], check=True)
     py = env/'bin/python'
     subprocess.run([sys.executable, '-m', 'pip', '--python', py, 'install', '-q', '--no-deps', wheel], check=True)
-    out = subprocess.run([py, '-c', "import fastai_seq.sampling as s; print(s.UniformFrames(3)(9), s.__file__)"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    assert out.startswith('[0, 4, 8]') and str(env) in out
+    run = lambda *args: subprocess.run([*map(str, args)], cwd=tmp_path, capture_output=True, text=True, env={k: v for k,v in os.environ.items() if k != 'PYTHONPATH'} | {'MPLBACKEND': 'agg'})
+    res = run(py, '-c', "import fastai_seq.sampling as s; print(s.UniformFrames(3)(9), s.__file__)")
+    assert res.stdout.startswith('[0, 4, 8]') and str(env) in res.stdout, res.stderr
+    next(env.glob('lib/python*/site-packages')).joinpath('others.pth').write_text(get_path('purelib'))      # what it requires: from here, as a link
+    for args in (('train', clips, '--weights', 'none', '--arch', 'squeezenet1_1', '--epochs', 1, '--size', 64, '--seq_len', 3), ('predict', 'fastai_seq_train/model.pkl', get_videos(clips)[0])):
+        res = run(env/'bin/fastai-seq', *args)
+        assert res.returncode == 0, res.stderr
+    assert 'Move' in res.stdout
+    subprocess.run(['jupyter', 'nbconvert', '--to', 'python', '--output-dir', tmp_path, root/'nbs/tutorials/splits.ipynb'], check=True, capture_output=True)
+    res = run(py, 'splits.py')
+    assert res.returncode == 0, res.stderr
 
 def test_what_is_imported_is_required():
     "By us, or by fastai: the developers' environment has more, a user's has not. What only a function imports may be an extra's"

@@ -136,6 +136,9 @@ def test_numbers_of_uneven_clips_are_learned(tmp_path):
 def test_what_would_spoil_the_target_is_refused(videos, tfm, capsys):
     with pytest.raises(ValueError, match='leave it out'): future(videos, batch_tfms=[Rotate(), tfm])
 
+def test_a_splitter_is_a_function(videos):
+    with pytest.raises(ValueError, match=r"splitter='random': expected a function.*RandomSplitter"): future(videos, splitter='random')
+
 def test_what_moves_both_alike_is_taken(tmp_path, capsys):
     "Of a video that stands still, what was seen and what is to come stay equal"
     frame = np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8)
