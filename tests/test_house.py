@@ -26,6 +26,10 @@ def test_every_module_has_a_notebook():
 def test_readme_is_the_index():
     assert (root/'README.md').read_text(encoding='utf-8') == readme()
 
+def test_targets_are_read_from_the_results():
+    text = subprocess.run([sys.executable, '-c', 'import targets; print(targets.text(), end="")'], cwd=root/'benchmarks', capture_output=True, text=True, check=True).stdout
+    assert (root/'benchmarks/README.md').read_text().endswith(text) and text.count('\n| ') > 30, 'python benchmarks/targets.py'
+
 def test_links_and_pictures_of_the_readme_exist():
     for target in re.findall(r'\]\((?!https?:|#)([^)]+)\)', readme()): assert (root/target).exists(), target
 
