@@ -17,7 +17,7 @@ and smoother, drawn between pixels, and training clips are new each time.
 
 MSE is the sum over the pixels of a frame (4096 of them), as it is customary for this benchmark; the mean of a pixel is in the
 library's metrics."""
-import argparse, os, time
+import argparse, json, os, time
 from pathlib import Path
 
 parser = argparse.ArgumentParser()
@@ -137,6 +137,8 @@ def row(name, df, base, clips='', params=''):
     return line([name, f'{mse.mean():.1f}', f'{1 - df.mse.mean()/base:.0%}', f'{df.mae.mean()*4096:.0f}', f'{df.psnr.mean():.2f}', f'{df.ssim.mean():.3f}', *[f'{mse[k]:.1f}' for k in (1, 5, 10)], clips, params])
 
 if __name__ == '__main__':
+    here = Path(__file__).parent
+    kept = here/'seq2seq.jsonl'     # a trial a line: what was interrupted goes on
     torch.set_num_threads(args.threads)
     dls = FutureDataLoaders.from_digits(10, 10, n_train=10**6, n_valid=args.valid, bs=16, num_workers=0, device=torch.device(args.device))
     text = line(['forecast', 'MSE a frame', 'under copy-last', 'MAE a frame', 'PSNR, dB', 'SSIM', 'MSE, frame 1', 'frame 5', 'frame 10', 'clips seen', 'parameters']) + line(['---']*11)
@@ -145,12 +147,17 @@ if __name__ == '__main__':
     for name, f in {'the last frame, copied': lambda x: copy_last(x, 10), 'nothing but black': lambda x: x*0, 'motion goes on': lambda x: go_on(x.cpu(), 10).to(x.device)}.items():
         text += row(name, horizon_errors(f, dls.valid), base)
     print(text, flush=True)
+    asked = vars(args) | {'only': None}
     for name in models:
         if args.only and name not in args.only: continue
-        df, clips, params = trial(name, dls)
-        text += row(name, df, base, clips, f'{params/1e6:.2f} M')
-        print(text.splitlines()[-1], flush=True)
+        made = next((k['row'] for k in map(json.loads, kept.read_text().splitlines() if kept.exists() else ()) if k['name'] == name and k['asked'] == asked), None)
+        if not made:
+            df, clips, params = trial(name, dls)
+            made = row(name, df, base, clips, f'{params/1e6:.2f} M')
+            with kept.open('a') as f: print(json.dumps(dict(name=name, asked=asked, row=made)), file=f)
+        text += made
+        print(made, end='', flush=True)
     where = source('torch', 'fastai', gpu=torch.cuda.get_device_name() if args.device.startswith('cuda') else None)
     text += f"\n{args.valid} held-out clips, {args.minutes:g} minutes of training each, {args.threads} thread{'s'*(args.threads > 1)}, seed {args.seed}; {where}"
     print(text)
-    if not args.only and args.minutes >= 10: (Path(__file__).parent/'seq2seq.md').write_text(text)
+    if not args.only and args.minutes >= 10: (here/'seq2seq.md').write_text(text)
