@@ -78,15 +78,14 @@ def _small_loader(dl, frames, side, multiple, bs):
     res.rng = dl.rng
     return res
 
-# %% ../nbs/09_callbacks.ipynb #a417b89d
+# %% ../nbs/09_callbacks.ipynb #a5aa5c16
 def _one_clip(dl, model):
-    "What the loader `dl` gives first, alone, through `model`; leaves no trace in either, nor in the random generators"
+    "What the loader `dl` gives first, alone, through `model`; leaves no trace in either, nor in the random generators, but moves the model to the clip's device"
     with _in_evaluation(model), no_random(), torch.no_grad():
         dl.before_iter()
         b = dl.after_batch(to_device(dl.do_batch([dl.do_item(0)]), dl.device))
         xb = [stack_frames(o) if isinstance(o, (TensorVideo, ImageTuple)) else o for o in b[:dl.n_inp]]
-        model(*xb)
-    return xb[0].shape
+        model.to(xb[0].device)(*xb)
 
 # %% ../nbs/09_callbacks.ipynb #80e50f12
 def _loader_of(dl):
@@ -184,19 +183,19 @@ class EMA(Callback):
         self.averaged.load_state_dict(state['averaged'])
         self.swapped = state['swapped']
 
-# %% ../nbs/09_callbacks.ipynb #38b004ed
-def _plain(o):
+# %% ../nbs/09_callbacks.ipynb #58d74d65
+def _loadable(o):
     "`o` made of such types only that `torch.load(weights_only=True)` takes"
     if isinstance(o, Tensor): return o.detach().as_subclass(Tensor)
     if isinstance(o, np.ndarray): return o.tolist()
     if isinstance(o, np.generic): return o.item()
-    if isinstance(o, dict): return {k: _plain(v) for k,v in o.items()}
-    if isinstance(o, tuple): return tuple(map(_plain, o))
-    if isinstance(o, (list, L)): return [_plain(v) for v in o]
+    if isinstance(o, dict): return {k: _loadable(v) for k,v in o.items()}
+    if isinstance(o, tuple): return tuple(map(_loadable, o))
+    if isinstance(o, (list, L)): return [_loadable(v) for v in o]
     if o is None or isinstance(o, (bool, int, float, str)): return o
     raise TypeError(f"{o!r} cannot be kept in a file without pickle; expected tensors, numbers, text, lists and dictionaries")
 
-# %% ../nbs/09_callbacks.ipynb #e9cf423f
+# %% ../nbs/09_callbacks.ipynb #cf70a07a
 _kept = {Recorder: ('lrs', 'losses', 'iters', 'values'), ParamScheduler: ('hps',), GradientAccumulation: ('count',)}
 
 def _cb_state(cb):
@@ -211,14 +210,14 @@ def _set_cb_state(cb, state):
 
 def _random_state(learn):
     "The state of all generators of random numbers"
-    return _plain(dict(get_random_states(), loaders=[_loader_of(dl).rng.getstate() for dl in learn.dls.loaders]))
+    return _loadable(dict(get_random_states(), loaders=[_loader_of(dl).rng.getstate() for dl in learn.dls.loaders]))
 
 def _set_random_state(learn, state):
     loaders, (kind,keys,*rest) = state.pop('loaders'), state.pop('numpy_state')
     set_random_states(numpy_state=(kind, np.array(keys, dtype=np.uint32), *rest), **state)
     for dl,s in zip(learn.dls.loaders, loaders): _loader_of(dl).rng.setstate(s)
 
-# %% ../nbs/09_callbacks.ipynb #5557265e
+# %% ../nbs/09_callbacks.ipynb #4aef7b7b
 def _digest(o): return f'{crc32(str(o).encode()):08x}'
 
 def _settings(learn):
@@ -231,15 +230,15 @@ def _settings(learn):
     return {'epochs': learn.n_epoch,
         'model': f"{type(model).__name__} of {sum(p.numel() for _,p in ps)} numbers, digest {_digest([(n, tuple(p.shape)) for n,p in ps])}",
         'parameters trained': f"{sum(p.requires_grad for _,p in ps)} of {len(ps)}, digest {_digest([p.requires_grad for _,p in ps])}",
-        'optimiser': f"{type(getattr(opt, 'opt', opt)).__name__}({names(getattr(opt, 'cbs', ()))}), {[{k: v for k,v in h.items() if k not in ('lr','mom')} for h in _plain(opt.hypers)]}",
-        'learning rates': str([h['lr'] for h in _plain(opt.hypers)]),
+        'optimiser': f"{type(getattr(opt, 'opt', opt)).__name__}({names(getattr(opt, 'cbs', ()))}), {[{k: v for k,v in h.items() if k not in ('lr','mom')} for h in _loadable(opt.hypers)]}",
+        'learning rates': str([h['lr'] for h in _loadable(opt.hypers)]),
         'schedule': str({k: at(f) for cb in learn.cbs if isinstance(cb, ParamScheduler) for k,f in cb.scheds.items()}),
         'loss': names([learn.loss_func]), 'metrics': ', '.join(m.name for m in learn.metrics), 'callbacks': names(sorted((cb for cb in learn.cbs if not isinstance(cb, ProgressCallback)), key=lambda cb: cb.name)),
         'clips a batch': dl.bs, 'training clips': clips(dl), 'validation clips': clips(_loader_of(learn.dls.loaders[-1])),
         'reading': '; '.join(t.name for tl in getattr(dl.dataset, 'tls', ()) for t in tl.tfms.fs if isinstance(t, _ClipTfm)),
         'transforms': names([*dl.after_item.fs, *dl.after_batch.fs]), 'processes': max(num_distrib(), 1)}
 
-# %% ../nbs/09_callbacks.ipynb #ad82edbc
+# %% ../nbs/09_callbacks.ipynb #cf54ab82
 class Resumable(Callback):
     "Write a checkpoint after each epoch; the same call of `fit…` or `fine_tune`, made again, goes on from it"
     order = 100    # after all others, so that the state of each is whole
@@ -291,9 +290,9 @@ class Resumable(Callback):
         self.past = self.past[:self.fit_no] + [self._fit()] + self.past[self.fit_no+1:]
         self.fit_no, self.saved = self.fit_no+1, None
 
-    def _fit(self): return dict(settings=self.now, rows=_plain(self.recorder.values))
+    def _fit(self): return dict(settings=self.now, rows=_loadable(self.recorder.values))
 
-# %% ../nbs/09_callbacks.ipynb #00c921ec
+# %% ../nbs/09_callbacks.ipynb #378addc9
 @patch
 def _write(self:Resumable):
     rand = [_random_state(self.learn)]
@@ -305,7 +304,7 @@ def _write(self:Resumable):
     cbs = {cb.name: s for cb in self.learn.cbs if (s := _cb_state(cb))}
     state = dict(fits=self.past[:self.fit_no] + [self._fit()], model=get_model(self.learn.model).state_dict(), opt=self.opt.state_dict(), grads=grads,
         rand=rand, cbs=cbs, train_iter=self.train_iter, smooth=vars(self.recorder.smooth_loss), scaler=self.learn.scaler.state_dict() if hasattr(self.learn, 'scaler') else None)
-    with written_whole(self.file) as tmp: torch.save(_plain(state), tmp)
+    with written_whole(self.file) as tmp: torch.save(_loadable(state), tmp)
 
 @patch
 def _restore(self:Resumable, fits, model, opt, grads, rand, cbs, train_iter, smooth, scaler):

@@ -7,21 +7,20 @@ Docs: https://fastai-seq.github.io/fastai_seq/learner.html.md"""
 # %% auto #0
 __all__ = ['seq_learner']
 
-# %% ../nbs/09_learner.ipynb #fc6e3bc2
+# %% ../nbs/09_learner.ipynb #252aa131
 import warnings
 from functools import partial
 
 import torch
 import fastai.callback.all # gives `Learner` its fit_one_cycle, fine_tune, lr_find, to_fp16 …
-from fastai.data.core import show_results
-from fastai.torch_basics import Tensor, dispatch, is_listy
-from fastai.data.core import DataLoaders, Datasets
+from fastai.data.core import DataLoaders, Datasets, show_results
 from fastai.data.load import DataLoader
 from fastai.data.transforms import Normalize, get_c
 from fastai.callback.mixup import MixHandler
 from fastai.callback.tracker import SaveModelCallback
 from fastai.learner import Learner, defaults
 from fastai.optimizer import Adam
+from fastai.torch_basics import Tensor, dispatch, is_listy
 from fastai.torch_core import Module, TensorCategory
 from fastcore.basics import patch
 from fastcore.foundation import L
@@ -29,9 +28,9 @@ from fastcore.meta import delegates
 from fastprogress.fastprogress import progress_bar
 from IPython.display import HTML, display
 
-from .callbacks import CheckCallbacks, FiniteLoss, PerRank, ProgressiveClips, Resumable
+from .callbacks import CheckCallbacks, FiniteLoss, PerRank, ProgressiveClips, Resumable, _one_clip
 from .core import ImageTuple, TensorVideo, clip_lengths, clips_html
-from .data import _clip_grid, _filled_up, _own_frames, _seeded, _show_clip
+from .data import _clip_grid, _filled_up, _own_frames, _show_clip
 from .models import Head, SeqModel, create_seq_model, seq_splitter
 from .videonets import VideoNet, normalize_stats, videonet_splitter
 
@@ -47,14 +46,10 @@ def _add_normalize(dls, stats, check):
             return
     dls.add_tfms([Normalize.from_stats(*stats)], 'after_batch')
 
-# %% ../nbs/09_learner.ipynb #c0d45aac
+# %% ../nbs/09_learner.ipynb #85eaf3da
 def _try_out(learn):
     "Ask the model of `learn` for an answer to one clip"
-    if not isinstance(learn.dls.valid_ds, Datasets): return
-    with _seeded(0), torch.no_grad():
-        b = learn.dls.test_dl(learn.dls.valid_ds.items[:1], num_workers=0).one_batch()
-        learn.model.eval()(*b[:learn.dls.n_inp])
-    learn.model.train()
+    if isinstance(learn.dls.valid_ds, Datasets): _one_clip(learn.dls.valid, learn.model)
 
 # %% ../nbs/09_learner.ipynb #eea5bf92
 @delegates(create_seq_model)
@@ -113,7 +108,7 @@ def _show_results_of(clips, labels):
 for clips in (ImageTuple, TensorVideo):
     for labels in (TensorCategory, object): _show_results_of(clips, labels)     # fastai dispatches on labels too
 
-# %% ../nbs/09_learner.ipynb #21f48ebe
+# %% ../nbs/09_learner.ipynb #c2fe3245
 class _Looks:
     "Dataset of features: of a clip's looks one, drawn anew each time"
     def __init__(self, looks): self.looks = looks     # A list for each look, of `(features (T,…), *targets)` for each clip
@@ -133,7 +128,7 @@ class _OnFeatures(Module):
 @torch.no_grad()
 def _look(learn, dl):
     "What the encoder says of each clip of `dl`, in order, with the targets"
-    res, model = [], learn.model.eval()
+    res, model = [], learn.model.to(learn.dls.device).eval()
     vectors = model.head.vectors if type(model.head).forward is Head.forward else lambda x: x      # a head with a way of its own gets the maps
     for b in progress_bar(dl, leave=False, display=hasattr(learn, 'progress')):
         vecs = vectors(model.features(b[0]))

@@ -9,7 +9,7 @@ __all__ = ['simple_splitter', 'rnnmodel_splitter', 'FrameEncoder', 'Head', 'Mean
            'LSTMHead', 'GRUHead', 'ConvLSTMHead', 'ConvGRUHead', 'TransformerHead', 'DiffHead', 'ShiftHead', 'SeqModel',
            'create_seq_model', 'seq_splitter', 'SimpleModel', 'RNNModel']
 
-# %% ../nbs/08_models.ipynb #176b70a5
+# %% ../nbs/08_models.ipynb #e95750f7
 import difflib, inspect, warnings
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -24,16 +24,15 @@ from fastai.torch_core import Module
 from fastai.vision.core import imagenet_stats
 from fastai.vision.learner import create_head, cut_model, has_pool_type, model_meta
 from fastcore.foundation import L
-from .core import clip_lengths, stack_frames
+from .core import _need, clip_lengths, stack_frames
 from .layers import (AttentionPool, ConvGRU, ConvLSTM, FrameDifference, SinusoidalPositions, TemporalPool, TemporalTransformer,
-                               _MadeWith, _pack, _unpack, add_temporal_shift, clip_frames)
-from .videonets import VideoNet, _read_weights
+                               _MadeWith, _in_evaluation, _pack, _unpack, add_temporal_shift, clip_frames)
+from .videonets import VideoNet, _load_weights, _read_weights
 
-# %% ../nbs/08_models.ipynb #25451667
+# %% ../nbs/08_models.ipynb #16f22007
 def _timm_arch(name):
     "A function that makes timm's network `name`"
-    try: import timm
-    except ImportError as e: raise ImportError(f"arch={name!r} names a network of timm, which is not installed: pip install 'fastai_seq[timm]', or pip install timm") from e
+    timm = _need('timm', f'arch={name!r}, a name and no function,')
     if timm.is_model(name): return partial(timm.create_model, name)
     known = timm.list_models()
     near = dict.fromkeys(difflib.get_close_matches(name, known, 5) + [n for n in known if n.startswith(name[:5])][:5])
@@ -44,23 +43,7 @@ def _arch_name(arch):
     if isinstance(arch, partial): return arch.args[0] if arch.args and isinstance(arch.args[0], str) else _arch_name(arch.func)
     return getattr(arch, '__name__', repr(arch))
 
-# %% ../nbs/08_models.ipynb #61240945
-def _few(items, n=3): return ', '.join(items[:n]) + (', …' if len(items) > n else '')
-
-def _load_weights(model, path, name, strict):
-    "Load the state dict in `path`; with `strict=False` what fits of it, and say how much that was"
-    weights, own = _read_weights(path), model.state_dict()
-    fits = {k: v for k,v in weights.items() if k in own and v.shape == own[k].shape}
-    shapes = [f'{k} is {tuple(weights[k].shape)}, not {tuple(own[k].shape)}' for k in own if k in weights and k not in fits]
-    missing, unknown = [k for k in own if k not in weights], [k for k in weights if k not in own]
-    wrong = [f'{len(o)} {what} ({_few(o)})' for o,what in ((shapes, 'of another shape'), (missing, 'missing in it'), (unknown, 'unknown to the network')) if o]
-    if wrong and (strict or not fits): raise ValueError(
-        f"the weights in {path} do not fit {name}: of {len(own)} keys {len(fits)} fit; {'; '.join(wrong)}; pass the network they were made for"
-        + (', or strict=False to load what fits' if fits else ''))
-    model.load_state_dict(fits, strict=False)
-    if wrong: print(f"{path}: {len(fits)} of {len(own)} keys of {name} loaded; {'; '.join(wrong)}")
-
-# %% ../nbs/08_models.ipynb #613c106a
+# %% ../nbs/08_models.ipynb #5c66dd54
 def _image_model(arch, pretrained, strict):
     "`arch()` with random weights (False), its own (True, downloaded), or those of a local state dict (a path)"
     if isinstance(arch, nn.Module) or not callable(arch): raise ValueError(f"arch={type(arch).__name__ if isinstance(arch, nn.Module) else repr(arch)}: "
@@ -72,7 +55,7 @@ def _image_model(arch, pretrained, strict):
         except OSError as e: raise OSError(
             f"the weights of {name} could not be downloaded ({e}); pass pretrained=False, or the path of a local file of weights") from e
     model = arch()
-    if pretrained is not False: _load_weights(model, pretrained, name, strict)
+    if pretrained is not False: _load_weights(model, _read_weights(pretrained), pretrained, name, strict)
     return model
 
 # %% ../nbs/08_models.ipynb #369035dd
@@ -114,7 +97,7 @@ def _sizes(model):
     own = [getattr(patches, 'img_size', None), cfg.get('input_size', (None,))[-2:], getattr(model, 'image_size', None)]
     return [(o, o) if isinstance(o, int) else tuple(o) for o in own if isinstance(o, int) or o and len(o) == 2] + [(224, 224)]
 
-# %% ../nbs/08_models.ipynb #46fd6bea
+# %% ../nbs/08_models.ipynb #10b7aec8
 class FrameEncoder(_MadeWith, Module):
     "The body of an image network: frames `(N,3,H,W)` to feature maps `(N,n_features,h,w)`, h=w=1 where it pools itself"
     shifted = False
@@ -138,10 +121,7 @@ class FrameEncoder(_MadeWith, Module):
         raise ValueError(f"no body could be cut from {self.name}: expected a network for images (N,3,H,W)")
 
     def _try_out(self, x):
-        training = self.training
-        try:
-            with torch.no_grad(): return self._maps(self.eval().body(x))
-        finally: self.train(training)
+        with _in_evaluation(self), torch.no_grad(): return self._maps(self.body(x))
 
     def _maps(self, x): return x if x.ndim == 4 else x[:, :, None, None]
 

@@ -10,7 +10,7 @@ __all__ = ['frame_mse', 'frame_mae', 'frame_psnr', 'frame_ssim', 'frame_lpips', 
            'ScheduledSampling', 'seq2seq_learner', 'copy_last', 'horizon_errors', 'plot_horizon', 'show_results',
            'forecast']
 
-# %% ../nbs/09_seq2seq_learner.ipynb #b0a4f416
+# %% ../nbs/09_seq2seq_learner.ipynb #9ee08768
 import numpy as np
 import pandas as pd
 import torch
@@ -30,8 +30,9 @@ from IPython.display import HTML, display
 import matplotlib.pyplot as plt
 
 from .callbacks import CheckCallbacks, FiniteLoss, PerRank
-from .core import TensorVideo, _spread, clips_html, stack_frames
+from .core import TensorVideo, _need, _spread, clips_html, stack_frames
 from .data import _own_frames, _seeded
+from .layers import _in_evaluation
 from .learner import seq_learner
 from .seq2seq import Forecaster, SimVP, TemporalUNet, per_frame
 from .targets import (TensorFrameCategory, TensorFrameMask, TensorFrameNumbers, _frame_words, _label_rows, _overlaid, _rows_of, _runs)
@@ -78,15 +79,13 @@ def frame_ssim(
 
 _frame_measures = dict(mse=frame_mse, mae=frame_mae, psnr=frame_psnr, ssim=frame_ssim)
 
-# %% ../nbs/09_seq2seq_learner.ipynb #582350c3
+# %% ../nbs/09_seq2seq_learner.ipynb #4c9067f2
 def frame_lpips(
     net='alex', # Network of the package: 'alex', 'vgg' or 'squeeze'
     **kwargs # To `lpips.LPIPS`
 ): # A function of `(B,T,C,H,W)` both, 0 to 1, that gives `(B,T)`: 0 for frames that are equal
     "Makes the perceptual distance of each frame (LPIPS, arXiv 1801.03924)"
-    try: from lpips import LPIPS
-    except ImportError as e: raise ImportError("LPIPS is the package lpips: pip install 'fastai_seq[lpips]'") from e
-    model = LPIPS(net=net, verbose=False, **kwargs).eval().requires_grad_(False)
+    model = _need('lpips', 'frame_lpips').LPIPS(net=net, verbose=False, **kwargs).eval().requires_grad_(False)
     def lpips(pred, targ):
         pred, targ = _pair(pred, targ)
         return model.to(pred.device)(*(o.flatten(0, 1)*2 - 1 for o in (pred, targ))).reshape(pred.shape[:2])
@@ -246,7 +245,7 @@ def _sampling(model, sampled):
     if not isinstance(sampled, (Callback, bool, type(None))): raise ValueError(f"sampled={sampled!r}: expected ScheduledSampling(…), or False for none")
     return [sampled if isinstance(sampled, Callback) else ScheduledSampling()]
 
-# %% ../nbs/09_seq2seq_learner.ipynb #7e916e0a
+# %% ../nbs/09_seq2seq_learner.ipynb #e9eb4d23
 def _make_model(model, x, y, c, kwargs):
     "`model` made for such a batch, unless it is a module already"
     if isinstance(model, torch.nn.Module):
@@ -261,8 +260,7 @@ def _expected(y, c):
 
 def _answers(learn, x, y, c):
     "Raises ValueError if the model's answer to the batch is not of the shape that the targets ask for"
-    with _seeded(0), torch.no_grad(): out = learn.model.to(x.device).eval()(x)
-    learn.model.train()
+    with _in_evaluation(learn.model), _seeded(0), torch.no_grad(): out = learn.model.to(x.device)(x)
     if tuple(out.shape) != _expected(y, c): raise ValueError(
         f"{type(learn.model).__name__} gives {tuple(out.shape)} for a batch {tuple(x.shape)}, the targets {tuple(y.shape)} ask for {_expected(y, c)}; "
         "load targets of that length and size, or make the model for these")
