@@ -320,10 +320,10 @@ def _restore(self:Resumable, fits, model, opt, grads, rand, cbs, train_iter, smo
     if scaler: self.learn.scaler.load_state_dict(scaler)
     _set_random_state(self.learn, rand[rank_distrib()])
 
-# %% ../nbs/09_callbacks.ipynb #59b4f9f6
-def _part(x, k):
+# %% ../nbs/09_callbacks.ipynb #c12858d9
+def _alone(x, k):
     "Clip `k` of a batch of either form, as a batch"
-    if isinstance(x, (tuple, list)): return type(x)([_part(o, k) for o in x])
+    if isinstance(x, (tuple, list)): return type(x)([_alone(o, k) for o in x])
     if not isinstance(x, Tensor): return x
     if isinstance(x, TensorFrameNumbers): return x[k:k+1]
     res = x[k:k+1].as_subclass(Tensor)
@@ -339,7 +339,7 @@ def _finite(o):
     if isinstance(o, (tuple, list)): return all(map(_finite, o))
     return not isinstance(o, Tensor) or not o.is_floating_point() or bool(torch.isfinite(_unpadded(o)).all())
 
-# %% ../nbs/09_callbacks.ipynb #12199d13
+# %% ../nbs/09_callbacks.ipynb #f280fd4c
 class FiniteLoss(Callback):
     "Stop at a loss that is not finite, with a FloatingPointError that names the step, the clips and the likely cause"
     order = -5    # before MixUp mixes the clips, and before the backward pass
@@ -364,7 +364,7 @@ class FiniteLoss(Callback):
 
     def _inspect(self):
         for what,o in zip(('frames', 'target'), self.batch):
-            bad = [k for k in range(find_bs(o)) if not _finite(_part(o, k))]
+            bad = [k for k in range(find_bs(o)) if not _finite(_alone(o, k))]
             if bad: self._stop(f"the {what} of {len(bad)} of {find_bs(o)} clips are not finite:", bad,
                 "Look at how they are read and labelled, and at the transforms: is something divided by a deviation of 0?")
 
@@ -375,7 +375,7 @@ class FiniteLoss(Callback):
             f"begin again from weights that are sound, with a lower learning rate (now {lr}) or `GradientClip`")
         training, self.learn.training = self.training, False
         try:
-            with _in_evaluation(model), torch.no_grad(): bad = [k for k in range(find_bs(yb)) if not self._sound(model, _part(xb, k), _part(yb, k))]
+            with _in_evaluation(model), torch.no_grad(): bad = [k for k in range(find_bs(yb)) if not self._sound(model, _alone(xb, k), _alone(yb, k))]
         finally: self.learn.training = training
         if bad: self._stop(f"weights and frames are finite; alone, {len(bad)} of {find_bs(yb)} clips give no finite loss:", bad,
             f"The model or the loss divides by 0, takes the log of 0, or overflows there. Look at these clips; lower the learning rate (now {lr}); train with to_bf16 or in float32, if in fp16")

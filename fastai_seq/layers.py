@@ -58,9 +58,9 @@ def length_mask(
     "Which frames of a padded batch are true"
     return torch.arange(t, device=device) < torch.as_tensor(lengths, device=device)[:, None]
 
-# %% ../nbs/07_layers.ipynb #4573617f
+# %% ../nbs/07_layers.ipynb #2d913085
 def _pack(x, lengths):
-    "True frames of the padded batch `x (B,T,…)` behind each other: `(N,…)`"
+    "True frames of the padded batch `x (B,T,…)` in one row: `(N,…)`"
     return x.flatten(0, 1) if lengths is None else torch.cat([o[:n] for o,n in zip(x, lengths)])
 
 def _unpack(x, lengths):

@@ -29,7 +29,7 @@ from .layers import (AttentionPool, ConvGRU, ConvLSTM, FrameDifference, Sinusoid
                                _MadeWith, _in_evaluation, _pack, _unpack, add_temporal_shift, clip_frames)
 from .videonets import VideoNet, _load_weights, _read_weights
 
-# %% ../nbs/08_models.ipynb #16f22007
+# %% ../nbs/08_models.ipynb #3f082829
 def _timm_arch(name):
     "A function that makes timm's network `name`"
     timm = _need('timm', f'arch={name!r}, a name and no function,')
@@ -37,7 +37,7 @@ def _timm_arch(name):
     known = timm.list_models()
     near = dict.fromkeys(difflib.get_close_matches(name, known, 5) + [n for n in known if n.startswith(name[:5])][:5])
     raise ValueError(f"arch={name!r}: timm has no network of that name" + (f"; near it are {', '.join(near)}" if near else '')
-                     + f"; timm.list_models() lists all {len(known)}")
+                     + f"; timm.list_models() lists all {len(known)}, and a network of torchvision is passed as a function, not by name")
 
 def _arch_name(arch):
     if isinstance(arch, partial): return arch.args[0] if arch.args and isinstance(arch.args[0], str) else _arch_name(arch.func)
@@ -429,7 +429,7 @@ def _head_class(head):
     if head not in _heads: raise ValueError(f"head={head!r}: choose one of {', '.join(map(repr, _heads))}, or pass a class")
     return _heads[head]
 
-# %% ../nbs/08_models.ipynb #8fda959f
+# %% ../nbs/08_models.ipynb #9f4d60d1
 def create_seq_model(
     arch, # Image network that encodes a frame: torchvision's function for it, or the name of one of timm's; or a video network of torchvision's
     n_out, # Classes
@@ -445,7 +445,7 @@ def create_seq_model(
         if head != 'mean' or chunk: raise ValueError(f"head={head!r}, chunk={chunk}: {_arch_name(arch)} is a video network, which joins the frames itself; leave them out")
         _check_takes(VideoNet, kwargs, _arch_name(arch))
         return VideoNet(arch, n_out, pretrained, strict=strict, **kwargs)
-    _check_takes(make, kwargs, f'head={head!r}')
+    _check_takes(make, kwargs, f"head={getattr(head, '__name__', repr(head))}")
     encoder = FrameEncoder(arch, pretrained, strict)
     return SeqModel(encoder, make(encoder.n_features, n_out, **kwargs), chunk)
 

@@ -7,11 +7,12 @@ Docs: https://fastai-seq.github.io/fastai_seq/seq2seq.html.md"""
 # %% auto #0
 __all__ = ['Forecaster', 'ConvLSTMForecaster', 'ConvGRUForecaster', 'SimVP', 'PerFrame', 'per_frame', 'TemporalUNet']
 
-# %% ../nbs/08_seq2seq.ipynb #3c53a0e8
+# %% ../nbs/08_seq2seq.ipynb #f8171cfd
 import torch
 from torch import nn
 from torch.nn import functional as F
 from fastai.torch_core import Module
+from fastcore.meta import delegates
 
 from .core import stack_frames
 from .layers import ConvGRU, ConvLSTM, _MadeWith, _pack, _unpack, whole_clips
@@ -159,7 +160,7 @@ class SimVP(_MadeWith, Module):
         while sum(p.shape[1] for p in parts) < self.n_out: parts.append(self._ahead(parts[-1]))
         return torch.cat(parts, 1)[:, :self.n_out]
 
-# %% ../nbs/08_seq2seq.ipynb #1637c397
+# %% ../nbs/08_seq2seq.ipynb #28d119ca
 class PerFrame(Module):
     "The head `head`, asked at each frame: `(B,T,F,h,w)` to `(B,T,n_out)`; zeros where there is no frame"
     def __init__(self,
@@ -181,6 +182,7 @@ def per_frame(
 ): # For `create_seq_model` and `seq_learner`, as `head`
     "A head that answers for every frame: `(B,T,n_out)`"
     make = _head_class(head)
+    @delegates(make)
     def make_per_frame(n_features, n_out, **kwargs): return PerFrame(make(n_features, n_out, **kwargs))
     return make_per_frame
 

@@ -79,12 +79,12 @@ def frame_ssim(
 
 _frame_measures = dict(mse=frame_mse, mae=frame_mae, psnr=frame_psnr, ssim=frame_ssim)
 
-# %% ../nbs/09_seq2seq_learner.ipynb #4c9067f2
+# %% ../nbs/09_seq2seq_learner.ipynb #b9aecfde
 def frame_lpips(
     net='alex', # Network of the package: 'alex', 'vgg' or 'squeeze'
     **kwargs # To `lpips.LPIPS`
 ): # A function of `(B,T,C,H,W)` both, 0 to 1, that gives `(B,T)`: 0 for frames that are equal
-    "Makes the perceptual distance of each frame (LPIPS, arXiv 1801.03924)"
+    "Makes the perceptual distance of each frame (LPIPS, arXiv 1801.03924). Raises ImportError without the package `lpips`."
     model = _need('lpips', 'frame_lpips').LPIPS(net=net, verbose=False, **kwargs).eval().requires_grad_(False)
     def lpips(pred, targ):
         pred, targ = _pair(pred, targ)
@@ -105,7 +105,7 @@ class FrameMSELoss:
     def __call__(self, pred, targ, **kwargs): return F.mse_loss(*_pair(pred, targ), **kwargs)
     def decodes(self, x): return x.clamp(0, 1)      # as frames that can be shown
 
-# %% ../nbs/09_seq2seq_learner.ipynb #5b683dd2
+# %% ../nbs/09_seq2seq_learner.ipynb #3c09b11b
 def segments(
     labels # Labels of the frames, in order: a list, or a tensor `(T,)`
 )->list: # `(label, first, last+1)` for each run
@@ -142,8 +142,8 @@ def segmental_f1(
     preds, targs, # Labels of the frames of each clip, predicted and true: lists of clips
     overlap=.5 # Least share of the union that a segment and its match have in common
 )->float: # 0 to 1
-    "F1 of the segments of all clips (arXiv 1611.05267, sec. 4.2)"
-    return _f1(sum(_hits(p, t, overlap) for p,t in zip(preds, targs)))
+    "F1 of the segments of all clips (arXiv 1611.05267, sec. 4.2). Raises ValueError unless there are as many predicted clips as true ones."
+    return _f1(sum((_hits(p, t, overlap) for p,t in zip(preds, targs, strict=True)), np.zeros(3)))
 
 # %% ../nbs/09_seq2seq_learner.ipynb #716aa5e3
 class _Counted(Metric):
@@ -204,13 +204,15 @@ class MaskIoU(_Counted):
     "`mask_iou` of all pixels of a validation set, as a metric"
     def __init__(self): super().__init__('mask_iou', _overlaps, _iou)
 
-# %% ../nbs/09_seq2seq_learner.ipynb #cd65267b
+# %% ../nbs/09_seq2seq_learner.ipynb #4412dce6
 class ScheduledSampling(Callback):
     "In training, show a `Forecaster` the true frame in place of its guess with a probability that falls to 0 (arXiv 1506.03099, sec. 2.4, linear decay)"
     def __init__(self,
         start=1., # Probability at the beginning
-        pct=.5 # Share of the training after which it is 0
-    ): self.sched, self.pct = SchedLin(start, 0.), pct
+        pct=.5 # Share of the training, above 0, after which it is 0
+    ):
+        if not (0 <= start <= 1 and 0 < pct <= 1): raise ValueError(f"start={start}, pct={pct}: expected a probability, and a share of the training above 0, both up to 1")
+        self.sched, self.pct = SchedLin(start, 0.), pct
 
     def before_fit(self):
         if not hasattr(self.model, 'p_true'): raise ValueError(f"{type(self.model).__name__} has no `p_true`: scheduled sampling is for a Forecaster, whose guesses are given back to it")
@@ -291,7 +293,7 @@ def seq2seq_learner(
     _answers(learn, x, y, c)
     return learn
 
-# %% ../nbs/09_seq2seq_learner.ipynb #67c1c88d
+# %% ../nbs/09_seq2seq_learner.ipynb #963cf4da
 def copy_last(
     x, # Frames that are seen, `(B,T,C,H,W)`
     n_out # Frames to predict
@@ -304,7 +306,8 @@ def horizon_errors(
     dl=None, # Batches of inputs and targets; the learner's validation set, if None
     measures=None # Further measures: name to a function of both `(B,T,C,H,W)` that gives `(B,T)`, such as `dict(lpips=frame_lpips())`
 )->pd.DataFrame: # A row for each predicted frame, 1 to `n_out`: columns mse, mae, psnr, ssim, and those of `measures`
-    "Mean error of each frame of the horizon"
+    "Mean error of each frame of the horizon. Raises ValueError for a function without `dl`."
+    if dl is None and not isinstance(forecast, Learner): raise ValueError("the forecast is a function: pass a loader of clips, such as `dls.valid`, as `dl`")
     dl = forecast.dls.valid if dl is None else dl
     model = forecast.model.to(dl.device).eval() if isinstance(forecast, Learner) else forecast
     measures, n = _frame_measures | (measures or {}), 0
