@@ -38,14 +38,15 @@ from .layers import _in_evaluation
 from .sampling import EveryFrame
 from .targets import TensorFrameNumbers
 
-# %% ../nbs/09_callbacks.ipynb #02db1828
+# %% ../nbs/09_callbacks.ipynb #a2d9f2d6
 def _fewer(sampler, share):
     "`sampler` with a `share` of its frames, over the same time"
     res = copy(sampler)
     res.seq_len = max(1, round(sampler.seq_len*share))
     gap = sampler.seq_len/res.seq_len
     if isinstance(sampler, EveryFrame):
-        if sampler.max_len is None and share != 1: raise ValueError(f"{sampler} takes all frames, a share of them cannot be taken; pass EveryFrame(max_len=…), or stages that keep the frames, such as ((1, .5), (1, .7))")
+        if sampler.max_len is None and share != 1: raise ValueError(
+            f"{sampler} takes all frames, a share of them cannot be taken; pass EveryFrame(max_len=…), or stages that keep the frames, such as ((1, .5), (1, .7))")
         if sampler.max_len: res.max_len = res.seq_len
     elif sampler.fps: res.fps = sampler.fps/gap
     elif hasattr(sampler, 'stride'): res.stride = sampler.stride*gap
@@ -87,13 +88,13 @@ def _one_clip(dl, model):
         xb = [stack_frames(o) if isinstance(o, (TensorVideo, ImageTuple)) else o for o in b[:dl.n_inp]]
         model.to(xb[0].device)(*xb)
 
-# %% ../nbs/09_callbacks.ipynb #80e50f12
+# %% ../nbs/09_callbacks.ipynb #ff728594
 def _loader_of(dl):
     "The loader itself, where it is wrapped for training in several processes"
     return vars(dl).get('dl', dl)
 
 class ProgressiveClips(Callback):
-    "Train on small and short clips first, on whole ones at last; validate on whole ones"
+    "Train on small and short clips first and on whole ones in the end; validate on whole ones"
     order = 5    # before DistributedTrainer, which wraps the loader
     def __init__(self,
         stages=((1/2, .7), (1, .7)), # One after the other: (share of the frames, share of the height and width)
@@ -217,7 +218,7 @@ def _set_random_state(learn, state):
     set_random_states(numpy_state=(kind, np.array(keys, dtype=np.uint32), *rest), **state)
     for dl,s in zip(learn.dls.loaders, loaders): _loader_of(dl).rng.setstate(s)
 
-# %% ../nbs/09_callbacks.ipynb #4aef7b7b
+# %% ../nbs/09_callbacks.ipynb #e3a6222c
 def _digest(o): return f'{crc32(str(o).encode()):08x}'
 
 def _settings(learn):
@@ -226,14 +227,15 @@ def _settings(learn):
     names = lambda os: ', '.join(getattr(o, '__name__', type(o).__name__) for o in os)
     clips = lambda d: f"{len(d.dataset)}, digest {_digest([str(o).rsplit('/', 1)[-1] for o in getattr(d.dataset, 'items', ())])}"
     at = lambda f: [[float(f'{v:.6g}') for v in np.atleast_1d(f(p))] for p in (0., .1, .5, 1.)]
-    ps = [*model.named_parameters()]
+    ps, hypers = [*model.named_parameters()], _loadable(opt.hypers)
     return {'epochs': learn.n_epoch,
         'model': f"{type(model).__name__} of {sum(p.numel() for _,p in ps)} numbers, digest {_digest([(n, tuple(p.shape)) for n,p in ps])}",
         'parameters trained': f"{sum(p.requires_grad for _,p in ps)} of {len(ps)}, digest {_digest([p.requires_grad for _,p in ps])}",
-        'optimiser': f"{type(getattr(opt, 'opt', opt)).__name__}({names(getattr(opt, 'cbs', ()))}), {[{k: v for k,v in h.items() if k not in ('lr','mom')} for h in _loadable(opt.hypers)]}",
-        'learning rates': str([h['lr'] for h in _loadable(opt.hypers)]),
+        'optimiser': f"{type(getattr(opt, 'opt', opt)).__name__}({names(getattr(opt, 'cbs', ()))}), {[{k: v for k,v in h.items() if k not in ('lr','mom')} for h in hypers]}",
+        'learning rates': str([h['lr'] for h in hypers]),
         'schedule': str({k: at(f) for cb in learn.cbs if isinstance(cb, ParamScheduler) for k,f in cb.scheds.items()}),
-        'loss': names([learn.loss_func]), 'metrics': ', '.join(m.name for m in learn.metrics), 'callbacks': names(sorted((cb for cb in learn.cbs if not isinstance(cb, ProgressCallback)), key=lambda cb: cb.name)),
+        'loss': names([learn.loss_func]), 'metrics': ', '.join(m.name for m in learn.metrics),
+        'callbacks': names(sorted((cb for cb in learn.cbs if not isinstance(cb, ProgressCallback)), key=lambda cb: cb.name)),
         'clips a batch': dl.bs, 'training clips': clips(dl), 'validation clips': clips(_loader_of(learn.dls.loaders[-1])),
         'reading': '; '.join(t.name for tl in getattr(dl.dataset, 'tls', ()) for t in tl.tfms.fs if isinstance(t, _ClipTfm)),
         'transforms': names([*dl.after_item.fs, *dl.after_batch.fs]), 'processes': max(num_distrib(), 1)}
@@ -422,7 +424,7 @@ def all_batches(self:Learner):
         if _is_no_memory(e): e.add_note(_memory_knobs(self))
         raise
 
-# %% ../nbs/09_callbacks.ipynb #a9e77d70
+# %% ../nbs/09_callbacks.ipynb #fd6cc8f3
 def _mixable(loss, dls):
     "Whether targets or their losses can be mixed: targets that are not numbers of classes, or a loss that fastai can ask for each clip's"
     tls = getattr(_loader_of(dls.train).dataset, 'tls', None)
@@ -438,7 +440,8 @@ class CheckCallbacks(Callback):
         def stop(what, do): raise ValueError(f"{what}; {do}")
         mix, loss = has(MixHandler), self.loss_func
         if len(mix) > 1: stop(f"{' and '.join(type(o).__name__ for o in mix)} would mix what is mixed already", "keep one of them, or train with the one after the other")
-        if mix and not _mixable(loss, self.dls): stop(f"{type(mix[0]).__name__} needs a loss that knows classes and can be had for each clip, and {getattr(loss, '__name__', loss)} is none (fastai's have `y_int` and `reduction`)",
+        if mix and not _mixable(loss, self.dls): stop(
+            f"{type(mix[0]).__name__} needs a loss that knows classes and can be computed for each clip, and {getattr(loss, '__name__', loss)} is none (fastai's have `y_int` and `reduction`)",
             "use CrossEntropyLossFlat or LabelSmoothingCrossEntropyFlat")
         if has(ReduceLROnPlateau) and any('lr' in o.scheds for o in has(ParamScheduler)): stop(
             "ReduceLROnPlateau has no effect in fit_one_cycle and fine_tune, whose schedule sets the rate at each step", "train with `fit`, or leave it out")
@@ -446,12 +449,15 @@ class CheckCallbacks(Callback):
             f"ChannelsLast is for images, and {m} is a convolution over time too", "leave it out; `model.to(memory_format=torch.channels_last_3d)` is for such models")
         names = ['train_loss', 'valid_loss', *self.metrics.attrgot('name')]
         for cb in has(TrackerCallback):
-            if cb.monitor not in names and not self.recorder.train_metrics: stop(f"{type(cb).__name__} looks at {cb.monitor!r}, which is not measured", f"choose one of {', '.join(names)}, or add the metric to the learner")
+            if cb.monitor not in names and not self.recorder.train_metrics: stop(
+                f"{type(cb).__name__} looks at {cb.monitor!r}, which is not measured", f"choose one of {', '.join(names)}, or add the metric to the learner")
         device = getattr(self.dls, 'device', None)
-        if device is not None and torch.device(device).type == 'cpu' and has(MixedPrecision): warnings.warn("mixed precision (to_fp16, to_bf16) has no effect on a CPU: fastai's is for CUDA")
+        if device is not None and torch.device(device).type == 'cpu' and has(MixedPrecision): warnings.warn(
+            "mixed precision (to_fp16, to_bf16) has no effect on a CPU: fastai's is for CUDA")
         for cb in self.learn.cbs:
             if not (acc := vars(cb).get('accelerator')): continue      # fastai's DistributedTrainer
-            if num_distrib() > acc.num_processes: stop(f"{num_distrib()} processes were started, and accelerate joins {acc.num_processes}", "without GPUs, pass distrib_ctx(cpu=True, sync_bn=False)")
+            if num_distrib() > acc.num_processes: stop(
+                f"{num_distrib()} processes were started, and accelerate joins {acc.num_processes}", "without GPUs, pass distrib_ctx(cpu=True, sync_bn=False)")
             if cb.sync_bn and acc.device.type == 'cpu' and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules()): stop(
                 "BatchNorm over several processes needs GPUs", "pass distrib_ctx(cpu=True, sync_bn=False)")
 
@@ -467,7 +473,7 @@ class CompileModel(Callback):
         model = get_model(self.learn.model)
         if model._compiled_call_impl is None: model.compile(**self.kwargs)
 
-# %% ../nbs/09_callbacks.ipynb #67a9b750
+# %% ../nbs/09_callbacks.ipynb #2bc3ca0f
 def _broadcast(t, rank):
     "The numbers `t` of process `rank`, in every process; on the CPU unless the processes talk by NCCL"
     t = torch.as_tensor(t, device='cuda' if torch.distributed.get_backend() == 'nccl' else 'cpu')
@@ -477,7 +483,7 @@ def _broadcast(t, rank):
 def _gathered(b, cpu=True, gather=True): return to_detach(b, cpu, False)    # what is gathered is not gathered again
 
 class PerRank(Callback):
-    "In distributed training: random numbers of its own for each process, metrics over every clip once. Else it does nothing"
+    "In distributed training: other random numbers in each process, and metrics that count every clip once. Otherwise it does nothing"
     order = 49    # after DistributedTrainer and GatherPredsCallback, before Recorder
     def before_fit(self):
         self.run = num_distrib() > 1

@@ -51,7 +51,7 @@ def _try_out(learn):
     "Ask the model of `learn` for an answer to one clip"
     if isinstance(learn.dls.valid_ds, Datasets): _one_clip(learn.dls.valid, learn.model)
 
-# %% ../nbs/09_learner.ipynb #eea5bf92
+# %% ../nbs/09_learner.ipynb #c9e856f9
 @delegates(create_seq_model)
 def seq_learner(
     dls, # `DataLoaders` of clips
@@ -71,8 +71,8 @@ def seq_learner(
     model = create_seq_model(arch, n_out, head, pretrained, **kwargs)
     if normalize: _add_normalize(dls, normalize_stats(model), check=pretrained is not False)
     splitter = splitter or (videonet_splitter if isinstance(model, VideoNet) else seq_splitter)
-    learn = Learner(dls, model, splitter=splitter, loss_func=loss_func, opt_func=opt_func, lr=lr,
-                    cbs=[CheckCallbacks(), FiniteLoss(), PerRank()] + L(cbs), metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
+    learn = Learner(dls, model, splitter=splitter, loss_func=loss_func, opt_func=opt_func, lr=lr, cbs=[CheckCallbacks(), FiniteLoss(), PerRank()] + L(cbs),
+                    metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
     _try_out(learn)
     if pretrained: learn.freeze()
     return learn
@@ -135,7 +135,7 @@ def _look(learn, dl):
         res += zip([v[:n].cpu() for v,n in zip(vecs, clip_lengths(b[0]) or (vecs.shape[1],)*len(vecs))], *(y.cpu() for y in b[learn.dls.n_inp:]))
     return res
 
-# %% ../nbs/09_learner.ipynb #b6d0914f
+# %% ../nbs/09_learner.ipynb #e2040e45
 _not_alone = MixHandler, ProgressiveClips, Resumable, SaveModelCallback     # they want clips, or the whole model
 
 @patch
@@ -152,14 +152,16 @@ def fit_head(self:Learner,
     train, head = self.dls.train, getattr(self.model, 'head', None)
     if not isinstance(head, Head) or not isinstance(self.model, SeqModel): raise ValueError(
         f"fit_head wants a `SeqModel` with a `Head`, such as `create_seq_model` makes of an image network; {type(self.model).__name__} is trained with fine_tune or fit_one_cycle")
-    if looks < 1 or not len(train.dataset): raise ValueError(f"looks={looks} at {len(train.dataset)} training clips: expected at least one of each; a learner from a file has no clips, give it `learn.dls = …`")
-    if bad := [type(cb).__name__ for cb in L(cbs) if isinstance(cb, _not_alone)]: raise ValueError(f"{bad[0]} does not work in fit_head, where no clips go through the whole model; train with fit_one_cycle or fine_tune")
+    if looks < 1 or not len(train.dataset): raise ValueError(
+        f"looks={looks} at {len(train.dataset)} training clips: expected at least one of each; a learner from a file has no clips, give it `learn.dls = …`")
+    if bad := [type(cb).__name__ for cb in L(cbs) if isinstance(cb, _not_alone)]: raise ValueError(
+        f"{bad[0]} does not work in fit_head, where no clips go through the whole model; train with fit_one_cycle or fine_tune")
     asked, bs = train.new(shuffle=False, drop_last=False, get_idxs=lambda: list(range(len(train.dataset)))), bs or train.bs
     kept = _Looks([_look(self, asked) for _ in range(looks)]), _Looks([_look(self, self.dls.valid)])
     dl = partial(DataLoader, bs=bs, create_batch=_features_together)
     dls = DataLoaders(dl(kept[0], get_idxs=lambda: train.get_idxs(), drop_last=len(kept[0]) > bs), dl(kept[1]), device=self.dls.device)
-    inner = Learner(dls, _OnFeatures(head), self.loss_func, self.opt_func, self.lr, cbs=[FiniteLoss()] + L(cbs), metrics=self.metrics, wd=self.wd, wd_bn_bias=self.wd_bn_bias,
-                    moms=self.moms, path=self.path, model_dir=self.model_dir)
+    inner = Learner(dls, _OnFeatures(head), self.loss_func, self.opt_func, self.lr, cbs=[FiniteLoss()] + L(cbs), metrics=self.metrics,
+                    wd=self.wd, wd_bn_bias=self.wd_bn_bias, moms=self.moms, path=self.path, model_dir=self.model_dir)
     if not hasattr(self, 'progress'): inner.remove_cb(inner.progress)
     inner.logger = self.logger
     inner.fit_one_cycle(n_epoch, lr_max, **kwargs)

@@ -226,7 +226,7 @@ class AttentionHead(Head):
         "How much each frame counts, `(B,T)`: they sum to 1"
         return self.over_time.weights(self.vectors(x), lengths)
 
-# %% ../nbs/08_models.ipynb #f5fbe050
+# %% ../nbs/08_models.ipynb #b5659aa4
 class LSTMHead(Head):
     "An LSTM over the features of the frames; its last output is classified"
     rnn_type = nn.LSTM
@@ -247,7 +247,8 @@ class LSTMHead(Head):
 
     def steps(self, x, lengths=None): # `(B,T,n_in)` to outputs `(B,T,hidden_size)`, twice as wide if bidirectional
         if lengths is None: return self.rnn(x)[0]
-        packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), batch_first=True, enforce_sorted=False)     # fastai's hooks (`summary`) know nothing of these, so `forward`
+        packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), batch_first=True, enforce_sorted=False)
+        # `forward`, as fastai's hooks (for `summary`) cannot take packed sequences
         return nn.utils.rnn.pad_packed_sequence(self.rnn.forward(packed)[0], batch_first=True, total_length=x.shape[1])[0]
 
     def join(self, x, lengths=None): # The last output; that of the way back is at the first frame
@@ -411,7 +412,7 @@ class SeqModel(Module):
         lengths = _true_lengths(x, lengths)
         return self.head(self.features(x, lengths), lengths)
 
-# %% ../nbs/08_models.ipynb #1a16c062
+# %% ../nbs/08_models.ipynb #88cc3ada
 _heads = dict(mean=MeanHead, avg=AvgHead, max=MaxHead, attention=AttentionHead, lstm=LSTMHead, gru=GRUHead, convlstm=ConvLSTMHead,
               convgru=ConvGRUHead, transformer=TransformerHead, shift=ShiftHead, diff=DiffHead)
 
@@ -421,7 +422,8 @@ def _check_takes(make, kwargs, name):
     "Raise TypeError for a name in `kwargs` that `make` does not take"
     takes = inspect.signature(make).parameters
     wrong = [k for k in kwargs if k not in takes] if not any(p.kind == p.VAR_KEYWORD for p in takes.values()) else []
-    if wrong: raise TypeError(f"{name} takes no {', '.join(map(repr, wrong))}; it takes {', '.join(p for p in takes if p not in ('n_features', 'n_out', 'arch', 'pretrained', 'strict'))}")
+    known = [p for p in takes if p not in ('n_features', 'n_out', 'arch', 'pretrained', 'strict')]
+    if wrong: raise TypeError(f"{name} takes no {', '.join(map(repr, wrong))}; it takes {', '.join(known)}")
 
 def _head_class(head):
     if isinstance(head, nn.Module): raise ValueError(f"head={type(head).__name__}(…) is made already: pass the class; for one of your own, SeqModel(encoder, head)")

@@ -276,12 +276,13 @@ def _hf_stats(name):
         cfg,_ = ImageProcessingMixin.get_image_processor_dict(name)
         if cfg.get('image_mean'): return cfg['image_mean'], cfg['image_std']
 
-# %% ../nbs/07_timesformer.ipynb #93c5b00c
+# %% ../nbs/07_timesformer.ipynb #b315be0f
 def _hf_net(cls, name, cfg, num_frames):
     "`cls` with the weights of `name`, for clips of `num_frames`"
     times = 'timesformer.embeddings.time_embeddings'
     try: net = cls.from_pretrained(name)
-    except OSError as e: raise OSError(f"the weights of {name} could not be had ({' '.join(str(e).split())[:200]}); pass the path of a local folder, or pretrained=False") from e
+    except OSError as e: raise OSError(
+        f"the weights of {name} could not be loaded ({' '.join(str(e).split())[:200]}); pass the path of a local folder, or pretrained=False") from e
     if num_frames == net.config.num_frames: return net
     state = net.state_dict()
     if times in state: state[times] = F.interpolate(state[times].mT, num_frames, mode='linear').mT
@@ -289,18 +290,19 @@ def _hf_net(cls, name, cfg, num_frames):
     net.load_state_dict(state)
     return net
 
-# %% ../nbs/07_timesformer.ipynb #bb57c2a6
+# %% ../nbs/07_timesformer.ipynb #ab20a3d8
 def hf_video_model(
     name, # Name on the Hugging Face hub, local folder, or (for random weights) a `TimesformerConfig` or `VideoMAEConfig`
     n_out=None, # Classes; None keeps the head
     pretrained=True, # The weights of `name`, or random ones?
     num_frames=None # Frames a clip; the configuration's, if None
 )->HFVideoModel: # From `ImageTuple` or `(B,T,3,H,W)` to `(B,n_out)`; normalised with its `stats`, where they are known
-    "TimeSformer or VideoMAE of `transformers`, with a new head for `n_out`. Raises OSError where weights are not to be had, ValueError for other models."
+    "TimeSformer or VideoMAE of `transformers`, with a new head for `n_out`. Raises OSError for weights that cannot be loaded, ValueError for other models."
     classes, cfg = _hf_classes(), _hf_config(name)
     if type(cfg) not in classes: raise ValueError(f"{name} is a {type(cfg).__name__}; expected one of {', '.join(c.__name__ for c in classes)}")
     cfg.num_frames = num_frames = num_frames or cfg.num_frames
-    if num_frames % (step := getattr(cfg, 'tubelet_size', 1)): raise ValueError(f"num_frames={num_frames}: expected a multiple of {step}, for the model reads {step} frames at a time")
+    if num_frames % (step := getattr(cfg, 'tubelet_size', 1)): raise ValueError(
+        f"num_frames={num_frames}: expected a multiple of {step}, since the model reads {step} frames at a time")
     named = isinstance(name, (str, Path))
     net = _hf_net(classes[type(cfg)], name, cfg, num_frames) if pretrained and named else classes[type(cfg)](cfg)
     if n_out is not None: net.config.num_labels, net.classifier = n_out, nn.Linear(net.config.hidden_size, n_out)
@@ -331,7 +333,7 @@ def _hf_names(state, i):
     res[f'time_blocks.{i}.attn.proj.bias'] = w @ state[at+'temporal_attention.output.dense.bias'] + b
     return res
 
-# %% ../nbs/07_timesformer.ipynb #371994d3
+# %% ../nbs/07_timesformer.ipynb #f612c5a8
 def timesformer_from_hf(
     model, # From `hf_video_model`; a TimeSformer with divided attention
     checkpoint=False # Compute each block again in the backward pass: a fraction of the memory, a third more time
@@ -340,12 +342,14 @@ def timesformer_from_hf(
     cfg = model.net.config
     if getattr(cfg, 'attention_type', None) != 'divided_space_time' or cfg.hidden_act != 'gelu': raise ValueError(
         f"{type(cfg).__name__}: expected a TimesformerConfig of attention_type='divided_space_time' and hidden_act='gelu'")
-    vit = _need('timm', 'timesformer_from_hf').models.vision_transformer.VisionTransformer(model.clip_shape[1:], cfg.patch_size, cfg.num_channels, cfg.num_labels, embed_dim=cfg.hidden_size, depth=cfg.num_hidden_layers,
+    VisionTransformer = _need('timm', 'timesformer_from_hf').models.vision_transformer.VisionTransformer
+    vit = VisionTransformer(model.clip_shape[1:], cfg.patch_size, cfg.num_channels, cfg.num_labels, embed_dim=cfg.hidden_size, depth=cfg.num_hidden_layers,
                             num_heads=cfg.num_attention_heads, mlp_ratio=cfg.intermediate_size/cfg.hidden_size, qkv_bias=cfg.qkv_bias,
                             norm_layer=partial(nn.LayerNorm, eps=cfg.layer_norm_eps))
     vit.pretrained_cfg = dict(zip(('mean', 'std'), model.stats or ()))
     res, state, at = VitTimeSformer(vit, cfg.num_frames, 'divided', checkpoint), model.net.state_dict(), 'timesformer.embeddings.'
-    new = {'time_pos': torch.zeros_like(res.time_pos), 'time_embed': state[at+'time_embeddings'][0,:,None], 'vit.cls_token': state[at+'cls_token'], 'vit.pos_embed': state[at+'position_embeddings']}
+    new = {'time_pos': torch.zeros_like(res.time_pos), 'time_embed': state[at+'time_embeddings'][0,:,None],
+           'vit.cls_token': state[at+'cls_token'], 'vit.pos_embed': state[at+'position_embeddings']}
     for theirs,ours in {at+'patch_embeddings.projection': 'patch_embed.proj', 'timesformer.layernorm': 'norm', 'classifier': 'head'}.items():
         for k in ('weight', 'bias'): new[f'vit.{ours}.{k}'] = state[f'{theirs}.{k}']
     for i in range(cfg.num_hidden_layers): new |= _hf_names(state, i)

@@ -108,12 +108,13 @@ def _load_weights(net, weights, source, name, strict=True, head=()):
     if wrong: warnings.warn(f"{source}: {len(fits)} of {len(own)} keys of {name} loaded; {wrong}")
     net.load_state_dict(fits, strict=False)
 
-# %% ../nbs/07_videonets.ipynb #09721412
+# %% ../nbs/07_videonets.ipynb #9340539e
 def _entry(arch, pretrained):
     "torchvision's `WeightsEnum` member for `arch`, or None if there is none and none is asked for"
     try: kinds = get_model_weights(arch)
     except (ValueError, TypeError, KeyError) as e:
-        if pretrained is True or isinstance(pretrained, WeightsEnum): raise ValueError(f"torchvision has no weights for {arch!r}; pass pretrained=False or a local file") from e
+        if pretrained is True or isinstance(pretrained, WeightsEnum): raise ValueError(
+            f"torchvision has no weights for {arch!r}; pass pretrained=False or a local file") from e
         return None
     if isinstance(pretrained, WeightsEnum) and not isinstance(pretrained, kinds): raise ValueError(
         f"pretrained={pretrained!r} is of another network; choose from {', '.join(map(repr, kinds))}")
@@ -132,7 +133,7 @@ def _trained_on(entry):
     frames, fps = find('clip_len'), find('frame_rate')
     return dict(seq_len=frames and int(frames), size=tuple(tfm.crop_size), resize=tuple(tfm.resize_size), fps=fps)
 
-# %% ../nbs/07_videonets.ipynb #4f484b18
+# %% ../nbs/07_videonets.ipynb #3f18f828
 class VideoNet(_MadeWith, Module):
     "One of torchvision's video networks with a new head, for either form of batch. Raises ValueError for clips that it cannot take."
     def __init__(self,
@@ -156,7 +157,8 @@ class VideoNet(_MadeWith, Module):
         if pretrained is not False:
             weights = _download(entry) if pretrained is True or isinstance(pretrained, WeightsEnum) else _read_weights(pretrained)
             weights = {k.removeprefix('net.'): v for k,v in weights.items()}     # those of a `VideoNet` too
-            _load_weights(self.net, _fit_positions(self.net, weights), entry if pretrained is True else pretrained, type(self.net).__name__, strict, _facts_of(self.net)['head'])
+            source, head = entry if pretrained is True else pretrained, _facts_of(self.net)['head']
+            _load_weights(self.net, _fit_positions(self.net, weights), source, type(self.net).__name__, strict, head)
 
     def _check(self, t, h, w):
         "Raise ValueError if the network cannot take `t` frames of `h` x `w`"
