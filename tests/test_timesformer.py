@@ -209,7 +209,7 @@ def test_an_image_transformer_made_by_its_class():
     (lambda: __import__('timm').create_model('eva02_tiny_patch14_224'), 'Eva: expected')], ids=['patch drop', 'deep', 'parallel', 'linear', 'eva'])
 def test_image_transformers_that_cannot_be_extended(make, said):
     pytest.importorskip('timm')
-    if said is None: return timesformer_from_vit(make(), 2, 2)
+    if said is None: timesformer_from_vit(make(), 2, 2); return
     with pytest.raises(ValueError, match=said): timesformer_from_vit(make(), 2, 2)
 
 def test_vit_offline(monkeypatch):
