@@ -52,14 +52,14 @@ def _fewer(sampler, share):
     elif hasattr(sampler, 'stride'): res.stride = sampler.stride*gap
     return res
 
-# %% ../nbs/09_callbacks.ipynb #df645827
+# %% ../nbs/09_callbacks.ipynb #00468251
 def _smaller(tfm, frames, side, multiple):
     "A copy of a transform that picks a share `frames` of the frames, at a share `side` of the size"
     res = copy(tfm)
     if isinstance(tfm, _ClipTfm):
         res.sampler = _fewer(tfm.sampler, frames)
         res.random_sampler = res.sampler.for_training()
-    near = lambda s: max(multiple, round(s*side/multiple)*multiple) if side != 1 else s
+    near = lambda s: min(s, max(multiple, round(s*side/multiple)*multiple)) if side != 1 else s
     if size := getattr(tfm, 'size', None): res.size = near(size) if isinstance(size, int) else tuple(map(near, size))
     return res
 

@@ -43,11 +43,12 @@ def _arch_name(arch):
     if isinstance(arch, partial): return arch.args[0] if arch.args and isinstance(arch.args[0], str) else _arch_name(arch.func)
     return getattr(arch, '__name__', repr(arch))
 
-# %% ../nbs/08_models.ipynb #5c66dd54
+# %% ../nbs/08_models.ipynb #6c1d110d
 def _image_model(arch, pretrained, strict):
     "`arch()` with random weights (False), its own (True, downloaded), or those of a local state dict (a path)"
-    if isinstance(arch, nn.Module) or not callable(arch): raise ValueError(f"arch={type(arch).__name__ if isinstance(arch, nn.Module) else repr(arch)}: "
-        "expected a function that makes a network, such as torchvision.models.resnet34, or the name of one of timm's")
+    wanted = "expected a function that makes a network, such as torchvision.models.resnet34, or the name of one of timm's"
+    if isinstance(arch, nn.Module): raise ValueError(f"arch={type(arch).__name__}(…) is a network, {wanted}; a model of clips goes into `Learner(dls, model, splitter=…)`")
+    if not callable(arch): raise ValueError(f"arch={arch!r}: {wanted}")
     name, takes = _arch_name(arch), inspect.signature(arch).parameters
     if pretrained is True:
         try: return arch(pretrained=True) if 'pretrained' in takes and 'weights' not in takes else arch(weights='DEFAULT')
@@ -97,7 +98,7 @@ def _sizes(model):
     own = [getattr(patches, 'img_size', None), cfg.get('input_size', (None,))[-2:], getattr(model, 'image_size', None)]
     return [(o, o) if isinstance(o, int) else tuple(o) for o in own if isinstance(o, int) or o and len(o) == 2] + [(224, 224)]
 
-# %% ../nbs/08_models.ipynb #10b7aec8
+# %% ../nbs/08_models.ipynb #0a93ca1c
 class FrameEncoder(_MadeWith, Module):
     "The body of an image network: frames `(N,3,H,W)` to feature maps `(N,n_features,h,w)`, h=w=1 where it pools itself"
     shifted = False
@@ -126,7 +127,7 @@ class FrameEncoder(_MadeWith, Module):
     def _maps(self, x): return x if x.ndim == 4 else x[:, :, None, None]
 
     def forward(self,
-        x, # Frames `(N,3,H,W)`, those of a clip behind each other
+        x, # Frames `(N,3,H,W)`, clip after clip
         lengths=None # Number of frames of each clip; needed where a temporal shift is in the network
     ): # Raises ValueError for frames of a size the network does not take
         try:
