@@ -38,27 +38,28 @@ from .layers import _in_evaluation
 from .sampling import EveryFrame
 from .targets import TensorFrameNumbers
 
-# %% ../nbs/09_callbacks.ipynb #02db1828
+# %% ../nbs/09_callbacks.ipynb #a2d9f2d6
 def _fewer(sampler, share):
     "`sampler` with a `share` of its frames, over the same time"
     res = copy(sampler)
     res.seq_len = max(1, round(sampler.seq_len*share))
     gap = sampler.seq_len/res.seq_len
     if isinstance(sampler, EveryFrame):
-        if sampler.max_len is None and share != 1: raise ValueError(f"{sampler} takes all frames, a share of them cannot be taken; pass EveryFrame(max_len=…), or stages that keep the frames, such as ((1, .5), (1, .7))")
+        if sampler.max_len is None and share != 1: raise ValueError(
+            f"{sampler} takes all frames, a share of them cannot be taken; pass EveryFrame(max_len=…), or stages that keep the frames, such as ((1, .5), (1, .7))")
         if sampler.max_len: res.max_len = res.seq_len
     elif sampler.fps: res.fps = sampler.fps/gap
     elif hasattr(sampler, 'stride'): res.stride = sampler.stride*gap
     return res
 
-# %% ../nbs/09_callbacks.ipynb #df645827
+# %% ../nbs/09_callbacks.ipynb #00468251
 def _smaller(tfm, frames, side, multiple):
     "A copy of a transform that picks a share `frames` of the frames, at a share `side` of the size"
     res = copy(tfm)
     if isinstance(tfm, _ClipTfm):
         res.sampler = _fewer(tfm.sampler, frames)
         res.random_sampler = res.sampler.for_training()
-    near = lambda s: max(multiple, round(s*side/multiple)*multiple) if side != 1 else s
+    near = lambda s: min(s, max(multiple, round(s*side/multiple)*multiple)) if side != 1 else s
     if size := getattr(tfm, 'size', None): res.size = near(size) if isinstance(size, int) else tuple(map(near, size))
     return res
 
@@ -78,23 +79,22 @@ def _small_loader(dl, frames, side, multiple, bs):
     res.rng = dl.rng
     return res
 
-# %% ../nbs/09_callbacks.ipynb #a417b89d
+# %% ../nbs/09_callbacks.ipynb #a5aa5c16
 def _one_clip(dl, model):
-    "What the loader `dl` gives first, alone, through `model`; leaves no trace in either, nor in the random generators"
+    "What the loader `dl` gives first, alone, through `model`; leaves no trace in either, nor in the random generators, but moves the model to the clip's device"
     with _in_evaluation(model), no_random(), torch.no_grad():
         dl.before_iter()
         b = dl.after_batch(to_device(dl.do_batch([dl.do_item(0)]), dl.device))
         xb = [stack_frames(o) if isinstance(o, (TensorVideo, ImageTuple)) else o for o in b[:dl.n_inp]]
-        model(*xb)
-    return xb[0].shape
+        model.to(xb[0].device)(*xb)
 
-# %% ../nbs/09_callbacks.ipynb #80e50f12
+# %% ../nbs/09_callbacks.ipynb #ff728594
 def _loader_of(dl):
     "The loader itself, where it is wrapped for training in several processes"
     return vars(dl).get('dl', dl)
 
 class ProgressiveClips(Callback):
-    "Train on small and short clips first, on whole ones at last; validate on whole ones"
+    "Train on small and short clips first and on whole ones in the end; validate on whole ones"
     order = 5    # before DistributedTrainer, which wraps the loader
     def __init__(self,
         stages=((1/2, .7), (1, .7)), # One after the other: (share of the frames, share of the height and width)
@@ -184,19 +184,19 @@ class EMA(Callback):
         self.averaged.load_state_dict(state['averaged'])
         self.swapped = state['swapped']
 
-# %% ../nbs/09_callbacks.ipynb #38b004ed
-def _plain(o):
+# %% ../nbs/09_callbacks.ipynb #58d74d65
+def _loadable(o):
     "`o` made of such types only that `torch.load(weights_only=True)` takes"
     if isinstance(o, Tensor): return o.detach().as_subclass(Tensor)
     if isinstance(o, np.ndarray): return o.tolist()
     if isinstance(o, np.generic): return o.item()
-    if isinstance(o, dict): return {k: _plain(v) for k,v in o.items()}
-    if isinstance(o, tuple): return tuple(map(_plain, o))
-    if isinstance(o, (list, L)): return [_plain(v) for v in o]
+    if isinstance(o, dict): return {k: _loadable(v) for k,v in o.items()}
+    if isinstance(o, tuple): return tuple(map(_loadable, o))
+    if isinstance(o, (list, L)): return [_loadable(v) for v in o]
     if o is None or isinstance(o, (bool, int, float, str)): return o
     raise TypeError(f"{o!r} cannot be kept in a file without pickle; expected tensors, numbers, text, lists and dictionaries")
 
-# %% ../nbs/09_callbacks.ipynb #e9cf423f
+# %% ../nbs/09_callbacks.ipynb #cf70a07a
 _kept = {Recorder: ('lrs', 'losses', 'iters', 'values'), ParamScheduler: ('hps',), GradientAccumulation: ('count',)}
 
 def _cb_state(cb):
@@ -211,14 +211,14 @@ def _set_cb_state(cb, state):
 
 def _random_state(learn):
     "The state of all generators of random numbers"
-    return _plain(dict(get_random_states(), loaders=[_loader_of(dl).rng.getstate() for dl in learn.dls.loaders]))
+    return _loadable(dict(get_random_states(), loaders=[_loader_of(dl).rng.getstate() for dl in learn.dls.loaders]))
 
 def _set_random_state(learn, state):
     loaders, (kind,keys,*rest) = state.pop('loaders'), state.pop('numpy_state')
     set_random_states(numpy_state=(kind, np.array(keys, dtype=np.uint32), *rest), **state)
     for dl,s in zip(learn.dls.loaders, loaders): _loader_of(dl).rng.setstate(s)
 
-# %% ../nbs/09_callbacks.ipynb #5557265e
+# %% ../nbs/09_callbacks.ipynb #e3a6222c
 def _digest(o): return f'{crc32(str(o).encode()):08x}'
 
 def _settings(learn):
@@ -227,19 +227,20 @@ def _settings(learn):
     names = lambda os: ', '.join(getattr(o, '__name__', type(o).__name__) for o in os)
     clips = lambda d: f"{len(d.dataset)}, digest {_digest([str(o).rsplit('/', 1)[-1] for o in getattr(d.dataset, 'items', ())])}"
     at = lambda f: [[float(f'{v:.6g}') for v in np.atleast_1d(f(p))] for p in (0., .1, .5, 1.)]
-    ps = [*model.named_parameters()]
+    ps, hypers = [*model.named_parameters()], _loadable(opt.hypers)
     return {'epochs': learn.n_epoch,
         'model': f"{type(model).__name__} of {sum(p.numel() for _,p in ps)} numbers, digest {_digest([(n, tuple(p.shape)) for n,p in ps])}",
         'parameters trained': f"{sum(p.requires_grad for _,p in ps)} of {len(ps)}, digest {_digest([p.requires_grad for _,p in ps])}",
-        'optimiser': f"{type(getattr(opt, 'opt', opt)).__name__}({names(getattr(opt, 'cbs', ()))}), {[{k: v for k,v in h.items() if k not in ('lr','mom')} for h in _plain(opt.hypers)]}",
-        'learning rates': str([h['lr'] for h in _plain(opt.hypers)]),
+        'optimiser': f"{type(getattr(opt, 'opt', opt)).__name__}({names(getattr(opt, 'cbs', ()))}), {[{k: v for k,v in h.items() if k not in ('lr','mom')} for h in hypers]}",
+        'learning rates': str([h['lr'] for h in hypers]),
         'schedule': str({k: at(f) for cb in learn.cbs if isinstance(cb, ParamScheduler) for k,f in cb.scheds.items()}),
-        'loss': names([learn.loss_func]), 'metrics': ', '.join(m.name for m in learn.metrics), 'callbacks': names(sorted((cb for cb in learn.cbs if not isinstance(cb, ProgressCallback)), key=lambda cb: cb.name)),
+        'loss': names([learn.loss_func]), 'metrics': ', '.join(m.name for m in learn.metrics),
+        'callbacks': names(sorted((cb for cb in learn.cbs if not isinstance(cb, ProgressCallback)), key=lambda cb: cb.name)),
         'clips a batch': dl.bs, 'training clips': clips(dl), 'validation clips': clips(_loader_of(learn.dls.loaders[-1])),
         'reading': '; '.join(t.name for tl in getattr(dl.dataset, 'tls', ()) for t in tl.tfms.fs if isinstance(t, _ClipTfm)),
         'transforms': names([*dl.after_item.fs, *dl.after_batch.fs]), 'processes': max(num_distrib(), 1)}
 
-# %% ../nbs/09_callbacks.ipynb #ad82edbc
+# %% ../nbs/09_callbacks.ipynb #cf54ab82
 class Resumable(Callback):
     "Write a checkpoint after each epoch; the same call of `fit…` or `fine_tune`, made again, goes on from it"
     order = 100    # after all others, so that the state of each is whole
@@ -291,9 +292,9 @@ class Resumable(Callback):
         self.past = self.past[:self.fit_no] + [self._fit()] + self.past[self.fit_no+1:]
         self.fit_no, self.saved = self.fit_no+1, None
 
-    def _fit(self): return dict(settings=self.now, rows=_plain(self.recorder.values))
+    def _fit(self): return dict(settings=self.now, rows=_loadable(self.recorder.values))
 
-# %% ../nbs/09_callbacks.ipynb #00c921ec
+# %% ../nbs/09_callbacks.ipynb #378addc9
 @patch
 def _write(self:Resumable):
     rand = [_random_state(self.learn)]
@@ -305,7 +306,7 @@ def _write(self:Resumable):
     cbs = {cb.name: s for cb in self.learn.cbs if (s := _cb_state(cb))}
     state = dict(fits=self.past[:self.fit_no] + [self._fit()], model=get_model(self.learn.model).state_dict(), opt=self.opt.state_dict(), grads=grads,
         rand=rand, cbs=cbs, train_iter=self.train_iter, smooth=vars(self.recorder.smooth_loss), scaler=self.learn.scaler.state_dict() if hasattr(self.learn, 'scaler') else None)
-    with written_whole(self.file) as tmp: torch.save(_plain(state), tmp)
+    with written_whole(self.file) as tmp: torch.save(_loadable(state), tmp)
 
 @patch
 def _restore(self:Resumable, fits, model, opt, grads, rand, cbs, train_iter, smooth, scaler):
@@ -321,10 +322,10 @@ def _restore(self:Resumable, fits, model, opt, grads, rand, cbs, train_iter, smo
     if scaler: self.learn.scaler.load_state_dict(scaler)
     _set_random_state(self.learn, rand[rank_distrib()])
 
-# %% ../nbs/09_callbacks.ipynb #59b4f9f6
-def _part(x, k):
+# %% ../nbs/09_callbacks.ipynb #c12858d9
+def _alone(x, k):
     "Clip `k` of a batch of either form, as a batch"
-    if isinstance(x, (tuple, list)): return type(x)([_part(o, k) for o in x])
+    if isinstance(x, (tuple, list)): return type(x)([_alone(o, k) for o in x])
     if not isinstance(x, Tensor): return x
     if isinstance(x, TensorFrameNumbers): return x[k:k+1]
     res = x[k:k+1].as_subclass(Tensor)
@@ -340,7 +341,7 @@ def _finite(o):
     if isinstance(o, (tuple, list)): return all(map(_finite, o))
     return not isinstance(o, Tensor) or not o.is_floating_point() or bool(torch.isfinite(_unpadded(o)).all())
 
-# %% ../nbs/09_callbacks.ipynb #12199d13
+# %% ../nbs/09_callbacks.ipynb #f280fd4c
 class FiniteLoss(Callback):
     "Stop at a loss that is not finite, with a FloatingPointError that names the step, the clips and the likely cause"
     order = -5    # before MixUp mixes the clips, and before the backward pass
@@ -365,7 +366,7 @@ class FiniteLoss(Callback):
 
     def _inspect(self):
         for what,o in zip(('frames', 'target'), self.batch):
-            bad = [k for k in range(find_bs(o)) if not _finite(_part(o, k))]
+            bad = [k for k in range(find_bs(o)) if not _finite(_alone(o, k))]
             if bad: self._stop(f"the {what} of {len(bad)} of {find_bs(o)} clips are not finite:", bad,
                 "Look at how they are read and labelled, and at the transforms: is something divided by a deviation of 0?")
 
@@ -376,7 +377,7 @@ class FiniteLoss(Callback):
             f"begin again from weights that are sound, with a lower learning rate (now {lr}) or `GradientClip`")
         training, self.learn.training = self.training, False
         try:
-            with _in_evaluation(model), torch.no_grad(): bad = [k for k in range(find_bs(yb)) if not self._sound(model, _part(xb, k), _part(yb, k))]
+            with _in_evaluation(model), torch.no_grad(): bad = [k for k in range(find_bs(yb)) if not self._sound(model, _alone(xb, k), _alone(yb, k))]
         finally: self.learn.training = training
         if bad: self._stop(f"weights and frames are finite; alone, {len(bad)} of {find_bs(yb)} clips give no finite loss:", bad,
             f"The model or the loss divides by 0, takes the log of 0, or overflows there. Look at these clips; lower the learning rate (now {lr}); train with to_bf16 or in float32, if in fp16")
@@ -423,7 +424,7 @@ def all_batches(self:Learner):
         if _is_no_memory(e): e.add_note(_memory_knobs(self))
         raise
 
-# %% ../nbs/09_callbacks.ipynb #a9e77d70
+# %% ../nbs/09_callbacks.ipynb #fd6cc8f3
 def _mixable(loss, dls):
     "Whether targets or their losses can be mixed: targets that are not numbers of classes, or a loss that fastai can ask for each clip's"
     tls = getattr(_loader_of(dls.train).dataset, 'tls', None)
@@ -439,7 +440,8 @@ class CheckCallbacks(Callback):
         def stop(what, do): raise ValueError(f"{what}; {do}")
         mix, loss = has(MixHandler), self.loss_func
         if len(mix) > 1: stop(f"{' and '.join(type(o).__name__ for o in mix)} would mix what is mixed already", "keep one of them, or train with the one after the other")
-        if mix and not _mixable(loss, self.dls): stop(f"{type(mix[0]).__name__} needs a loss that knows classes and can be had for each clip, and {getattr(loss, '__name__', loss)} is none (fastai's have `y_int` and `reduction`)",
+        if mix and not _mixable(loss, self.dls): stop(
+            f"{type(mix[0]).__name__} needs a loss that knows classes and can be computed for each clip, and {getattr(loss, '__name__', loss)} is none (fastai's have `y_int` and `reduction`)",
             "use CrossEntropyLossFlat or LabelSmoothingCrossEntropyFlat")
         if has(ReduceLROnPlateau) and any('lr' in o.scheds for o in has(ParamScheduler)): stop(
             "ReduceLROnPlateau has no effect in fit_one_cycle and fine_tune, whose schedule sets the rate at each step", "train with `fit`, or leave it out")
@@ -447,12 +449,15 @@ class CheckCallbacks(Callback):
             f"ChannelsLast is for images, and {m} is a convolution over time too", "leave it out; `model.to(memory_format=torch.channels_last_3d)` is for such models")
         names = ['train_loss', 'valid_loss', *self.metrics.attrgot('name')]
         for cb in has(TrackerCallback):
-            if cb.monitor not in names and not self.recorder.train_metrics: stop(f"{type(cb).__name__} looks at {cb.monitor!r}, which is not measured", f"choose one of {', '.join(names)}, or add the metric to the learner")
+            if cb.monitor not in names and not self.recorder.train_metrics: stop(
+                f"{type(cb).__name__} looks at {cb.monitor!r}, which is not measured", f"choose one of {', '.join(names)}, or add the metric to the learner")
         device = getattr(self.dls, 'device', None)
-        if device is not None and torch.device(device).type == 'cpu' and has(MixedPrecision): warnings.warn("mixed precision (to_fp16, to_bf16) has no effect on a CPU: fastai's is for CUDA")
+        if device is not None and torch.device(device).type == 'cpu' and has(MixedPrecision): warnings.warn(
+            "mixed precision (to_fp16, to_bf16) has no effect on a CPU: fastai's is for CUDA")
         for cb in self.learn.cbs:
             if not (acc := vars(cb).get('accelerator')): continue      # fastai's DistributedTrainer
-            if num_distrib() > acc.num_processes: stop(f"{num_distrib()} processes were started, and accelerate joins {acc.num_processes}", "without GPUs, pass distrib_ctx(cpu=True, sync_bn=False)")
+            if num_distrib() > acc.num_processes: stop(
+                f"{num_distrib()} processes were started, and accelerate joins {acc.num_processes}", "without GPUs, pass distrib_ctx(cpu=True, sync_bn=False)")
             if cb.sync_bn and acc.device.type == 'cpu' and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in self.model.modules()): stop(
                 "BatchNorm over several processes needs GPUs", "pass distrib_ctx(cpu=True, sync_bn=False)")
 
@@ -468,7 +473,7 @@ class CompileModel(Callback):
         model = get_model(self.learn.model)
         if model._compiled_call_impl is None: model.compile(**self.kwargs)
 
-# %% ../nbs/09_callbacks.ipynb #67a9b750
+# %% ../nbs/09_callbacks.ipynb #2bc3ca0f
 def _broadcast(t, rank):
     "The numbers `t` of process `rank`, in every process; on the CPU unless the processes talk by NCCL"
     t = torch.as_tensor(t, device='cuda' if torch.distributed.get_backend() == 'nccl' else 'cpu')
@@ -478,7 +483,7 @@ def _broadcast(t, rank):
 def _gathered(b, cpu=True, gather=True): return to_detach(b, cpu, False)    # what is gathered is not gathered again
 
 class PerRank(Callback):
-    "In distributed training: random numbers of its own for each process, metrics over every clip once. Else it does nothing"
+    "In distributed training: other random numbers in each process, and metrics that count every clip once. Otherwise it does nothing"
     order = 49    # after DistributedTrainer and GatherPredsCallback, before Recorder
     def before_fit(self):
         self.run = num_distrib() > 1

@@ -7,9 +7,10 @@ Docs: https://fastai-seq.github.io/fastai_seq/core.html.md"""
 # %% auto #0
 __all__ = ['ImageTuple', 'TensorVideo', 'clips_html', 'stack_frames', 'clip_lengths']
 
-# %% ../nbs/00_core.ipynb #891ebf4a
+# %% ../nbs/00_core.ipynb #aac65fd4
 from base64 import b64encode
 from html import escape
+from importlib import import_module
 from io import BytesIO
 
 from PIL import Image
@@ -185,3 +186,15 @@ def clip_lengths(
     if lengths is not None and len(lengths) != len(x): raise ValueError(
         f"the batch has {len(x)} clips, its `lengths` are those of {len(lengths)}: a part of a batch needs a part of them, `x.lengths = …`")
     return lengths
+
+# %% ../nbs/00_core.ipynb #06b74673
+def _need(
+    package, # Name to import, which is also the name to install
+    what, # What needs it, for the message
+    extra=None # Extra of fastai_seq that installs it; `package` if None
+): # The module
+    "Import `package`. Raises ImportError that tells how to install it."
+    try: return import_module(package)
+    except ModuleNotFoundError as e:
+        if e.name != package: raise      # it is there, but lacks something of its own
+        raise ImportError(f"{what} needs {package}, which is not installed: pip install 'fastai_seq[{extra or package}]', or pip install {package}") from e

@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/interpret.html.md"""
 # %% auto #0
 __all__ = ['SeqInterpretation', 'ClipEvidence', 'TimeEvidence', 'evidence', 'SpaceEvidence', 'grad_cam', 'attention_rollout']
 
-# %% ../nbs/10_interpret.ipynb #3b8c5bb1
+# %% ../nbs/10_interpret.ipynb #f91559ac
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import singledispatch
@@ -26,13 +26,14 @@ from fastai.torch_core import to_device
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from IPython.display import HTML, display
+from .attention import _group_qkv, _linear, _weights
 from .core import TensorVideo, _pil_frames, _spread, _strip, clips_html, stack_frames
 from .data import _clip_grid, _part, _seeded, _show_clip, _times, group_of
 from .evaluate import CategoryEvaluation, Evaluation, MultiCategoryEvaluation, _labelled, _png, _target_tfm, _targets, _write_page
 from .files import written_whole
 from .layers import _in_evaluation
 from .models import AttentionHead, ConvLSTMHead, DiffHead, LSTMHead, SeqModel, ShiftHead, TransformerHead
-from .timesformer import MyTimeSformer, VitTimeSformer, _group_qkv, _linear, _normed, _weights
+from .timesformer import MyTimeSformer, VitTimeSformer, _normed
 from .videonets import VideoNet
 
 # %% ../nbs/10_interpret.ipynb #eef10874

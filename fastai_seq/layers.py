@@ -58,9 +58,9 @@ def length_mask(
     "Which frames of a padded batch are true"
     return torch.arange(t, device=device) < torch.as_tensor(lengths, device=device)[:, None]
 
-# %% ../nbs/07_layers.ipynb #4573617f
+# %% ../nbs/07_layers.ipynb #2d913085
 def _pack(x, lengths):
-    "True frames of the padded batch `x (B,T,…)` behind each other: `(N,…)`"
+    "True frames of the padded batch `x (B,T,…)` in one row: `(N,…)`"
     return x.flatten(0, 1) if lengths is None else torch.cat([o[:n] for o,n in zip(x, lengths)])
 
 def _unpack(x, lengths):
@@ -213,7 +213,7 @@ class ConvGRU(_ConvRNN):
         z, r = (x[:, :2*n] + self.conv_h(h)).sigmoid().chunk(2, 1)
         return (1-z)*h + z*(x[:, 2*n:] + self.conv_r(r*h)).tanh(),
 
-# %% ../nbs/07_layers.ipynb #a2f40924
+# %% ../nbs/07_layers.ipynb #9df4532e
 class TemporalShift(Module):
     "Shift `1/n_div` of the channels one frame forward in time, as many backward (arXiv 1811.08383). Raises RuntimeError outside of `clip_frames`."
     def __init__(self,
@@ -222,7 +222,7 @@ class TemporalShift(Module):
         if n_div < 2: raise ValueError(f"n_div={n_div}: 1/n_div of the channels go each way, so it must be at least 2")
         self.n_div, self.lengths = n_div, None
 
-    def forward(self, x): # Frames of all clips behind each other, `(N,C,H,W)`
+    def forward(self, x): # Frames of all clips in one row, `(N,C,H,W)`
         if self.lengths is None: raise RuntimeError("a TemporalShift does not know which frames are a clip; call the network within `clip_frames(net, lengths)`")
         k, n = x.shape[1]//self.n_div, x.shape[1]
         first, last = _ends(self.lengths, x.device)
@@ -233,7 +233,7 @@ class TemporalShift(Module):
     def extra_repr(self): return f'n_div={self.n_div}'
 
 def _ends(lengths, device):
-    "Where clips begin and end among frames that lie behind each other: two masks `(N,1,1,1)`"
+    "Where clips begin and end among the frames of all clips in one row: two masks `(N,1,1,1)`"
     if len(set(lengths)) == 1: i,n = torch.arange(sum(lengths), device=device) % lengths[0], lengths[0]
     else: i,n = torch.cat([torch.arange(n) for n in lengths]).to(device), torch.cat([torch.full((n,), n) for n in lengths]).to(device)
     return (i == 0)[:, None, None, None], (i == n-1)[:, None, None, None]

@@ -7,21 +7,20 @@ Docs: https://fastai-seq.github.io/fastai_seq/learner.html.md"""
 # %% auto #0
 __all__ = ['seq_learner']
 
-# %% ../nbs/09_learner.ipynb #fc6e3bc2
+# %% ../nbs/09_learner.ipynb #252aa131
 import warnings
 from functools import partial
 
 import torch
 import fastai.callback.all # gives `Learner` its fit_one_cycle, fine_tune, lr_find, to_fp16 …
-from fastai.data.core import show_results
-from fastai.torch_basics import Tensor, dispatch, is_listy
-from fastai.data.core import DataLoaders, Datasets
+from fastai.data.core import DataLoaders, Datasets, show_results
 from fastai.data.load import DataLoader
 from fastai.data.transforms import Normalize, get_c
 from fastai.callback.mixup import MixHandler
 from fastai.callback.tracker import SaveModelCallback
 from fastai.learner import Learner, defaults
 from fastai.optimizer import Adam
+from fastai.torch_basics import Tensor, dispatch, is_listy
 from fastai.torch_core import Module, TensorCategory
 from fastcore.basics import patch
 from fastcore.foundation import L
@@ -29,9 +28,9 @@ from fastcore.meta import delegates
 from fastprogress.fastprogress import progress_bar
 from IPython.display import HTML, display
 
-from .callbacks import CheckCallbacks, FiniteLoss, PerRank, ProgressiveClips, Resumable
+from .callbacks import CheckCallbacks, FiniteLoss, PerRank, ProgressiveClips, Resumable, _one_clip
 from .core import ImageTuple, TensorVideo, clip_lengths, clips_html
-from .data import _clip_grid, _filled_up, _own_frames, _seeded, _show_clip
+from .data import _clip_grid, _filled_up, _own_frames, _show_clip
 from .models import Head, SeqModel, create_seq_model, seq_splitter
 from .videonets import VideoNet, normalize_stats, videonet_splitter
 
@@ -47,16 +46,12 @@ def _add_normalize(dls, stats, check):
             return
     dls.add_tfms([Normalize.from_stats(*stats)], 'after_batch')
 
-# %% ../nbs/09_learner.ipynb #c0d45aac
+# %% ../nbs/09_learner.ipynb #85eaf3da
 def _try_out(learn):
     "Ask the model of `learn` for an answer to one clip"
-    if not isinstance(learn.dls.valid_ds, Datasets): return
-    with _seeded(0), torch.no_grad():
-        b = learn.dls.test_dl(learn.dls.valid_ds.items[:1], num_workers=0).one_batch()
-        learn.model.eval()(*b[:learn.dls.n_inp])
-    learn.model.train()
+    if isinstance(learn.dls.valid_ds, Datasets): _one_clip(learn.dls.valid, learn.model)
 
-# %% ../nbs/09_learner.ipynb #eea5bf92
+# %% ../nbs/09_learner.ipynb #c9e856f9
 @delegates(create_seq_model)
 def seq_learner(
     dls, # `DataLoaders` of clips
@@ -76,8 +71,8 @@ def seq_learner(
     model = create_seq_model(arch, n_out, head, pretrained, **kwargs)
     if normalize: _add_normalize(dls, normalize_stats(model), check=pretrained is not False)
     splitter = splitter or (videonet_splitter if isinstance(model, VideoNet) else seq_splitter)
-    learn = Learner(dls, model, splitter=splitter, loss_func=loss_func, opt_func=opt_func, lr=lr,
-                    cbs=[CheckCallbacks(), FiniteLoss(), PerRank()] + L(cbs), metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
+    learn = Learner(dls, model, splitter=splitter, loss_func=loss_func, opt_func=opt_func, lr=lr, cbs=[CheckCallbacks(), FiniteLoss(), PerRank()] + L(cbs),
+                    metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
     _try_out(learn)
     if pretrained: learn.freeze()
     return learn
@@ -113,7 +108,7 @@ def _show_results_of(clips, labels):
 for clips in (ImageTuple, TensorVideo):
     for labels in (TensorCategory, object): _show_results_of(clips, labels)     # fastai dispatches on labels too
 
-# %% ../nbs/09_learner.ipynb #21f48ebe
+# %% ../nbs/09_learner.ipynb #c2fe3245
 class _Looks:
     "Dataset of features: of a clip's looks one, drawn anew each time"
     def __init__(self, looks): self.looks = looks     # A list for each look, of `(features (T,…), *targets)` for each clip
@@ -133,14 +128,14 @@ class _OnFeatures(Module):
 @torch.no_grad()
 def _look(learn, dl):
     "What the encoder says of each clip of `dl`, in order, with the targets"
-    res, model = [], learn.model.eval()
+    res, model = [], learn.model.to(learn.dls.device).eval()
     vectors = model.head.vectors if type(model.head).forward is Head.forward else lambda x: x      # a head with a way of its own gets the maps
     for b in progress_bar(dl, leave=False, display=hasattr(learn, 'progress')):
         vecs = vectors(model.features(b[0]))
         res += zip([v[:n].cpu() for v,n in zip(vecs, clip_lengths(b[0]) or (vecs.shape[1],)*len(vecs))], *(y.cpu() for y in b[learn.dls.n_inp:]))
     return res
 
-# %% ../nbs/09_learner.ipynb #b6d0914f
+# %% ../nbs/09_learner.ipynb #e2040e45
 _not_alone = MixHandler, ProgressiveClips, Resumable, SaveModelCallback     # they want clips, or the whole model
 
 @patch
@@ -157,14 +152,16 @@ def fit_head(self:Learner,
     train, head = self.dls.train, getattr(self.model, 'head', None)
     if not isinstance(head, Head) or not isinstance(self.model, SeqModel): raise ValueError(
         f"fit_head wants a `SeqModel` with a `Head`, such as `create_seq_model` makes of an image network; {type(self.model).__name__} is trained with fine_tune or fit_one_cycle")
-    if looks < 1 or not len(train.dataset): raise ValueError(f"looks={looks} at {len(train.dataset)} training clips: expected at least one of each; a learner from a file has no clips, give it `learn.dls = …`")
-    if bad := [type(cb).__name__ for cb in L(cbs) if isinstance(cb, _not_alone)]: raise ValueError(f"{bad[0]} does not work in fit_head, where no clips go through the whole model; train with fit_one_cycle or fine_tune")
+    if looks < 1 or not len(train.dataset): raise ValueError(
+        f"looks={looks} at {len(train.dataset)} training clips: expected at least one of each; a learner from a file has no clips, give it `learn.dls = …`")
+    if bad := [type(cb).__name__ for cb in L(cbs) if isinstance(cb, _not_alone)]: raise ValueError(
+        f"{bad[0]} does not work in fit_head, where no clips go through the whole model; train with fit_one_cycle or fine_tune")
     asked, bs = train.new(shuffle=False, drop_last=False, get_idxs=lambda: list(range(len(train.dataset)))), bs or train.bs
     kept = _Looks([_look(self, asked) for _ in range(looks)]), _Looks([_look(self, self.dls.valid)])
     dl = partial(DataLoader, bs=bs, create_batch=_features_together)
     dls = DataLoaders(dl(kept[0], get_idxs=lambda: train.get_idxs(), drop_last=len(kept[0]) > bs), dl(kept[1]), device=self.dls.device)
-    inner = Learner(dls, _OnFeatures(head), self.loss_func, self.opt_func, self.lr, cbs=[FiniteLoss()] + L(cbs), metrics=self.metrics, wd=self.wd, wd_bn_bias=self.wd_bn_bias,
-                    moms=self.moms, path=self.path, model_dir=self.model_dir)
+    inner = Learner(dls, _OnFeatures(head), self.loss_func, self.opt_func, self.lr, cbs=[FiniteLoss()] + L(cbs), metrics=self.metrics,
+                    wd=self.wd, wd_bn_bias=self.wd_bn_bias, moms=self.moms, path=self.path, model_dir=self.model_dir)
     if not hasattr(self, 'progress'): inner.remove_cb(inner.progress)
     inner.logger = self.logger
     inner.fit_one_cycle(n_epoch, lr_max, **kwargs)

@@ -9,7 +9,7 @@ __all__ = ['simple_splitter', 'rnnmodel_splitter', 'FrameEncoder', 'Head', 'Mean
            'LSTMHead', 'GRUHead', 'ConvLSTMHead', 'ConvGRUHead', 'TransformerHead', 'DiffHead', 'ShiftHead', 'SeqModel',
            'create_seq_model', 'seq_splitter', 'SimpleModel', 'RNNModel']
 
-# %% ../nbs/08_models.ipynb #176b70a5
+# %% ../nbs/08_models.ipynb #e95750f7
 import difflib, inspect, warnings
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
@@ -24,47 +24,31 @@ from fastai.torch_core import Module
 from fastai.vision.core import imagenet_stats
 from fastai.vision.learner import create_head, cut_model, has_pool_type, model_meta
 from fastcore.foundation import L
-from .core import clip_lengths, stack_frames
+from .core import _need, clip_lengths, stack_frames
 from .layers import (AttentionPool, ConvGRU, ConvLSTM, FrameDifference, SinusoidalPositions, TemporalPool, TemporalTransformer,
-                               _MadeWith, _pack, _unpack, add_temporal_shift, clip_frames)
-from .videonets import VideoNet, _read_weights
+                               _MadeWith, _in_evaluation, _pack, _unpack, add_temporal_shift, clip_frames)
+from .videonets import VideoNet, _load_weights, _read_weights
 
-# %% ../nbs/08_models.ipynb #25451667
+# %% ../nbs/08_models.ipynb #3f082829
 def _timm_arch(name):
     "A function that makes timm's network `name`"
-    try: import timm
-    except ImportError as e: raise ImportError(f"arch={name!r} names a network of timm, which is not installed: pip install 'fastai_seq[timm]', or pip install timm") from e
+    timm = _need('timm', f'arch={name!r}, a name and no function,')
     if timm.is_model(name): return partial(timm.create_model, name)
     known = timm.list_models()
     near = dict.fromkeys(difflib.get_close_matches(name, known, 5) + [n for n in known if n.startswith(name[:5])][:5])
     raise ValueError(f"arch={name!r}: timm has no network of that name" + (f"; near it are {', '.join(near)}" if near else '')
-                     + f"; timm.list_models() lists all {len(known)}")
+                     + f"; timm.list_models() lists all {len(known)}, and a network of torchvision is passed as a function, not by name")
 
 def _arch_name(arch):
     if isinstance(arch, partial): return arch.args[0] if arch.args and isinstance(arch.args[0], str) else _arch_name(arch.func)
     return getattr(arch, '__name__', repr(arch))
 
-# %% ../nbs/08_models.ipynb #61240945
-def _few(items, n=3): return ', '.join(items[:n]) + (', …' if len(items) > n else '')
-
-def _load_weights(model, path, name, strict):
-    "Load the state dict in `path`; with `strict=False` what fits of it, and say how much that was"
-    weights, own = _read_weights(path), model.state_dict()
-    fits = {k: v for k,v in weights.items() if k in own and v.shape == own[k].shape}
-    shapes = [f'{k} is {tuple(weights[k].shape)}, not {tuple(own[k].shape)}' for k in own if k in weights and k not in fits]
-    missing, unknown = [k for k in own if k not in weights], [k for k in weights if k not in own]
-    wrong = [f'{len(o)} {what} ({_few(o)})' for o,what in ((shapes, 'of another shape'), (missing, 'missing in it'), (unknown, 'unknown to the network')) if o]
-    if wrong and (strict or not fits): raise ValueError(
-        f"the weights in {path} do not fit {name}: of {len(own)} keys {len(fits)} fit; {'; '.join(wrong)}; pass the network they were made for"
-        + (', or strict=False to load what fits' if fits else ''))
-    model.load_state_dict(fits, strict=False)
-    if wrong: print(f"{path}: {len(fits)} of {len(own)} keys of {name} loaded; {'; '.join(wrong)}")
-
-# %% ../nbs/08_models.ipynb #613c106a
+# %% ../nbs/08_models.ipynb #6c1d110d
 def _image_model(arch, pretrained, strict):
     "`arch()` with random weights (False), its own (True, downloaded), or those of a local state dict (a path)"
-    if isinstance(arch, nn.Module) or not callable(arch): raise ValueError(f"arch={type(arch).__name__ if isinstance(arch, nn.Module) else repr(arch)}: "
-        "expected a function that makes a network, such as torchvision.models.resnet34, or the name of one of timm's")
+    wanted = "expected a function that makes a network, such as torchvision.models.resnet34, or the name of one of timm's"
+    if isinstance(arch, nn.Module): raise ValueError(f"arch={type(arch).__name__}(…) is a network, {wanted}; a model of clips goes into `Learner(dls, model, splitter=…)`")
+    if not callable(arch): raise ValueError(f"arch={arch!r}: {wanted}")
     name, takes = _arch_name(arch), inspect.signature(arch).parameters
     if pretrained is True:
         try: return arch(pretrained=True) if 'pretrained' in takes and 'weights' not in takes else arch(weights='DEFAULT')
@@ -72,7 +56,7 @@ def _image_model(arch, pretrained, strict):
         except OSError as e: raise OSError(
             f"the weights of {name} could not be downloaded ({e}); pass pretrained=False, or the path of a local file of weights") from e
     model = arch()
-    if pretrained is not False: _load_weights(model, pretrained, name, strict)
+    if pretrained is not False: _load_weights(model, _read_weights(pretrained), pretrained, name, strict)
     return model
 
 # %% ../nbs/08_models.ipynb #369035dd
@@ -114,7 +98,7 @@ def _sizes(model):
     own = [getattr(patches, 'img_size', None), cfg.get('input_size', (None,))[-2:], getattr(model, 'image_size', None)]
     return [(o, o) if isinstance(o, int) else tuple(o) for o in own if isinstance(o, int) or o and len(o) == 2] + [(224, 224)]
 
-# %% ../nbs/08_models.ipynb #46fd6bea
+# %% ../nbs/08_models.ipynb #0a93ca1c
 class FrameEncoder(_MadeWith, Module):
     "The body of an image network: frames `(N,3,H,W)` to feature maps `(N,n_features,h,w)`, h=w=1 where it pools itself"
     shifted = False
@@ -138,15 +122,12 @@ class FrameEncoder(_MadeWith, Module):
         raise ValueError(f"no body could be cut from {self.name}: expected a network for images (N,3,H,W)")
 
     def _try_out(self, x):
-        training = self.training
-        try:
-            with torch.no_grad(): return self._maps(self.eval().body(x))
-        finally: self.train(training)
+        with _in_evaluation(self), torch.no_grad(): return self._maps(self.body(x))
 
     def _maps(self, x): return x if x.ndim == 4 else x[:, :, None, None]
 
     def forward(self,
-        x, # Frames `(N,3,H,W)`, those of a clip behind each other
+        x, # Frames `(N,3,H,W)`, clip after clip
         lengths=None # Number of frames of each clip; needed where a temporal shift is in the network
     ): # Raises ValueError for frames of a size the network does not take
         try:
@@ -246,7 +227,7 @@ class AttentionHead(Head):
         "How much each frame counts, `(B,T)`: they sum to 1"
         return self.over_time.weights(self.vectors(x), lengths)
 
-# %% ../nbs/08_models.ipynb #f5fbe050
+# %% ../nbs/08_models.ipynb #b5659aa4
 class LSTMHead(Head):
     "An LSTM over the features of the frames; its last output is classified"
     rnn_type = nn.LSTM
@@ -267,7 +248,8 @@ class LSTMHead(Head):
 
     def steps(self, x, lengths=None): # `(B,T,n_in)` to outputs `(B,T,hidden_size)`, twice as wide if bidirectional
         if lengths is None: return self.rnn(x)[0]
-        packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), batch_first=True, enforce_sorted=False)     # fastai's hooks (`summary`) know nothing of these, so `forward`
+        packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), batch_first=True, enforce_sorted=False)
+        # `forward`, as fastai's hooks (for `summary`) cannot take packed sequences
         return nn.utils.rnn.pad_packed_sequence(self.rnn.forward(packed)[0], batch_first=True, total_length=x.shape[1])[0]
 
     def join(self, x, lengths=None): # The last output; that of the way back is at the first frame
@@ -431,7 +413,7 @@ class SeqModel(Module):
         lengths = _true_lengths(x, lengths)
         return self.head(self.features(x, lengths), lengths)
 
-# %% ../nbs/08_models.ipynb #1a16c062
+# %% ../nbs/08_models.ipynb #88cc3ada
 _heads = dict(mean=MeanHead, avg=AvgHead, max=MaxHead, attention=AttentionHead, lstm=LSTMHead, gru=GRUHead, convlstm=ConvLSTMHead,
               convgru=ConvGRUHead, transformer=TransformerHead, shift=ShiftHead, diff=DiffHead)
 
@@ -441,7 +423,8 @@ def _check_takes(make, kwargs, name):
     "Raise TypeError for a name in `kwargs` that `make` does not take"
     takes = inspect.signature(make).parameters
     wrong = [k for k in kwargs if k not in takes] if not any(p.kind == p.VAR_KEYWORD for p in takes.values()) else []
-    if wrong: raise TypeError(f"{name} takes no {', '.join(map(repr, wrong))}; it takes {', '.join(p for p in takes if p not in ('n_features', 'n_out', 'arch', 'pretrained', 'strict'))}")
+    known = [p for p in takes if p not in ('n_features', 'n_out', 'arch', 'pretrained', 'strict')]
+    if wrong: raise TypeError(f"{name} takes no {', '.join(map(repr, wrong))}; it takes {', '.join(known)}")
 
 def _head_class(head):
     if isinstance(head, nn.Module): raise ValueError(f"head={type(head).__name__}(…) is made already: pass the class; for one of your own, SeqModel(encoder, head)")
@@ -449,7 +432,7 @@ def _head_class(head):
     if head not in _heads: raise ValueError(f"head={head!r}: choose one of {', '.join(map(repr, _heads))}, or pass a class")
     return _heads[head]
 
-# %% ../nbs/08_models.ipynb #8fda959f
+# %% ../nbs/08_models.ipynb #9f4d60d1
 def create_seq_model(
     arch, # Image network that encodes a frame: torchvision's function for it, or the name of one of timm's; or a video network of torchvision's
     n_out, # Classes
@@ -465,7 +448,7 @@ def create_seq_model(
         if head != 'mean' or chunk: raise ValueError(f"head={head!r}, chunk={chunk}: {_arch_name(arch)} is a video network, which joins the frames itself; leave them out")
         _check_takes(VideoNet, kwargs, _arch_name(arch))
         return VideoNet(arch, n_out, pretrained, strict=strict, **kwargs)
-    _check_takes(make, kwargs, f'head={head!r}')
+    _check_takes(make, kwargs, f"head={getattr(head, '__name__', repr(head))}")
     encoder = FrameEncoder(arch, pretrained, strict)
     return SeqModel(encoder, make(encoder.n_features, n_out, **kwargs), chunk)
 

@@ -7,17 +7,18 @@ Docs: https://fastai-seq.github.io/fastai_seq/seq2seq.html.md"""
 # %% auto #0
 __all__ = ['Forecaster', 'ConvLSTMForecaster', 'ConvGRUForecaster', 'SimVP', 'PerFrame', 'per_frame', 'TemporalUNet']
 
-# %% ../nbs/08_seq2seq.ipynb #3c53a0e8
+# %% ../nbs/08_seq2seq.ipynb #f8171cfd
 import torch
 from torch import nn
 from torch.nn import functional as F
 from fastai.torch_core import Module
+from fastcore.meta import delegates
 
 from .core import stack_frames
 from .layers import ConvGRU, ConvLSTM, _MadeWith, _pack, _unpack, whole_clips
 from .models import DiffHead, MeanHead, _head_class
 
-# %% ../nbs/08_seq2seq.ipynb #598651ac
+# %% ../nbs/08_seq2seq.ipynb #7c27082b
 class Forecaster(_MadeWith, Module):
     "Layers of `ConvLSTM` (or `ConvGRU`) that read frames and then go on by themselves: `(B,T,C,H,W)` to `(B,n_out,C,H,W)`"
     rnn_type = ConvLSTM
@@ -37,7 +38,8 @@ class Forecaster(_MadeWith, Module):
     def _frame(self, hs): return F.pixel_shuffle(self.to_frame(torch.cat(hs, 1)), self.patch)
 
     def _check(self, x):
-        if any(s % self.patch for s in x.shape[-2:]): raise ValueError(f"frames of {x.shape[-2]}x{x.shape[-1]} pixels cannot be cut into patches of {self.patch}x{self.patch}; load them with another size, or pass patch=")
+        if any(s % self.patch for s in x.shape[-2:]): raise ValueError(
+            f"frames of {x.shape[-2]}x{x.shape[-1]} pixels cannot be cut into patches of {self.patch}x{self.patch}; load them with another size, or pass patch=")
 
     def step(self,
         x, # A frame of each clip, `(B,C,H,W)`
@@ -118,7 +120,7 @@ class _Translator(Module):
         for m,skip in zip(self.up[1:], skips[-2::-1]): x = m(torch.cat([x, skip], 1))
         return x
 
-# %% ../nbs/08_seq2seq.ipynb #3002d6e8
+# %% ../nbs/08_seq2seq.ipynb #3dfe98ad
 class SimVP(_MadeWith, Module):
     "Convolutions over frames, over time, over frames (arXiv 2206.05099): `(B,n_in,C,H,W)` to `(B,n_out,C,H,W)`"
     def __init__(self,
@@ -154,12 +156,13 @@ class SimVP(_MadeWith, Module):
     ): # `(B,n_out,C,H,W)`. Raises ValueError for another number of frames, or frames that cannot be halved so often
         x = whole_clips(x, 'SimVP')
         if x.shape[1] != self.n_in: raise ValueError(f"SimVP was made for {self.n_in} frames, the batch has {x.shape[1]}; make it with n_in={x.shape[1]}, or load {self.n_in}")
-        if any(s % self.divisor for s in x.shape[-2:]): raise ValueError(f"frames of {x.shape[-2]}x{x.shape[-1]} pixels: SimVP needs multiples of {self.divisor}; load them with another size, or pass n_s=")
+        if any(s % self.divisor for s in x.shape[-2:]): raise ValueError(
+            f"frames of {x.shape[-2]}x{x.shape[-1]} pixels: SimVP needs multiples of {self.divisor}; load them with another size, or pass n_s=")
         parts = [self._ahead(x)]
         while sum(p.shape[1] for p in parts) < self.n_out: parts.append(self._ahead(parts[-1]))
         return torch.cat(parts, 1)[:, :self.n_out]
 
-# %% ../nbs/08_seq2seq.ipynb #1637c397
+# %% ../nbs/08_seq2seq.ipynb #28d119ca
 class PerFrame(Module):
     "The head `head`, asked at each frame: `(B,T,F,h,w)` to `(B,T,n_out)`; zeros where there is no frame"
     def __init__(self,
@@ -181,6 +184,7 @@ def per_frame(
 ): # For `create_seq_model` and `seq_learner`, as `head`
     "A head that answers for every frame: `(B,T,n_out)`"
     make = _head_class(head)
+    @delegates(make)
     def make_per_frame(n_features, n_out, **kwargs): return PerFrame(make(n_features, n_out, **kwargs))
     return make_per_frame
 

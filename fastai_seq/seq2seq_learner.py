@@ -10,7 +10,7 @@ __all__ = ['frame_mse', 'frame_mae', 'frame_psnr', 'frame_ssim', 'frame_lpips', 
            'ScheduledSampling', 'seq2seq_learner', 'copy_last', 'horizon_errors', 'plot_horizon', 'show_results',
            'forecast']
 
-# %% ../nbs/09_seq2seq_learner.ipynb #b0a4f416
+# %% ../nbs/09_seq2seq_learner.ipynb #9ee08768
 import numpy as np
 import pandas as pd
 import torch
@@ -30,8 +30,9 @@ from IPython.display import HTML, display
 import matplotlib.pyplot as plt
 
 from .callbacks import CheckCallbacks, FiniteLoss, PerRank
-from .core import TensorVideo, _spread, clips_html, stack_frames
+from .core import TensorVideo, _need, _spread, clips_html, stack_frames
 from .data import _own_frames, _seeded
+from .layers import _in_evaluation
 from .learner import seq_learner
 from .seq2seq import Forecaster, SimVP, TemporalUNet, per_frame
 from .targets import (TensorFrameCategory, TensorFrameMask, TensorFrameNumbers, _frame_words, _label_rows, _overlaid, _rows_of, _runs)
@@ -78,15 +79,13 @@ def frame_ssim(
 
 _frame_measures = dict(mse=frame_mse, mae=frame_mae, psnr=frame_psnr, ssim=frame_ssim)
 
-# %% ../nbs/09_seq2seq_learner.ipynb #582350c3
+# %% ../nbs/09_seq2seq_learner.ipynb #b9aecfde
 def frame_lpips(
     net='alex', # Network of the package: 'alex', 'vgg' or 'squeeze'
     **kwargs # To `lpips.LPIPS`
 ): # A function of `(B,T,C,H,W)` both, 0 to 1, that gives `(B,T)`: 0 for frames that are equal
-    "Makes the perceptual distance of each frame (LPIPS, arXiv 1801.03924)"
-    try: from lpips import LPIPS
-    except ImportError as e: raise ImportError("LPIPS is the package lpips: pip install 'fastai_seq[lpips]'") from e
-    model = LPIPS(net=net, verbose=False, **kwargs).eval().requires_grad_(False)
+    "Makes the perceptual distance of each frame (LPIPS, arXiv 1801.03924). Raises ImportError without the package `lpips`."
+    model = _need('lpips', 'frame_lpips').LPIPS(net=net, verbose=False, **kwargs).eval().requires_grad_(False)
     def lpips(pred, targ):
         pred, targ = _pair(pred, targ)
         return model.to(pred.device)(*(o.flatten(0, 1)*2 - 1 for o in (pred, targ))).reshape(pred.shape[:2])
@@ -106,7 +105,7 @@ class FrameMSELoss:
     def __call__(self, pred, targ, **kwargs): return F.mse_loss(*_pair(pred, targ), **kwargs)
     def decodes(self, x): return x.clamp(0, 1)      # as frames that can be shown
 
-# %% ../nbs/09_seq2seq_learner.ipynb #5b683dd2
+# %% ../nbs/09_seq2seq_learner.ipynb #3c09b11b
 def segments(
     labels # Labels of the frames, in order: a list, or a tensor `(T,)`
 )->list: # `(label, first, last+1)` for each run
@@ -143,8 +142,8 @@ def segmental_f1(
     preds, targs, # Labels of the frames of each clip, predicted and true: lists of clips
     overlap=.5 # Least share of the union that a segment and its match have in common
 )->float: # 0 to 1
-    "F1 of the segments of all clips (arXiv 1611.05267, sec. 4.2)"
-    return _f1(sum(_hits(p, t, overlap) for p,t in zip(preds, targs)))
+    "F1 of the segments of all clips (arXiv 1611.05267, sec. 4.2). Raises ValueError unless there are as many predicted clips as true ones."
+    return _f1(sum((_hits(p, t, overlap) for p,t in zip(preds, targs, strict=True)), np.zeros(3)))
 
 # %% ../nbs/09_seq2seq_learner.ipynb #716aa5e3
 class _Counted(Metric):
@@ -158,11 +157,12 @@ class _Counted(Metric):
     @property
     def name(self): return self._name
 
-# %% ../nbs/09_seq2seq_learner.ipynb #61770fe0
+# %% ../nbs/09_seq2seq_learner.ipynb #1ffda6bf
 def _label_pairs(inp, targ):
     "Predicted and true labels of each clip, without padding"
     pred, targ = inp.as_subclass(Tensor).argmax(-1), targ.as_subclass(Tensor)
-    if pred.shape != targ.shape: raise ValueError(f"the prediction has shape {tuple(inp.shape)}, the targets {tuple(targ.shape)}: expected (B,T,classes) and (B,T); use a model with a per-frame head")
+    if pred.shape != targ.shape: raise ValueError(
+        f"the prediction has shape {tuple(inp.shape)}, the targets {tuple(targ.shape)}: expected (B,T,classes) and (B,T); use a model with a per-frame head")
     return [(p[t >= 0], t[t >= 0]) for p,t in zip(pred, targ)]
 
 def frame_accuracy(inp, targ): # Scores `(B,T,classes)`, and classes `(B,T)`, -100 where there is no frame
@@ -205,16 +205,19 @@ class MaskIoU(_Counted):
     "`mask_iou` of all pixels of a validation set, as a metric"
     def __init__(self): super().__init__('mask_iou', _overlaps, _iou)
 
-# %% ../nbs/09_seq2seq_learner.ipynb #cd65267b
+# %% ../nbs/09_seq2seq_learner.ipynb #01a33ff9
 class ScheduledSampling(Callback):
     "In training, show a `Forecaster` the true frame in place of its guess with a probability that falls to 0 (arXiv 1506.03099, sec. 2.4, linear decay)"
     def __init__(self,
         start=1., # Probability at the beginning
-        pct=.5 # Share of the training after which it is 0
-    ): self.sched, self.pct = SchedLin(start, 0.), pct
+        pct=.5 # Share of the training, above 0, after which it is 0
+    ):
+        if not (0 <= start <= 1 and 0 < pct <= 1): raise ValueError(f"start={start}, pct={pct}: expected a probability, and a share of the training above 0, both up to 1")
+        self.sched, self.pct = SchedLin(start, 0.), pct
 
     def before_fit(self):
-        if not hasattr(self.model, 'p_true'): raise ValueError(f"{type(self.model).__name__} has no `p_true`: scheduled sampling is for a Forecaster, whose guesses are given back to it")
+        if not hasattr(self.model, 'p_true'): raise ValueError(
+            f"{type(self.model).__name__} has no `p_true`: scheduled sampling is for a Forecaster, whose guesses are given back to it")
 
     def before_batch(self):
         if not self.training: return
@@ -226,7 +229,7 @@ class ScheduledSampling(Callback):
 
     def after_fit(self): self.model.p_true = 0.
 
-# %% ../nbs/09_seq2seq_learner.ipynb #e52e2e90
+# %% ../nbs/09_seq2seq_learner.ipynb #3dc94800
 def _check_use(y, model, sampled, head, kwargs):
     "Raises ValueError for arguments of `seq2seq_learner` that do not apply to targets `y`"
     labels = isinstance(y, (TensorFrameCategory, TensorFrameNumbers))
@@ -235,7 +238,8 @@ def _check_use(y, model, sampled, head, kwargs):
     if told := [k for k in ('n_in', 'n_out', 'n_channels') if k in kwargs]: raise ValueError(f"{told[0]}={kwargs[told[0]]}: `dls` tells it; leave it out, or pass a model that is made")
     if labels and model is None: raise ValueError("the targets are labels of each frame: pass an image network as `model`, such as torchvision's resnet18")
     if labels and sampled: raise ValueError(f"sampled={sampled!r}: scheduled sampling is for a Forecaster, the targets are labels of each frame; leave it out")
-    if not labels and head is not None: raise ValueError(f"head={head!r}: a head is for a label a frame, the targets are {'masks' if isinstance(y, TensorFrameMask) else 'clips'}; leave it out")
+    if not labels and head is not None: raise ValueError(
+        f"head={head!r}: a head is for a label a frame, the targets are {'masks' if isinstance(y, TensorFrameMask) else 'clips'}; leave it out")
     if isinstance(y, TensorVideo) and not (y.min() > -1e-3 and y.max() < 1.001): raise ValueError(
         f"targets from {y.min().item():.3g} to {y.max().item():.3g}: frames to predict have values from 0 to 1; leave Normalize out of `dls`")
 
@@ -246,14 +250,15 @@ def _sampling(model, sampled):
     if not isinstance(sampled, (Callback, bool, type(None))): raise ValueError(f"sampled={sampled!r}: expected ScheduledSampling(…), or False for none")
     return [sampled if isinstance(sampled, Callback) else ScheduledSampling()]
 
-# %% ../nbs/09_seq2seq_learner.ipynb #7e916e0a
+# %% ../nbs/09_seq2seq_learner.ipynb #10e25d19
 def _make_model(model, x, y, c, kwargs):
     "`model` made for such a batch, unless it is a module already"
     if isinstance(model, torch.nn.Module):
         if kwargs: raise ValueError(f"{', '.join(kwargs)}: {type(model).__name__} is made already; pass these to it, or pass the class")
         return model
     if not callable(model): raise ValueError(f"model={model!r}: expected a class such as SimVP, a function that makes a model, or a model")
-    return model(**({} if isinstance(y, TensorFrameMask) else dict(n_in=x.shape[1])), n_out=c if isinstance(y, TensorFrameMask) else y.shape[1], n_channels=x.shape[2], **kwargs)
+    told = dict(n_out=c) if isinstance(y, TensorFrameMask) else dict(n_in=x.shape[1], n_out=y.shape[1])
+    return model(**told, n_channels=x.shape[2], **kwargs)
 
 def _expected(y, c):
     "Shape of what a model says, for targets `y`"
@@ -261,13 +266,12 @@ def _expected(y, c):
 
 def _answers(learn, x, y, c):
     "Raises ValueError if the model's answer to the batch is not of the shape that the targets ask for"
-    with _seeded(0), torch.no_grad(): out = learn.model.to(x.device).eval()(x)
-    learn.model.train()
+    with _in_evaluation(learn.model), _seeded(0), torch.no_grad(): out = learn.model.to(x.device)(x)
     if tuple(out.shape) != _expected(y, c): raise ValueError(
         f"{type(learn.model).__name__} gives {tuple(out.shape)} for a batch {tuple(x.shape)}, the targets {tuple(y.shape)} ask for {_expected(y, c)}; "
         "load targets of that length and size, or make the model for these")
 
-# %% ../nbs/09_seq2seq_learner.ipynb #fdf42067
+# %% ../nbs/09_seq2seq_learner.ipynb #90537ff7
 def seq2seq_learner(
     dls, # `DataLoaders` whose targets are clips, or something for each frame
     model=None, # What makes the model, or the model; by the targets (see the table above), if None; for a label a frame an image network, such as `resnet18`
@@ -281,7 +285,8 @@ def seq2seq_learner(
     "A `Learner` for sequences as targets. Raises ValueError if the model's answer is not of the targets' shape, and for arguments that do not apply."
     with _seeded(0): x, *_, y = dls.one_batch()
     _check_use(y, model, sampled, head, kwargs)
-    rest = dict(opt_func=opt_func, lr=lr, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms, **({} if splitter is None else dict(splitter=splitter)))
+    rest = dict(opt_func=opt_func, lr=lr, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
+    if splitter: rest['splitter'] = splitter
     if isinstance(y, (TensorFrameCategory, TensorFrameNumbers)):
         metrics = metrics if metrics is not None else [frame_accuracy, mean_edit_score, f1_at(.5)] if isinstance(y, TensorFrameCategory) else _numbers_mae()
         return seq_learner(dls, model, head=per_frame(head or 'lstm'), n_out=dls.c, loss_func=loss_func, cbs=cbs, metrics=metrics, **rest, **kwargs)
@@ -293,7 +298,7 @@ def seq2seq_learner(
     _answers(learn, x, y, c)
     return learn
 
-# %% ../nbs/09_seq2seq_learner.ipynb #67c1c88d
+# %% ../nbs/09_seq2seq_learner.ipynb #963cf4da
 def copy_last(
     x, # Frames that are seen, `(B,T,C,H,W)`
     n_out # Frames to predict
@@ -306,7 +311,8 @@ def horizon_errors(
     dl=None, # Batches of inputs and targets; the learner's validation set, if None
     measures=None # Further measures: name to a function of both `(B,T,C,H,W)` that gives `(B,T)`, such as `dict(lpips=frame_lpips())`
 )->pd.DataFrame: # A row for each predicted frame, 1 to `n_out`: columns mse, mae, psnr, ssim, and those of `measures`
-    "Mean error of each frame of the horizon"
+    "Mean error of each frame of the horizon. Raises ValueError for a function without `dl`."
+    if dl is None and not isinstance(forecast, Learner): raise ValueError("the forecast is a function: pass a loader of clips, such as `dls.valid`, as `dl`")
     dl = forecast.dls.valid if dl is None else dl
     model = forecast.model.to(dl.device).eval() if isinstance(forecast, Learner) else forecast
     measures, n = _frame_measures | (measures or {}), 0
@@ -369,7 +375,7 @@ def show_results(x:TensorVideo, y:TensorVideo, samples, outs, ctxs=None, max_n=4
         for k,text in enumerate(('prediction', 'difference')): ax.text(share - .01, (1.5 - k)/3, text, transform=ax.transAxes, ha='right', va='center', fontsize=9)
     return ctxs
 
-# %% ../nbs/09_seq2seq_learner.ipynb #b462c8ea
+# %% ../nbs/09_seq2seq_learner.ipynb #0713cc88
 def forecast(
     learn, # A `Learner` for frames to come
     clip, # Frames that are seen, float `(T,C,H,W)`, 0 to 1; the last `n_in` count
@@ -377,7 +383,8 @@ def forecast(
 ): # `(n_out,C,H,W)`, 0 to 1
     "What comes after `clip`. Raises ValueError for a clip that is too short or not float, and for a model that does not tell its `n_in`."
     n_in = getattr(learn.model, 'n_in', None)
-    if n_in is None: raise ValueError(f"{type(learn.model).__name__} does not tell how many frames it sees. If it predicts frames, set `learn.model.n_in`; if it labels them, ask `label_frames`")
+    if n_in is None: raise ValueError(
+        f"{type(learn.model).__name__} does not tell how many frames it sees. If it predicts frames, set `learn.model.n_in`; if it labels them, ask `label_frames`")
     if n_out is not None and n_out < 1: raise ValueError(f"n_out={n_out}: expected at least 1 frame to predict")
     if not clip.is_floating_point(): raise ValueError(f"the clip is {clip.dtype}; expected float, 0 to 1: divide it by 255")
     if len(clip) < n_in: raise ValueError(f"the clip has {len(clip)} frames, the model sees {n_in} of them (n_in)")
@@ -389,7 +396,7 @@ def forecast(
             x = torch.cat([x, parts[-1]], 1)[:, -n_in:]
     return torch.cat(parts, 1)[0, :n_out].cpu()
 
-# %% ../nbs/09_seq2seq_learner.ipynb #39b2f71a
+# %% ../nbs/09_seq2seq_learner.ipynb #e6e22dfe
 def _show_words(x, y, samples, outs, ctxs=None, max_n=6, n_frames=8, figsize=None, animate=False, fps=8, **kwargs):
     samples = _own_frames(x, samples[:max_n])
     if animate:
@@ -399,9 +406,9 @@ def _show_words(x, y, samples, outs, ctxs=None, max_n=6, n_frames=8, figsize=Non
         clip.show(ctx=ax, n_max=n_frames, **kwargs)
         targ, pred, idxs = _frame_words(targ), _frame_words(pred), _spread(len(clip), n_frames)
         for k,i in enumerate(idxs):
-            number = isinstance(y, TensorFrameNumbers)
-            text = f'{pred[i]}\n({targ[i]})' if number or pred[i] != targ[i] else pred[i]
-            ax.text((k+.5)/len(idxs), -.02, text, transform=ax.transAxes, ha='center', va='top', fontsize=8, color='black' if number else 'green' if pred[i] == targ[i] else 'red')
+            color = 'black' if isinstance(y, TensorFrameNumbers) else 'green' if pred[i] == targ[i] else 'red'
+            text = pred[i] if color == 'green' else f'{pred[i]}\n({targ[i]})'
+            ax.text((k+.5)/len(idxs), -.02, text, transform=ax.transAxes, ha='center', va='top', fontsize=8, color=color)
     return ctxs
 
 @dispatch
@@ -418,7 +425,9 @@ def show_results(x:TensorVideo, y:TensorFrameNumbers, samples, outs, **kwargs):
 def show_results(x:TensorVideo, y:TensorFrameMask, samples, outs, ctxs=None, max_n=4, n_frames=5, figsize=None, animate=False, fps=8, **kwargs):
     "Clips as strips of `n_frames` frames, with the true masks over them and beside it the predicted ones; with `animate=True` as clips that play"
     samples = _own_frames(x, samples[:max_n])
-    if animate: return display(HTML(clips_html([_overlaid(s[0], m[:len(s[0])]) for s,o in zip(samples, outs) for m in (s[1], o[0])], ['truth', 'prediction']*len(samples), fps)))
+    if animate:
+        clips = [_overlaid(s[0], m[:len(s[0])]) for s,o in zip(samples, outs) for m in (s[1], o[0])]
+        return display(HTML(clips_html(clips, ['truth', 'prediction']*len(samples), fps)))
     for (clip,targ,*_),(pred,*_),axs in zip(samples, outs, rows := ctxs or _rows_of(len(samples), ('truth', 'prediction'), figsize)):
         for mask,ax in zip((targ, pred), axs): _overlaid(clip, mask[:len(clip)]).show(ctx=ax, n_max=n_frames, title=ax.get_title(), **kwargs)
     return rows

@@ -8,240 +8,26 @@ Docs: https://fastai-seq.github.io/fastai_seq/timesformer.html.md"""
 __all__ = ['MyTimeSformer', 'timesformer_splitter', 'VitTimeSformer', 'timesformer_from_vit', 'vit_timesformer_splitter',
            'HFVideoModel', 'hf_video_model', 'hf_video_splitter', 'timesformer_from_hf']
 
-# %% ../nbs/07_timesformer.ipynb #730dbadd
+# %% ../nbs/07_timesformer.ipynb #5eb4ccb7
 from contextlib import suppress
 from copy import deepcopy
 from functools import partial
-from math import prod
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint as checkpointed
 from fastai.torch_core import Module, params
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from timesformer_pytorch import TimeSformer
 from timesformer_pytorch.timesformer_pytorch import PreTokenShift
-from .core import clip_lengths, stack_frames
+from .attention import _attend, _attend_cls, _dropout, _gated, _linear, _rotary
+from .core import _need, clip_lengths, stack_frames
 from .layers import length_mask, whole_clips
 
-# %% ../nbs/07_timesformer.ipynb #3e62465d
-def _groups(
-    x, # Patches `(B,T*N,H,D)`, H heads of width D
-    frames, # T
-    time # In time, or in space?
-): # A view: `(B,N,H,T,D)` in time, `(B,T,H,N,D)` in space
-    "Patches that look at each other, side by side"
-    x = x.unflatten(1, (frames, -1))
-    return x.permute(0,2,3,1,4) if time else x.permute(0,1,3,2,4)
-
-# %% ../nbs/07_timesformer.ipynb #34c00cf8
-def _rotary(
-    sin_cos, # timesformer-pytorch's: sines and cosines `(1,S,r)` of S positions
-    dim, # Width of a head; numbers from r on are not turned
-    dtype
-): # Three tables `(S,dim)`
-    "Factors of each number, its left neighbour and its right one"
-    pad = (0, dim - sin_cos[0].shape[-1])
-    sin, cos = F.pad(sin_cos[0][0], pad), F.pad(sin_cos[1][0], pad, value=1)
-    even = torch.arange(dim, device=sin.device) % 2 == 0
-    return [t.to(dtype) for t in (cos, sin.masked_fill(even, 0), -sin.masked_fill(~even, 0))]
-
-def _rotate(
-    x, # `(...,S,D)`
-    rot, # Tables of `_rotary`, or None
-    back=False # The transposed turn, for gradients
-):
-    "Queries or keys turned by their position"
-    if rot is None: return x
-    cos, left, right = (rot[0], rot[2].roll(1,-1), rot[1].roll(-1,-1)) if back else rot
-    if torch.compiler.is_compiling(): return x*cos + x.roll(1, -1)*left + x.roll(-1, -1)*right     # views of a row cannot be exported
-    row = x.new_zeros(x.numel() + 2)                     # all numbers in a row: neighbours are the same row, one off
-    here, before, after = (row[i:i+x.numel()].view(x.shape) for i in (1,0,2))
-    here.copy_(x)
-    if x.dtype == torch.float32: return (here*cos).addcmul_(before, left).addcmul_(after, right)
-    return (here*cos).add_(before*left).add_(after*right)
-
-# %% ../nbs/07_timesformer.ipynb #85e55c3a
-def _group_qkv(qkv, frames, time, rot):
-    "Queries `(B,G,H,S,D)`, keys and values `(B,G,H,1+S,D)` of G groups of S patches; the first key is the class token's"
-    q,k,v = (_groups(t, frames, time) for t in qkv[:,1:].unbind(2))
-    if rot is None: q = q.contiguous()
-    cls_k,cls_v = (t[:,None,:,None].expand(-1, q.shape[1], -1, -1, -1) for t in qkv[:,0,1:].unbind(1))
-    return _rotate(q, rot), torch.cat([cls_k, _rotate(k, rot)], -2), torch.cat([cls_v, v], -2)
-
-def _masks(mask, n_patches, time):
-    "Of frames `(B,T)`: which keys the class token sees, `(B,1,1,1+T*N)`, and which the patches, `(B,1,1,1,1+T)` or all"
-    if mask is None: return None, None
-    of_cls = F.pad(mask.repeat_interleave(n_patches, 1), (1,0), value=True)[:,None,None]
-    return of_cls, F.pad(mask, (1,0), value=True)[:,None,None,None] if time else None
-
-# %% ../nbs/07_timesformer.ipynb #0645c865
-def _sdpa(q, k, v, mask=None):
-    "`scaled_dot_product_attention` of any number of leading dimensions"
-    if mask is not None: mask = mask.expand(*q.shape[:-3], 1, 1, -1).flatten(0,-4)
-    return F.scaled_dot_product_attention(q.flatten(0,-4), k.flatten(0,-4), v.flatten(0,-4), attn_mask=mask).view(q.shape)
-
-def _cls_attention(qkv, mask=None, attend=_sdpa):
-    "What the class token sees: `(B,1,H,D)`"
-    q,k,v = qkv.transpose(1,3).unbind(2)
-    return attend(q[:,:,:1], k, v, mask).transpose(1,2)
-
-def _attention(
-    qkv, # `(B,1+T*N,3,H,D)`
-    frames, # T
-    time, # In time, or in space?
-    rot, # Tables of `_rotary`, or None
-    mask=None # bool `(B,T)`: frames to attend to
-): # `(B,1+T*N,H,D)`
-    "Attention of the class token to everything, and of patches to it and to their group"
-    of_cls, of_patches = _masks(mask, (qkv.shape[1]-1)//frames, time)
-    out = _sdpa(*_group_qkv(qkv, frames, time, rot), of_patches)
-    out = out.permute(0,3,1,2,4) if time else out.permute(0,1,3,2,4)
-    return torch.cat([_cls_attention(qkv, of_cls), out.flatten(1,2)], 1)
-
-# %% ../nbs/07_timesformer.ipynb #1b02db0a
-def _on_cpu(x): return x.device.type == 'cpu' and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-def _3d(x): return x.reshape(-1, *x.shape[-2:])
-def _bmm(a, b, scale): return torch.baddbmm(a.new_empty(()), a, b, beta=0, alpha=scale)
-
-def _weights(q, k, mask):
-    "Attention weights, as a 3d tensor"
-    s = _bmm(_3d(q), _3d(k).mT, q.shape[-1]**-.5)
-    if mask is not None: s.view(*q.shape[:-1], -1).masked_fill_(~mask, -torch.inf)
-    return s.softmax(-1)
-
-def _products(q, k, v, mask): return (_weights(q, k, mask) @ _3d(v)).view(q.shape)
-
-def _products_back(q, k, v, mask, out, grad):
-    "Gradients of `q`, `k` and `v`"
-    w, scale, q_shape, k_shape = _weights(q, k, mask), q.shape[-1]**-.5, q.shape, k.shape
-    q,k,v,out,grad = map(_3d, (q, k, v, out, grad))
-    ds = (grad @ v.mT).sub_((grad*out).sum(-1, keepdim=True)).mul_(w)
-    return _bmm(ds, k, scale).view(q_shape), _bmm(ds.mT, q, scale).view(k_shape), (w.mT @ grad).view(k_shape)
-
-# %% ../nbs/07_timesformer.ipynb #f0a7d6cc
-def _few(*tensors): # `(B,tokens,…)` each, or None
-    n = max(1, 1024//tensors[0].shape[1])
-    return zip(*([None]*len(tensors[0]) if t is None else t.split(n) for t in tensors))
-
-class _AttentionCPU(Function):
-    "`_attention`, its gradients without autograd's copies"
-    @staticmethod
-    def forward(ctx, qkv, frames, time, rot, mask):
-        res, n = torch.empty_like(qkv[:,:,0]), (qkv.shape[1]-1)//frames
-        for x,m,out in _few(qkv, mask, res):
-            of_cls, of_patches = _masks(m, n, time)
-            q,k,v = x.transpose(1,3).unbind(2)
-            out[:,:1] = _products(q[:,:,:1], k, v, of_cls).transpose(1,2)
-            _groups(out[:,1:], frames, time).copy_(_products(*_group_qkv(x, frames, time, rot), of_patches))
-        ctx.save_for_backward(qkv, mask, res)
-        ctx.args = frames, time, rot
-        return res
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        (qkv,mask,res), (frames,time,rot) = ctx.saved_tensors, ctx.args
-        d_qkv, n = torch.empty_like(qkv), (qkv.shape[1]-1)//frames
-        for x,m,out,g,d in _few(qkv, mask, res, grad, d_qkv):
-            of_cls, of_patches = _masks(m, n, time)
-            group = lambda t: _groups(t[:,1:], frames, time)
-            dq,dk,dv = _products_back(*_group_qkv(x, frames, time, rot), of_patches, group(out), group(g))
-            for i,t in enumerate((_rotate(dq, rot, True), _rotate(dk[...,1:,:], rot, True), dv[...,1:,:])): group(d[:,:,i]).copy_(t)
-            d[:,0,1], d[:,0,2] = dk[...,0,:].sum(1), dv[...,0,:].sum(1)
-            q,k,v = x.transpose(1,3).unbind(2)
-            dq,dk,dv = _products_back(q[:,:,:1], k, v, of_cls, out[:,:1].transpose(1,2), g[:,:1].transpose(1,2))
-            d[:,0,0] = dq[:,:,0]
-            d[:,:,1:] += torch.stack([dk, dv]).permute(1,3,0,2,4)
-        return d_qkv, None, None, None, None
-
-# %% ../nbs/07_timesformer.ipynb #7078c48c
-def _keep(shape, p):
-    "bool of `shape`, False with probability `p` (to the next 65536th), on the CPU"
-    n = prod(shape)
-    return torch.empty(-(-n//4), dtype=torch.int64).random_(-2**63, None).view(torch.int16)[:n].view(shape) >= round(p*2**16) - 2**15
-
-class _DropoutCPU(Function):
-    @staticmethod
-    def forward(ctx, x, p):
-        keep, ctx.scale = _keep(x.shape, p), 1/(1-p)
-        ctx.save_for_backward(keep)
-        return keep.to(x.dtype).mul_(x).mul_(ctx.scale)
-    @staticmethod
-    def backward(ctx, grad): return ctx.saved_tensors[0].to(grad.dtype).mul_(grad).mul_(ctx.scale), None
-
-def _dropout(x, p, training):
-    if not (p and training): return x
-    return _DropoutCPU.apply(x, p) if p < 1 and _on_cpu(x) else F.dropout(x, p)
-
-# %% ../nbs/07_timesformer.ipynb #7a6585b5
-def _has_onednn(): return torch.backends.mkl.is_available() and hasattr(torch.ops.mkldnn, '_linear_pointwise')
-
-def _mm(x, w, b=None):
-    "`F.linear` on the CPU, by oneDNN where that is faster"
-    if x.dtype != torch.float32 or not _has_onednn(): return F.linear(x, w, b)
-    return torch.ops.mkldnn._linear_pointwise(x, w, b, 'none', [], '')
-
-def _mm_back(x, w, grad, needs):
-    "Gradients of `x`, `w` and the bias"
-    g = grad.flatten(0, -2)
-    return _mm(grad, w.T) if needs[0] else None, _mm(g.T, x.flatten(0, -2).T) if needs[1] else None, g.sum(0) if needs[2] else None
-
-class _LinearCPU(Function):
-    @staticmethod
-    def forward(ctx, x, w, b):
-        ctx.save_for_backward(x, w)
-        return _mm(x, w, b)
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad): return _mm_back(*ctx.saved_tensors, grad, ctx.needs_input_grad)
-
-def _linear(m, x):
-    "The `nn.Linear` `m` on `x`"
-    plain = x.dtype != torch.float32 or torch.is_autocast_enabled('cpu') or not _on_cpu(x)
-    return F.linear(x, m.weight, m.bias) if plain else _LinearCPU.apply(x, m.weight, m.bias)
-
-# %% ../nbs/07_timesformer.ipynb #ae353a2d
-class _GatedCPU(Function):
-    "`w @ dropout(x*gelu(gate)) + b` of `h = (x,gate)`"
-    @staticmethod
-    def forward(ctx, h, w, b, p):
-        x,gate = h.chunk(2, -1)
-        keep = _keep(x.shape, p) if p else None
-        ctx.save_for_backward(h, w, keep)
-        ctx.scale = 1/(1-p)
-        a = F.gelu(gate).mul_(x)
-        if p: a.mul_(keep.to(a.dtype).mul_(ctx.scale))
-        return _mm(a, w, b)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        (h,w,keep), res = ctx.saved_tensors, None
-        x,gate = h.chunk(2, -1)
-        a, d = F.gelu(gate), _mm(grad, w.T)
-        if keep is not None: d.mul_(keep := keep.to(d.dtype).mul_(ctx.scale))
-        if ctx.needs_input_grad[0]:
-            res = torch.empty_like(h)
-            d_x,d_gate = res.chunk(2, -1)
-            torch.mul(a, d, out=d_x)
-            torch.ops.aten.gelu_backward.grad_input(d.mul_(x), gate, grad_input=d_gate)
-        a.mul_(x)
-        if keep is not None: a.mul_(keep)
-        return res, *_mm_back(a, w, grad, (False, *ctx.needs_input_grad[1:3]))[1:], None
-
-def _gated(h, m, p):
-    "The second half of a gated feed-forward layer: hidden `h`, `nn.Linear` `m`, dropout `p`"
-    if _on_cpu(h) and p < 1: return _GatedCPU.apply(h, m.weight.to(h.dtype), m.bias.to(h.dtype), p)
-    x,gate = h.chunk(2, -1)
-    return F.linear(F.dropout(x*F.gelu(gate), p), m.weight, m.bias)
-
-# %% ../nbs/07_timesformer.ipynb #041bac18
+# %% ../nbs/07_timesformer.ipynb #9eced21c
 def _shift(x, frames):
     "`(B,1+T*N,C)`: of each patch, a third of the channels from the next frame, a third from the one before"
     p, c = x[:,1:].unflatten(1, (frames, -1)), x.shape[-1]//3
@@ -249,11 +35,11 @@ def _shift(x, frames):
     return torch.cat([x[:,:1], p.flatten(1,2)], 1)
 
 def _normed(layer, x):
-    "What `layer` does first, and the module that does the rest"
+    "The input `x` as normalised (and shifted) by `layer`, and the module that it goes to"
     y, m = layer.norm(x), layer.fn
     return (_shift(y, m.frames), m.fn) if isinstance(m, PreTokenShift) else (y, m)
 
-# %% ../nbs/07_timesformer.ipynb #16eae375
+# %% ../nbs/07_timesformer.ipynb #d9a4131a
 class MyTimeSformer(TimeSformer):
     "timesformer-pytorch's TimeSformer, faster, for either form of batch. Raises ValueError when size, patch or number of frames do not fit."
     @delegates(TimeSformer.__init__)
@@ -273,7 +59,7 @@ class MyTimeSformer(TimeSformer):
 
     def forward(self,
         x, # `ImageTuple` of T `(B,3,H,W)`, or `(B,T,3,H,W)`
-        mask=None # Optional bool `(B,T)`: frames to attend to; those that are a clip's own, if `x` tells its `lengths`
+        mask=None # bool `(B,T)`: frames to attend to. None: all, or if `x` carries `lengths` those that are a clip's own
     ): # `(B,num_classes)`
         if mask is None and clip_lengths(x): mask = length_mask(clip_lengths(x), x.shape[1], x.device)
         x = stack_frames(x)
@@ -303,8 +89,8 @@ class MyTimeSformer(TimeSformer):
         "`x` and what it attends to; of the class token only, if `only_cls`"
         y, m = _normed(layer, x)
         qkv = _linear(m.to_qkv, y).unflatten(-1, (3, m.heads, -1))
-        if only_cls: out, x = _cls_attention(qkv, _masks(mask, (x.shape[1]-1)//t, time)[0], _products if _on_cpu(qkv) else _sdpa), x[:,:1]
-        else: out = (_AttentionCPU.apply if _on_cpu(qkv) else _attention)(qkv, t, time, rot, mask)
+        if only_cls: out, x = _attend_cls(qkv, t, mask), x[:,:1]
+        else: out = _attend(qkv, t, time, rot, mask)
         return _dropout(_linear(m.to_out[0], out.flatten(2)), m.to_out[1].p, self.training) + x
 
 def _check_clip(x, shape):
@@ -342,7 +128,7 @@ def _sines(n, dim):
     a = torch.arange(n)[:,None] / 10000**(torch.arange(0, dim, 2)/dim)
     return torch.stack([a.sin(), a.cos()], -1).flatten(1)[:,:dim]
 
-# %% ../nbs/07_timesformer.ipynb #f58ba0c0
+# %% ../nbs/07_timesformer.ipynb #7756cb66
 class VitTimeSformer(Module):
     "A timm `VisionTransformer` over clips; see `timesformer_from_vit`, which makes one"
     def __init__(self,
@@ -353,7 +139,7 @@ class VitTimeSformer(Module):
     ):
         self.vit, self.attention, self.checkpoint = vit, attention, checkpoint
         self.clip_shape = num_frames, *vit.patch_embed.img_size
-        cfg = vit.pretrained_cfg
+        cfg = getattr(vit, 'pretrained_cfg', None) or {}    # timm's `create_model` puts it there
         self.stats = (list(cfg['mean']), list(cfg['std'])) if cfg.get('mean') else None     # how frames are to be normalised
         if attention != 'space': self.time_embed = nn.Parameter(torch.zeros(num_frames, 1, vit.embed_dim))
         if attention == 'joint': nn.init.trunc_normal_(self.time_embed, std=.02)
@@ -406,14 +192,10 @@ def _divided_block(
     y = y + block.drop_path2(block.ls2(block.mlp(block.norm2(y))))
     return y[:,:n], y[:,n:].unflatten(1, (t,-1))
 
-# %% ../nbs/07_timesformer.ipynb #88399f98
-def _need(package, what):
-    raise ImportError(f"{what} needs {package}, which is not installed; run `pip install {package}`, or `pip install fastai_seq[{package}]`")
-
+# %% ../nbs/07_timesformer.ipynb #9fda2f6d
 def _timm_vit(vit, pretrained):
     "timm's model of a name, with random weights (False), its own (True, downloaded), or those of a local file (a path); or `vit` itself"
-    try: import timm
-    except ImportError: _need('timm', 'timesformer_from_vit')
+    timm = _need('timm', 'timesformer_from_vit')
     from timm.models.vision_transformer import Block, VisionTransformer
     if isinstance(vit, str):
         if not timm.is_model(vit): raise ValueError(f"timm has no model {vit!r}; timm.list_models('vit*') lists what there is")
@@ -474,10 +256,9 @@ class HFVideoModel(Module):
         _check_clip(x, self.clip_shape)
         return self.net(pixel_values=x).logits
 
-# %% ../nbs/07_timesformer.ipynb #5b442e73
+# %% ../nbs/07_timesformer.ipynb #0d800970
 def _hf_classes():
-    try: import transformers as tr
-    except ImportError: _need('transformers', 'hf_video_model')
+    tr = _need('transformers', 'hf_video_model')
     return {tr.TimesformerConfig: tr.TimesformerForVideoClassification, tr.VideoMAEConfig: tr.VideoMAEForVideoClassification}
 
 def _hf_config(name):
@@ -495,12 +276,13 @@ def _hf_stats(name):
         cfg,_ = ImageProcessingMixin.get_image_processor_dict(name)
         if cfg.get('image_mean'): return cfg['image_mean'], cfg['image_std']
 
-# %% ../nbs/07_timesformer.ipynb #93c5b00c
+# %% ../nbs/07_timesformer.ipynb #b315be0f
 def _hf_net(cls, name, cfg, num_frames):
     "`cls` with the weights of `name`, for clips of `num_frames`"
     times = 'timesformer.embeddings.time_embeddings'
     try: net = cls.from_pretrained(name)
-    except OSError as e: raise OSError(f"the weights of {name} could not be had ({' '.join(str(e).split())[:200]}); pass the path of a local folder, or pretrained=False") from e
+    except OSError as e: raise OSError(
+        f"the weights of {name} could not be loaded ({' '.join(str(e).split())[:200]}); pass the path of a local folder, or pretrained=False") from e
     if num_frames == net.config.num_frames: return net
     state = net.state_dict()
     if times in state: state[times] = F.interpolate(state[times].mT, num_frames, mode='linear').mT
@@ -508,18 +290,19 @@ def _hf_net(cls, name, cfg, num_frames):
     net.load_state_dict(state)
     return net
 
-# %% ../nbs/07_timesformer.ipynb #bb57c2a6
+# %% ../nbs/07_timesformer.ipynb #ab20a3d8
 def hf_video_model(
     name, # Name on the Hugging Face hub, local folder, or (for random weights) a `TimesformerConfig` or `VideoMAEConfig`
     n_out=None, # Classes; None keeps the head
     pretrained=True, # The weights of `name`, or random ones?
     num_frames=None # Frames a clip; the configuration's, if None
 )->HFVideoModel: # From `ImageTuple` or `(B,T,3,H,W)` to `(B,n_out)`; normalised with its `stats`, where they are known
-    "TimeSformer or VideoMAE of `transformers`, with a new head for `n_out`. Raises OSError where weights are not to be had, ValueError for other models."
+    "TimeSformer or VideoMAE of `transformers`, with a new head for `n_out`. Raises OSError for weights that cannot be loaded, ValueError for other models."
     classes, cfg = _hf_classes(), _hf_config(name)
     if type(cfg) not in classes: raise ValueError(f"{name} is a {type(cfg).__name__}; expected one of {', '.join(c.__name__ for c in classes)}")
     cfg.num_frames = num_frames = num_frames or cfg.num_frames
-    if num_frames % (step := getattr(cfg, 'tubelet_size', 1)): raise ValueError(f"num_frames={num_frames}: expected a multiple of {step}, for the model reads {step} frames at a time")
+    if num_frames % (step := getattr(cfg, 'tubelet_size', 1)): raise ValueError(
+        f"num_frames={num_frames}: expected a multiple of {step}, since the model reads {step} frames at a time")
     named = isinstance(name, (str, Path))
     net = _hf_net(classes[type(cfg)], name, cfg, num_frames) if pretrained and named else classes[type(cfg)](cfg)
     if n_out is not None: net.config.num_labels, net.classifier = n_out, nn.Linear(net.config.hidden_size, n_out)
@@ -550,23 +333,23 @@ def _hf_names(state, i):
     res[f'time_blocks.{i}.attn.proj.bias'] = w @ state[at+'temporal_attention.output.dense.bias'] + b
     return res
 
-# %% ../nbs/07_timesformer.ipynb #77f66b6c
+# %% ../nbs/07_timesformer.ipynb #f612c5a8
 def timesformer_from_hf(
     model, # From `hf_video_model`; a TimeSformer with divided attention
     checkpoint=False # Compute each block again in the backward pass: a fraction of the memory, a third more time
-)->VitTimeSformer: # With the same answers
+)->VitTimeSformer: # It gives the same answers
     "The same network as `timesformer_from_vit` makes, with the weights of `model`. Raises ValueError for other networks."
     cfg = model.net.config
     if getattr(cfg, 'attention_type', None) != 'divided_space_time' or cfg.hidden_act != 'gelu': raise ValueError(
         f"{type(cfg).__name__}: expected a TimesformerConfig of attention_type='divided_space_time' and hidden_act='gelu'")
-    try: from timm.models.vision_transformer import VisionTransformer
-    except ImportError: _need('timm', 'timesformer_from_hf')
+    VisionTransformer = _need('timm', 'timesformer_from_hf').models.vision_transformer.VisionTransformer
     vit = VisionTransformer(model.clip_shape[1:], cfg.patch_size, cfg.num_channels, cfg.num_labels, embed_dim=cfg.hidden_size, depth=cfg.num_hidden_layers,
                             num_heads=cfg.num_attention_heads, mlp_ratio=cfg.intermediate_size/cfg.hidden_size, qkv_bias=cfg.qkv_bias,
                             norm_layer=partial(nn.LayerNorm, eps=cfg.layer_norm_eps))
     vit.pretrained_cfg = dict(zip(('mean', 'std'), model.stats or ()))
     res, state, at = VitTimeSformer(vit, cfg.num_frames, 'divided', checkpoint), model.net.state_dict(), 'timesformer.embeddings.'
-    new = {'time_pos': torch.zeros_like(res.time_pos), 'time_embed': state[at+'time_embeddings'][0,:,None], 'vit.cls_token': state[at+'cls_token'], 'vit.pos_embed': state[at+'position_embeddings']}
+    new = {'time_pos': torch.zeros_like(res.time_pos), 'time_embed': state[at+'time_embeddings'][0,:,None],
+           'vit.cls_token': state[at+'cls_token'], 'vit.pos_embed': state[at+'position_embeddings']}
     for theirs,ours in {at+'patch_embeddings.projection': 'patch_embed.proj', 'timesformer.layernorm': 'norm', 'classifier': 'head'}.items():
         for k in ('weight', 'bias'): new[f'vit.{ours}.{k}'] = state[f'{theirs}.{k}']
     for i in range(cfg.num_hidden_layers): new |= _hf_names(state, i)

@@ -94,29 +94,27 @@ def _read_weights(path):
     if not isinstance(res, dict) or not all(isinstance(v, torch.Tensor) for v in res.values()): raise ValueError(f"{path} holds no state dict")
     return res
 
-# %% ../nbs/07_videonets.ipynb #5017a03f
-def _load_body(net, weights, source, strict=True):
-    "Load `weights` into `net`, but for its head. Raises ValueError that tells which keys do not fit; with strict=False they are left out and told."
-    head, have = _facts_of(net)['head'], net.state_dict()
-    weights = {k.removeprefix('net.'): v for k,v in weights.items()}     # those of a `VideoNet` too
-    weights = _fit_positions(net, {k: v for k,v in weights.items() if not k.startswith(head)})
-    body = [k for k in have if not k.startswith(head)]
-    wrong = [f"{k} {tuple(weights[k].shape)}, not {tuple(have[k].shape)}" for k in body if k in weights and weights[k].shape != have[k].shape]
-    fits = {k: weights[k] for k in body if k in weights and weights[k].shape == have[k].shape}
-    lists = {'missing': [k for k in body if k not in weights], 'not in the network': [k for k in weights if k not in have], 'of another shape': wrong}
-    report = '; '.join(f"{len(ks)} {what}: {', '.join(ks[:4])}{' …' if len(ks) > 4 else ''}" for what,ks in lists.items() if ks)
-    if report and (strict or not fits): raise ValueError(
-        f"{source} fits {type(net).__name__} in {len(fits)} of {len(body)} keys; {report}. Pass the network it was made for"
-        + (", or strict=False to load what fits" if fits else ""))
-    if report: warnings.warn(f"{source}: {len(fits)} of {len(body)} keys loaded; {report}")
+# %% ../nbs/07_videonets.ipynb #b67b6a53
+def _load_weights(net, weights, source, name, strict=True, head=()):
+    "Load the state dict `weights` into `net`, but for its `head`. Raises ValueError that tells which keys do not fit; with strict=False warns and loads the others."
+    own, weights = ({k: v for k,v in o.items() if not k.startswith(head)} for o in (net.state_dict(), weights))
+    fits = {k: v for k,v in weights.items() if k in own and v.shape == own[k].shape}
+    lists = {'of another shape': [f'{k} is {tuple(weights[k].shape)}, not {tuple(own[k].shape)}' for k in own if k in weights and k not in fits],
+             'missing in it': [k for k in own if k not in weights], 'unknown to the network': [k for k in weights if k not in own]}
+    wrong = '; '.join(f"{len(ks)} {what} ({', '.join(ks[:3])}{', …' if len(ks) > 3 else ''})" for what,ks in lists.items() if ks)
+    if wrong and (strict or not fits): raise ValueError(
+        f"the weights in {source} do not fit {name}: of {len(own)} keys {len(fits)} fit; {wrong}; pass the network they were made for"
+        + (', or strict=False to load what fits' if fits else ''))
+    if wrong: warnings.warn(f"{source}: {len(fits)} of {len(own)} keys of {name} loaded; {wrong}")
     net.load_state_dict(fits, strict=False)
 
-# %% ../nbs/07_videonets.ipynb #09721412
+# %% ../nbs/07_videonets.ipynb #9340539e
 def _entry(arch, pretrained):
     "torchvision's `WeightsEnum` member for `arch`, or None if there is none and none is asked for"
     try: kinds = get_model_weights(arch)
     except (ValueError, TypeError, KeyError) as e:
-        if pretrained is True or isinstance(pretrained, WeightsEnum): raise ValueError(f"torchvision has no weights for {arch!r}; pass pretrained=False or a local file") from e
+        if pretrained is True or isinstance(pretrained, WeightsEnum): raise ValueError(
+            f"torchvision has no weights for {arch!r}; pass pretrained=False or a local file") from e
         return None
     if isinstance(pretrained, WeightsEnum) and not isinstance(pretrained, kinds): raise ValueError(
         f"pretrained={pretrained!r} is of another network; choose from {', '.join(map(repr, kinds))}")
@@ -135,7 +133,7 @@ def _trained_on(entry):
     frames, fps = find('clip_len'), find('frame_rate')
     return dict(seq_len=frames and int(frames), size=tuple(tfm.crop_size), resize=tuple(tfm.resize_size), fps=fps)
 
-# %% ../nbs/07_videonets.ipynb #e54286b7
+# %% ../nbs/07_videonets.ipynb #3f18f828
 class VideoNet(_MadeWith, Module):
     "One of torchvision's video networks with a new head, for either form of batch. Raises ValueError for clips that it cannot take."
     def __init__(self,
@@ -158,7 +156,9 @@ class VideoNet(_MadeWith, Module):
         if self.clip_shape not in (None, (16, 224, 224)): _set_clip(self.net, *self.clip_shape)
         if pretrained is not False:
             weights = _download(entry) if pretrained is True or isinstance(pretrained, WeightsEnum) else _read_weights(pretrained)
-            _load_body(self.net, weights, entry if pretrained is True else pretrained, strict)
+            weights = {k.removeprefix('net.'): v for k,v in weights.items()}     # those of a `VideoNet` too
+            source, head = entry if pretrained is True else pretrained, _facts_of(self.net)['head']
+            _load_weights(self.net, _fit_positions(self.net, weights), source, type(self.net).__name__, strict, head)
 
     def _check(self, t, h, w):
         "Raise ValueError if the network cannot take `t` frames of `h` x `w`"

@@ -54,6 +54,13 @@ def test_a_learner_with_every_head(clips, tmp_path, head):
         learn.fine_tune(1)
         assert learn.tta(n=2)[0].shape == (len(dls.valid_ds), dls.c)
 
+def test_the_model_is_asked_on_the_device_of_the_data(clips):
+    "A learner's model is on the CPU until it is trained, its data may be on a GPU; `meta` is a device without numbers that every machine has"
+    dls = load(clips)
+    dls.device = torch.device('meta')
+    learn = seq_learner(dls, tiny, 'lstm', pretrained=False, normalize=False)
+    assert next(learn.model.parameters()).device.type == 'meta'
+
 @pytest.mark.parametrize('head', _heads)
 def test_a_head_on_kept_features_is_the_learners_own(clips, tmp_path, head):
     "What the last row says is what `validate` says; the encoder is as it was, its BatchNorm too; the head is not"

@@ -264,3 +264,11 @@ def test_labels_and_masks_learn_in_one_call(changing, tmp_path):
     with learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-2)
     learn.show_results(max_n=2)
     assert learn.validate()[0] < .69
+
+def test_arguments_that_would_fail_late():
+    for bad in (dict(pct=0), dict(pct=2), dict(start=3)):
+        with pytest.raises(ValueError, match='share of the training above 0'): ScheduledSampling(**bad)
+    with pytest.raises(ValueError, match='pass a loader of clips'): horizon_errors(lambda x: copy_last(x, 2))
+    assert segmental_f1([], []) == 0
+    with pytest.raises(ValueError, match='shorter|longer'): segmental_f1(['ab'], ['ab', 'a'])
+    with pytest.raises(TypeError, match="takes no 'hidden'; it takes num_rnn_layers, hidden_size"): create_seq_model(partial(SimpleCNN, [3,8]), 2, per_frame('lstm'), False, hidden=8)

@@ -6,7 +6,7 @@ import pytest, torch
 from timesformer_pytorch import TimeSformer
 from torch import nn
 
-import fastai_seq.timesformer as ts
+import fastai_seq.attention as attention
 from fastai_seq.core import ImageTuple, TensorVideo
 from fastai_seq.timesformer import (MyTimeSformer, hf_video_model, hf_video_splitter, timesformer_from_hf, timesformer_from_vit, timesformer_splitter,
                                     vit_timesformer_splitter)
@@ -56,13 +56,13 @@ def test_equal_without_gradients(rotary):
 
 def test_equal_on_the_way_of_other_devices(monkeypatch):
     "A GPU takes autograd's way; here on the CPU"
-    monkeypatch.setattr(ts, '_on_cpu', lambda x: False)
+    monkeypatch.setattr(attention, '_on_cpu', lambda x: False)
     for kw in (dict(), dict(rotary_emb=False)):
         ref, ours = pair(**kw)
         assert_same(ref, ours, clip(ref), mask=mask)
 
 def test_equal_without_onednn(monkeypatch):
-    monkeypatch.setattr(ts, '_has_onednn', lambda: False)
+    monkeypatch.setattr(attention, '_has_onednn', lambda: False)
     ref, ours = pair()
     assert_same(ref, ours, clip(ref))
 
@@ -98,7 +98,7 @@ def test_other_precisions(dtype):
 @pytest.mark.parametrize('p', (.1, .5, .9))
 def test_dropout_has_the_librarys_distribution(p):
     x = torch.ones(500, 401, requires_grad=True)
-    y = ts._dropout(x, p, True)
+    y = attention._dropout(x, p, True)
     y.sum().backward()
     kept = (y != 0).float()
     assert abs(kept.mean() - (1-p)) < .005 and torch.allclose(y[y != 0], torch.tensor(1/(1-p))) and torch.equal(x.grad, y.detach())
@@ -197,13 +197,19 @@ def test_vit_by_name_and_local_weights(tmp_path):
     with pytest.raises(ValueError, match='other.pth do not fit vit_tiny_patch16_224'): timesformer_from_vit('vit_tiny_patch16_224', 7, pretrained=tmp_path/'other.pth')
     with pytest.raises(FileNotFoundError, match='none.pth'): timesformer_from_vit('vit_tiny_patch16_224', 7, pretrained='none.pth')
 
+def test_an_image_transformer_made_by_its_class():
+    "It has no `pretrained_cfg`, which timm's `create_model` gives"
+    vit = pytest.importorskip('timm').models.vision_transformer.VisionTransformer(img_size=32, patch_size=16, embed_dim=24, depth=2, num_heads=2)
+    model = timesformer_from_vit(vit, 3, 2)
+    assert model.stats is None and model(torch.rand(1, 2, 3, 32, 32)).shape == (1, 3)
+
 @pytest.mark.parametrize('make,said', [
     (lambda: vit('vit_tiny_patch16_224', patch_drop_rate=.5), 'drops patches'), (lambda: vit('vit_small_patch16_36x1_224'), None),
     (lambda: vit('vit_small_patch16_18x2_224'), 'made of ParallelThingsBlock'), (lambda: nn.Linear(2, 2), 'Linear: expected a timm VisionTransformer'),
     (lambda: __import__('timm').create_model('eva02_tiny_patch14_224'), 'Eva: expected')], ids=['patch drop', 'deep', 'parallel', 'linear', 'eva'])
 def test_image_transformers_that_cannot_be_extended(make, said):
     pytest.importorskip('timm')
-    if said is None: return timesformer_from_vit(make(), 2, 2)
+    if said is None: timesformer_from_vit(make(), 2, 2); return
     with pytest.raises(ValueError, match=said): timesformer_from_vit(make(), 2, 2)
 
 def test_vit_offline(monkeypatch):
@@ -268,4 +274,4 @@ def test_hugging_face_errors(tmp_path, monkeypatch):
 @pytest.mark.parametrize('package,call', [('timm', lambda: timesformer_from_vit('vit_tiny_patch16_224')), ('transformers', lambda: hf_video_model('x'))])
 def test_extras_that_are_not_installed(package, call, monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, package, None)
-    with pytest.raises(ImportError, match=fr'needs {package}.*pip install {package}.*fastai_seq\[{package}\]'): call()
+    with pytest.raises(ImportError, match=fr'needs {package}, .*fastai_seq\[{package}\]'): call()
