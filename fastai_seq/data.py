@@ -9,7 +9,7 @@ __all__ = ['get_instances', 'group_of', 'GroupSplitter', 'KFoldSplitter', 'UCF10
            'check_clips', 'examine_clips', 'ImageTupleTfm', 'show_batch', 'ClipDL', 'get_action_dataloaders',
            'TensorVideoTfm', 'ImageSeqBlock', 'ImageSeqDataLoaders']
 
-# %% ../nbs/06_data.ipynb #cd1090b2
+# %% ../nbs/06_data.ipynb #c95febdc
 import difflib, inspect, os, random, re, tempfile, time, warnings
 from collections import Counter, defaultdict
 from contextlib import contextmanager, suppress
@@ -43,7 +43,8 @@ from .augment import TemporalTfm   # its room teaches fastai's transforms what a
 from .core import ImageTuple, TensorVideo, clip_lengths, clips_html
 from .datasets import hmdb51_fold, ucf101_fold
 from .sampling import FirstFrames, FrameSampler, UniformFrames
-from .video import VideoError, VideoRange, _centre, _fit, _in_processes, _read_clip, _scaled, _why, examine, n_frames, read_frames, video_extensions, video_info
+from .video import VideoError, VideoRange, _centre, _fit, _read_clip, _scaled, _why, examine, n_frames, read_frames, video_extensions, video_info
+from .extract import _in_processes
 
 # %% ../nbs/06_data.ipynb #ef0af5d6
 _layout = "expected path/Class/clip, where a clip is a video file or a folder of numbered frames"

@@ -18,7 +18,8 @@ from fastai_seq.evaluate import CategoryEvaluation, MultiCategoryEvaluation, Reg
 from fastai_seq.learner import seq_learner
 from fastai_seq.models import SimpleModel
 from fastai_seq.sampling import EveryFrame, RandomClip, SegmentFrames
-from fastai_seq.video import VideoError, VideoRange, extract_dataset, read_frames
+from fastai_seq.extract import extract_dataset
+from fastai_seq.video import VideoError, VideoRange, read_frames
 
 matplotlib.use('agg')
 tiny = partial(SimpleCNN, [3, 4, 8])
