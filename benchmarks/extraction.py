@@ -22,8 +22,8 @@ import torch
 torch.set_num_threads(1)
 from common import line, source
 from fastai_seq.datasets import motion_clips
-from fastai_seq.sampling import UniformFrames
 from fastai_seq.extract import avi2frames, extract_dataset
+from fastai_seq.sampling import UniformFrames
 from fastai_seq.video import _Video, _exact, _lengths, extract_frames, get_videos, n_frames, read_frames
 
 here = Path(__file__).parent

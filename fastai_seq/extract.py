@@ -1,4 +1,4 @@
-"""Keep the frames of videos on disk: as images for any tool, or ready to be read at once.
+"""Keep the frames of videos on disk: as images for other tools, or uncompressed to be read fast.
 
 Docs: https://fastai-seq.github.io/fastai_seq/extract.html.md"""
 
@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/extract.html.md"""
 # %% auto #0
 __all__ = ['avi2frames', 'frames_bytes', 'ExtractReport', 'extract_dataset', 'cache_clips']
 
-# %% ../nbs/03_extract.ipynb #6b6565b6
+# %% ../nbs/03_extract.ipynb #61bf0659
 import errno, json, math, multiprocessing, operator, os, shutil, signal, time, warnings
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
@@ -29,10 +29,10 @@ from fastcore.parallel import num_cpus
 from fastprogress.fastprogress import progress_bar
 from .files import written_whole
 from .sampling import EveryFrame
-from .video import (VideoError, _Video, _array, _array_head, _check_on_error, _is_array, _made, _note, _reformat, _rgb, _scaled, _seconds,
+from .video import (VideoError, _Video, _array, _array_head, _is_array, _made, _note, _one_of, _reformat, _rgb, _scaled, _seconds,
     _why, get_videos, n_frames, video_extensions, video_info)
 
-# %% ../nbs/03_extract.ipynb #7d14f1c7
+# %% ../nbs/03_extract.ipynb #f9df4ad4
 def _stretch(plane, top, factor, shift):
     "`plane` less 16, from 0-`top` to 0-255"
     return (((np.clip(plane, 16, 16+top) - 16).astype(np.uint16)*factor + shift) >> 8).astype(np.uint8)
@@ -40,7 +40,7 @@ def _stretch(plane, top, factor, shift):
 _bt601 = {2, 5, 6}   # not said, and two codes for the colours of BT.601, which are JPEG's
 
 def _jpeg(frame, scaler, size, quality):
-    "A decoder's frame as the bytes of a JPEG file, its short side `size` pixels; the long one even, that the planes of half the size fit"
+    "A decoder's frame as the bytes of a JPEG file, its short side `size` pixels; the long one is even, so that the planes of half the size fit"
     usual = frame.format.name == 'yuv420p' and frame.color_range != ColorRange.JPEG and frame.colorspace in _bt601
     kwargs = dict(format='yuv420p') if usual else dict(format='yuvj420p', dst_colorspace='ITU601', dst_color_range='JPEG')
     yuv,turn = _reformat(frame, scaler, size, 'crop', even=True, **kwargs)
@@ -48,7 +48,7 @@ def _jpeg(frame, scaler, size, quality):
     if usual: y, u, v = _stretch(y, 219, 298, 18), _stretch(u, 224, 291, 255), _stretch(v, 224, 291, 255)
     return simplejpeg.encode_jpeg_yuv_planes(*map(np.ascontiguousarray, (y, u, v)), quality=quality)
 
-# %% ../nbs/03_extract.ipynb #de6b6e5f
+# %% ../nbs/03_extract.ipynb #4c533a42
 def _settings(
     size=None, # Length of the short side in pixels; None: as it is
     fps=None, # At most so many frames a second; None: all
@@ -56,8 +56,8 @@ def _settings(
     quality=74 # Of the JPEGs, 1 to 100; 74 takes no more room than what PIL writes by default
 ):
     "The settings of an extraction, checked"
-    settings = dict(size=_number('size', size, operator.index), fps=_number('fps', fps, float), max_frames=_number('max_frames', max_frames, operator.index))
-    return settings | dict(quality=_number('quality', quality, operator.index, 100))
+    return dict(size=_number('size', size, operator.index), fps=_number('fps', fps, float),
+                max_frames=_number('max_frames', max_frames, operator.index), quality=_number('quality', quality, operator.index, 100))
 
 def _number(name, v, kind, most=math.inf):
     "`v` as a number above 0, or None"
@@ -98,7 +98,7 @@ def _source(video_path, st=None):
     st = st or Path(video_path).stat()
     return dict(source=Path(video_path).name, bytes=st.st_size, mtime_ns=st.st_mtime_ns)
 
-# %% ../nbs/03_extract.ipynb #177f7aac
+# %% ../nbs/03_extract.ipynb #2174a092
 def _is_whole_array(folder, note):
     "Is the file of a cached clip as long as its note says, and can its head be read?"
     if (folder/_array).stat().st_size != note.get('size'): return False
@@ -107,7 +107,7 @@ def _is_whole_array(folder, note):
     return True
 
 def _state(folder, video_path, settings):
-    "What is there of a video's frames: 'none', 'done', 'foreign' (made by other means), 'changed' (the video is another now). Raises ValueError if made otherwise"
+    "What there is of a video's frames: 'none', 'done', 'foreign' (made by other means), 'changed' (the video is another now). Raises ValueError for other settings"
     try:
         if not (names := os.listdir(folder)): return 'none'
         if not (note := _made(folder)): return 'foreign' if _array not in names and folder.exists() else 'none'
@@ -120,7 +120,7 @@ def _state(folder, video_path, settings):
     same = not Path(video_path).exists() or _source(video_path).items() <= note.items()
     return 'done' if same else 'changed'
 
-# %% ../nbs/03_extract.ipynb #6dcfdffe
+# %% ../nbs/03_extract.ipynb #95d35f45
 def _frames_folder(video_path): return Path(Path(video_path).parent.name)/Path(video_path).stem
 
 def avi2frames(
@@ -134,7 +134,7 @@ def avi2frames(
     on_error='raise' # A video that breaks off: 'raise', or 'keep' the frames before
 )->Path: # The clip's folder of frames
     "Extract the frames of a video as JPEG files. Raises FileNotFoundError, VideoError, or ValueError if they are there with other settings."
-    _check_on_error(on_error, 'raise', 'keep')
+    _one_of('on_error', on_error, 'raise', 'keep')
     dest, settings = Path(path_frames)/_frames_folder(video_path), _settings(size, fps, max_frames, quality)
     if not force and (state := _state(dest, video_path, settings)) in ('done', 'foreign'): return dest
     if not force and state == 'changed': warnings.warn(f"{video_path} has changed since its frames were extracted; they are made again")
@@ -248,7 +248,7 @@ def _in_processes(job, items, workers):
             with _pool(1) as pool: (_, res), = _as_completed(pool, job, [o])
             yield o, VideoError(f"{o}: the process that read it died; leave it out") if isinstance(res, BrokenExecutor) else res
 
-# %% ../nbs/03_extract.ipynb #0b070b35
+# %% ../nbs/03_extract.ipynb #822951dd
 def _plan(videos, dest, settings, force):
     "The `videos` by what is there of their frames: dict of 'none', 'done', 'foreign', 'changed'"
     for folder,vs in groupby(videos, _frames_folder).items():
@@ -256,7 +256,7 @@ def _plan(videos, dest, settings, force):
     return {'none': [], 'done': [], 'foreign': [], 'changed': []} | groupby(videos, lambda v: 'none' if force else _state(dest/_frames_folder(v), v, settings))
 
 def _write_manifest(dest, settings):
-    "`dest/manifest.json`: the settings, and the note of every clip, a line each (with its own settings, if they are others); the notes"
+    "Write `dest/manifest.json`: the settings, and a line with the note of each clip (and its settings, if they are others). Gives the notes"
     notes = {}
     for f in sorted(dest.glob(f'[!.]*/[!.]*/{_note}')):
         with suppress(VideoError): notes[f.parent.relative_to(dest).as_posix()] = _made(f.parent)
@@ -265,10 +265,10 @@ def _write_manifest(dest, settings):
     with written_whole(dest/'manifest.json') as tmp: tmp.write_text(f'{{"settings": {json.dumps(settings)},\n "clips": {{\n{lines}}}}}\n', encoding='utf-8')
     return notes
 
-# %% ../nbs/03_extract.ipynb #214da4c2
+# %% ../nbs/03_extract.ipynb #b9c5a3ad
 @contextmanager
 def _alone_in(dest):
-    "Lock the folder `dest`; gives a folder for unfinished work, which a killed run left or this one leaves no more"
+    "Lock the folder `dest`; gives a folder for unfinished work. What a killed run left there is removed, and so is what this one leaves"
     dest.mkdir(parents=True, exist_ok=True)
     lock, work = FileLock(dest/'.lock'), dest/'.unfinished'
     def sweep():
@@ -306,25 +306,42 @@ class ExtractReport:
         rows = ''.join(f'<tr><td style="text-align:left">{a}</td><td style="text-align:left">{escape(str(b))}</td></tr>' for a,b in self._rows())
         return f"<table><tr><th colspan=2>{escape(str(self.dest))}</th></tr>{rows}</table>" + ''.join(f'<p>{escape(n)}</p>' for n in self.notes)
 
-# %% ../nbs/03_extract.ipynb #0f71ddf2
-def _make_all(src, dest, write, settings, need, workers, executor, on_error, force):
-    "Have `write` make a folder below `dest` of each video below `src`; `need` estimates the bytes"
-    _check_start()
-    _check_on_error(on_error, 'skip', 'keep', 'raise')
-    src, dest, start, failed = Path(src).absolute(), Path(dest).absolute(), time.time(), {}
-    workers = num_cpus() if workers is None else workers
-    if workers < 0: raise ValueError(f"workers={workers}: expected the number of processes, 0 for none but this one, or None for one a core")
-    if executor is not None and not hasattr(executor, 'submit'): raise ValueError(f"executor={executor!r}: expected an object like those of concurrent.futures, e.g. dask's `client.get_executor()`")
+# %% ../nbs/03_extract.ipynb #30f51fb7
+def _videos_to(src, dest, workers, executor):
+    "The videos below `src`. Raises ValueError if there are none, or if the other arguments are wrong"
+    if workers is not None and workers < 0: raise ValueError(f"workers={workers}: expected the number of processes, 0 for none but this one, or None for one a core")
+    if executor is not None and not hasattr(executor, 'submit'): raise ValueError(
+        f"executor={executor!r}: expected an object like those of concurrent.futures, e.g. dask's `client.get_executor()`")
     if dest.exists() and not dest.is_dir(): raise ValueError(f"{dest} is a file; choose a folder for the frames")
     if src.resolve() == dest.resolve(): raise ValueError(f"{dest} is where the videos are; choose another folder")
     videos = get_videos(src)
     if not videos: raise ValueError(f"{src}: no videos in it (looked for {', '.join(sorted(video_extensions))})")
+    return videos
+
+_plan_notes = {'changed': "of the videos had changed since, and were extracted again",
+               'foreign': "folders were made by other means: they are left as they are, unchecked (force=True extracts them again)"}
+
+def _notes(plan, videos, made, src, dest):
+    "What else is worth saying, once the clips whose notes are `made` are there"
+    yield from (f"{len(plan[k])} {text}" for k,text in _plan_notes.items() if plan[k])
+    if lone := len(made.keys() - {_frames_folder(v).as_posix() for v in videos}):
+        yield f"{lone} clips in {dest} are of videos that are not in {src} (any more); delete their folders if they should go"
+    if part := sum(bool(o['not_whole']) for o in made.values()):
+        yield f"{part} of the clips there are not whole, and were kept with on_error='keep'; manifest.json tells them"
+
+# %% ../nbs/03_extract.ipynb #7f2bfe10
+def _make_all(src, dest, write, settings, need, workers, executor, on_error, force):
+    "Have `write` make a folder below `dest` of each video below `src`; `need` estimates the bytes"
+    _check_start()
+    _one_of('on_error', on_error, 'skip', 'keep', 'raise')
+    src, dest, start, failed = Path(src).absolute(), Path(dest).absolute(), time.time(), {}
+    videos = _videos_to(src, dest, workers, executor)
     with _alone_in(dest) as work:
         plan = _plan(videos, dest, settings, force)
         todo = sorted(plan['none'] + plan['changed'])
         if todo: _check_room(todo, dest, need(todo), force)
         job = partial(_job, dest=dest, write=write, settings=settings, on_error=on_error, work=work)
-        results = _as_completed(executor, job, todo) if executor else _in_processes(job, todo, workers)
+        results = _as_completed(executor, job, todo) if executor else _in_processes(job, todo, num_cpus() if workers is None else workers)
         bar = progress_bar(results, total=len(todo), leave=False)
         try:
             for i,(v,reason) in enumerate(bar, 1):
@@ -334,14 +351,8 @@ def _make_all(src, dest, write, settings, need, workers, executor, on_error, for
         finally:
             results.close()
             made = _write_manifest(dest, settings)
-    notes = [f"{len(plan[k])} {text}" for k,text in _plan_notes.items() if plan[k]]
-    if lone := len(made.keys() - {_frames_folder(v).as_posix() for v in videos}): notes.append(f"{lone} clips in {dest} are of videos that are not in {src} (any more); delete their folders if they should go")
-    if part := sum(bool(o['not_whole']) for o in made.values()): notes.append(f"{part} of the clips there are not whole, and were kept with on_error='keep'; manifest.json tells them")
     return ExtractReport(dest, L(v for v in todo if not failed[v]), L(plan['done'] + plan['foreign']), L((v, failed[v]) for v in todo if failed[v]),
-                         notes, time.time()-start)
-
-_plan_notes = {'changed': "of the videos had changed since, and were extracted again",
-               'foreign': "folders were made by other means: they are left as they are, unchecked (force=True extracts them again)"}
+                         [*_notes(plan, videos, made, src, dest)], time.time()-start)
 
 # %% ../nbs/03_extract.ipynb #e5113946
 def extract_dataset(
@@ -386,7 +397,7 @@ def _array_bytes(videos, size, method, max_frames):
         need, read = need + 3*h*w*min(n, max_frames or n), read + path.stat().st_size
     return int(need/read*_bytes(videos)) if read else 0
 
-# %% ../nbs/03_extract.ipynb #fb64e099
+# %% ../nbs/03_extract.ipynb #70fff6a9
 def cache_clips(
     src, # Folder of videos, `Class/clip.avi`, at any depth
     dest, # Folder that gets the cached clips, `Class/clip/frames.npy`, and a `manifest.json`
@@ -399,7 +410,7 @@ def cache_clips(
     force=False # Make again what is already there?
 )->ExtractReport: # What was done
     "Store the clips decoded and scaled, so that reading them costs next to nothing. Goes on where it stopped; a damaged file is made again."
-    if method not in ('crop', 'squish'): raise ValueError(f"method={method!r}: choose 'crop' or 'squish'")
+    _one_of('method', method, 'crop', 'squish')
     if np.ndim(size) and len(size) != 2: raise ValueError(f"size={size}: expected one number, or (height, width)")
     whole = partial(_number, kind=operator.index)
     settings = dict(size=[whole('size', o) for o in size] if np.ndim(size) else whole('size', size), method=method, max_frames=whole('max_frames', max_frames))

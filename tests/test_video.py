@@ -7,8 +7,8 @@ from PIL import Image
 
 from conftest import real, shared
 from fastai_seq import video as video_module
-from fastai_seq.sampling import FirstFrames, UniformFrames
 from fastai_seq.extract import avi2frames
+from fastai_seq.sampling import FirstFrames, UniformFrames
 from fastai_seq.video import VideoError, extract_frames, get_videos, n_frames, read_frames, video_info, write_video
 
 odd = ['animated.gif', 'bt601_full_range.mp4', 'bt601_limited_range.mp4', 'discard_first_keyframe.mp4', 'h265_10bits.mp4', 'nasa_13013_rotated.mp4',
