@@ -402,7 +402,7 @@ _note = '.archive.json'     # says which archive a folder came from, as another 
 
 def _identity(fname): return dict(name=fname.name, bytes=fname.stat().st_size, mtime_ns=fname.stat().st_mtime_ns)
 
-# %% ../nbs/03_archive.ipynb #95c69bb5
+# %% ../nbs/03_archive.ipynb #6dda2de9
 def extract_archive(
     fname, # Path of a .rar (of several volumes, the first), .zip, .tar, .tar.gz, .tar.xz, .tar.bz2 or (Python 3.14) .tar.zst
     dest=None, # Folder that gets the archive's content (of its root folder, if it has a single one); fastai's data folder / the archive's name, if None
@@ -420,6 +420,7 @@ def extract_archive(
     there = {f.name for f in dest.iterdir()} if dest.is_dir() else set()
     if there and not fname.exists(): return dest
     if not fname.is_file(): raise FileNotFoundError(f"No such archive: {fname}")
+    if dest.is_file(): raise ValueError(f"{dest} is a file; choose a folder for what is in {fname}")
     if (dest/_note).exists() and (was := json.loads((dest/_note).read_text(encoding='utf-8'))) != _identity(fname): raise ValueError(
         f"{dest} holds what came out of another archive, {was['name']} of {was['bytes']} bytes (or of {fname} before it changed); choose another dest, or delete it")
     try:

@@ -69,14 +69,14 @@ def get_instances(
         if not found and not all(f.suffix == '.pth' for f in cls.iterdir()): warnings.warn(f"{cls}: no clips in it, the class is left out; {_layout}")
     return clips if exclude is None else _without(clips, path, exclude)
 
-# %% ../nbs/06_data.ipynb #5d0b7a66
+# %% ../nbs/06_data.ipynb #280a84b4
 def _holds_clips(path): return path.is_dir() and any(f.suffix.lower() in video_extensions or f.is_dir() and f.name[0] != '.' for f in path.iterdir())
 
 def _without(clips, path, exclude):
     "`clips` but for those that `exclude` lists"
     if isinstance(exclude, (str, Path)):
         if Path(exclude).suffix.lower() in video_extensions: raise ValueError(f"exclude={str(exclude)!r}: expected a list, or a text file; pass [{str(exclude)!r}]")
-        exclude = [l for l in Path(exclude).read_text(encoding='utf-8').splitlines() if l.strip() and l[0] != '#']
+        exclude = [l.strip() for l in Path(exclude).read_text(encoding='utf-8').splitlines() if l.strip() and l[0] != '#']
     out = {(path/e).absolute() for e in exclude}
     if strange := sorted(map(str, out - {c.absolute() for c in clips})): warnings.warn(f"exclude: {len(strange)} of {len(out)} are no clips in {path}, e.g. {strange[0]}")
     return clips.filter(lambda c: c.absolute() not in out)

@@ -120,8 +120,10 @@ def _state(folder, video_path, settings):
     same = not Path(video_path).exists() or _source(video_path).items() <= note.items()
     return 'done' if same else 'changed'
 
-# %% ../nbs/03_extract.ipynb #95d35f45
-def _frames_folder(video_path): return Path(Path(video_path).parent.name)/Path(video_path).stem
+# %% ../nbs/03_extract.ipynb #284fd96c
+def _frames_folder(video_path):
+    path = Path(os.path.abspath(video_path))     # a bare name has a class too
+    return Path(path.parent.name)/path.stem
 
 def avi2frames(
     video_path, # Path of a video `…/Class/clip.avi`
