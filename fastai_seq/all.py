@@ -5,6 +5,7 @@ from fastai_seq.files import *
 from fastai_seq.sampling import *
 from fastai_seq.video import *
 from fastai_seq.archive import *
+from fastai_seq.extract import *
 from fastai_seq.datasets import *
 from fastai_seq.digits import *
 from fastai_seq.augment import *

@@ -1,4 +1,4 @@
-"""From an archive to a folder.
+"""From an archive to a folder, safely.
 
 Docs: https://fastai-seq.github.io/fastai_seq/archive.html.md"""
 
@@ -380,7 +380,7 @@ def _by_tool(fname, members, work, password, timeout, total, show):
     if not problems: raise ValueError(f"it is compressed, and no program to extract it was found: {_advice}")
     raise ValueError(f"{'wrong password, or ' if password else ''}no program here can:{''.join(problems)}\nGet the archive again, or {_advice}")
 
-# %% ../nbs/03_archive.ipynb #4f989bee
+# %% ../nbs/03_archive.ipynb #81976f9d
 _readers = {'.rar': _rar, '.zip': _zip, **{s: partial(_tar, opener=o) for s,o in _tars.items()}}
 _broken = (ValueError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, struct_error, rarfile.Error, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile)
 
@@ -398,11 +398,11 @@ def _extract(fname, dest, members, root, password, timeout, total):
         (out.joinpath(*root)/_note).write_text(json.dumps(_identity(fname)), encoding='utf-8')
         out.joinpath(*root).rename(tmp)
 
-_note = '.archive.json'     # which archive a folder came from, for another of the same name must not pass for it
+_note = '.archive.json'     # says which archive a folder came from, as another one may have the same name
 
 def _identity(fname): return dict(name=fname.name, bytes=fname.stat().st_size, mtime_ns=fname.stat().st_mtime_ns)
 
-# %% ../nbs/03_archive.ipynb #474ef379
+# %% ../nbs/03_archive.ipynb #6dda2de9
 def extract_archive(
     fname, # Path of a .rar (of several volumes, the first), .zip, .tar, .tar.gz, .tar.xz, .tar.bz2 or (Python 3.14) .tar.zst
     dest=None, # Folder that gets the archive's content (of its root folder, if it has a single one); fastai's data folder / the archive's name, if None
@@ -411,7 +411,7 @@ def extract_archive(
     max_bytes=None, # Refuse archives with more content; 100 times the archive, but 1 GB at least, if None
     timeout=600 # Stop a program that has written nothing for so many seconds
 )->Path: # `dest`
-    """Extract `fname`, whole or not at all; does nothing if it is there already (if one of its names is there, at the top). Links that stay inside are kept, hard links become copies.
+    """Extract `fname`, whole or not at all; does nothing if `dest` has one of the names at its top already. Links that stay inside are kept, hard links become copies.
     Raises ValueError, which names the archive and the reason, if it cannot or should not be extracted."""
     fname = Path(fname)
     suffix = next((s for s in _readers if fname.name.lower().endswith(s)), None)
@@ -420,6 +420,7 @@ def extract_archive(
     there = {f.name for f in dest.iterdir()} if dest.is_dir() else set()
     if there and not fname.exists(): return dest
     if not fname.is_file(): raise FileNotFoundError(f"No such archive: {fname}")
+    if dest.is_file(): raise ValueError(f"{dest} is a file; choose a folder for what is in {fname}")
     if (dest/_note).exists() and (was := json.loads((dest/_note).read_text(encoding='utf-8'))) != _identity(fname): raise ValueError(
         f"{dest} holds what came out of another archive, {was['name']} of {was['bytes']} bytes (or of {fname} before it changed); choose another dest, or delete it")
     try:

@@ -1,4 +1,4 @@
-"""fastai's transforms on clips, one draw a clip, and a few that play with time.
+"""fastai's transforms on clips, with one draw a clip, and a few that play with time.
 
 Docs: https://fastai-seq.github.io/fastai_seq/augment.html.md"""
 
@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/augment.html.md"""
 # %% auto #0
 __all__ = ['TemporalTfm', 'ReverseTime', 'SpeedJitter', 'DropFrames', 'RandomStride', 'LabelledFlip']
 
-# %% ../nbs/05_augment.ipynb #702e196d
+# %% ../nbs/05_augment.ipynb #d2b8619b
 import math, random
 
 import torch
@@ -17,7 +17,7 @@ from fastai.callback.mixup import CutMix, MixUp
 from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.data.transforms import Normalize
-from fastai.torch_basics import ItemTransform, Tensor, tensor
+from fastai.torch_basics import ItemTransform, Tensor, TensorMask, tensor
 from fastai.vision.augment import (CropPad, PadMode, RandomCrop, RandomErasing, RandomResizedCrop, RandomResizedCropGPU, RandTransform,
                                    RatioResize, Resize, SpaceTfm)
 from fastai.vision.core import BILINEAR, NEAREST, TensorImage
@@ -68,9 +68,10 @@ def _like_an_image(kind):
 
 _like_an_image(TensorVideo)
 
-# %% ../nbs/05_augment.ipynb #143f7dac
+# %% ../nbs/05_augment.ipynb #70e690e0
 def _check_batch(x):
-    if x.ndim != 5: raise ValueError(f"Expected a batch of clips (B,T,C,H,W), got shape {tuple(x.shape)}; pass the transform as one of batch_tfms, or add the batch with `x[None]`")
+    if x.ndim != 5: raise ValueError(
+        f"Expected a batch of clips (B,T,C,H,W), got shape {tuple(x.shape)}; pass the transform as one of batch_tfms, or add the batch with `x[None]`")
 
 @patch
 def affine_coord(x:TensorVideo, *args, **kwargs):
@@ -149,18 +150,19 @@ def setups(self, dl:DataLoader):
         if isinstance(x, TensorVideo): x = x.flatten(0,1).as_subclass(TensorImage)
         self.mean,self.std = x.mean(self.axes, keepdim=True),x.std(self.axes, keepdim=True)+1e-7
 
-# %% ../nbs/05_augment.ipynb #66083c86
+# %% ../nbs/05_augment.ipynb #e8bf68f7
 @patch
 def before_batch(self:MixUp|CutMix):
     "Mix clips of either form: time lies in the channels meanwhile"
     clips = self.learn.xb
-    if any(clip_lengths(x) for x in clips): raise ValueError(f"{type(self).__name__} cannot mix clips of several lengths; pick a fixed number of frames, e.g. with UniformFrames")
+    if any(clip_lengths(x) for x in clips): raise ValueError(
+        f"{type(self).__name__} cannot mix clips of several lengths; pick a fixed number of frames, e.g. with UniformFrames")
     whole = [_whole(x) if isinstance(x, ImageTuple) else x for x in clips]
     self.learn.xb = tuple(x.flatten(1,2).as_subclass(TensorImage) if isinstance(x, TensorVideo) else x for x in whole)
     self._orig_before_batch()
     self.learn.xb = tuple(_like(y.unflatten(1, w.shape[1:3]), x) if isinstance(w, TensorVideo) else y for y,w,x in zip(self.learn.xb, whole, clips))
 
-# %% ../nbs/05_augment.ipynb #751feac7
+# %% ../nbs/05_augment.ipynb #921332d3
 class TemporalTfm(RandTransform):
     "Base of the transforms of time: at each place of a clip stands one of its own frames. In training only."
     order = 0
@@ -190,7 +192,7 @@ class TemporalTfm(RandTransform):
         rows = torch.arange(len(clips), device=x.device)[:,None]
         res = clips[rows, tensor([o + list(range(len(o), n)) for o in idxs], device=x.device)].reshape(x.shape)
         if clip_lengths(clips): res.lengths = clips.lengths
-        if x.source: # what stands where is told of the clips too
+        if x.source: # the numbers of the frames move with them
             new = [(path, [places[i] for i in o]) for (path,places),o in zip(x.source if x.ndim == 5 else [x.source], idxs)]
             res.source = new if x.ndim == 5 else new[0]
         return res
@@ -252,29 +254,32 @@ class RandomStride(TemporalTfm):
         shift = rnd.randrange(s)
         return [max(0, (i+shift)//s*s - shift) for i in range(n)]
 
-# %% ../nbs/05_augment.ipynb #da807357
+# %% ../nbs/05_augment.ipynb #1b7944a1
 class LabelledFlip(ItemTransform):
-    "Mirror each clip of a batch with probability `p`, and give it the label it has in the mirror. In training only, among `batch_tfms`."
+    "Mirror each clip of a batch with probability `p`, and give it (or its frames) the labels it has in the mirror. In training only, among `batch_tfms`."
     split_idx = 0
     def __init__(self,
         swaps, # Labels that become each other: `{'left': 'right'}`; all others stay
         p=0.5 # Probability of mirroring a clip
     ):
         self.swaps, self.p = swaps | {v: k for k,v in swaps.items()}, p
-        if any(self.swaps[v] != k for k,v in self.swaps.items()): raise ValueError(f"swaps={swaps}: in a mirror two labels become each other; here one becomes several")
+        if any(self.swaps[v] != k for k,v in self.swaps.items()): raise ValueError(
+            f"swaps={swaps}: in a mirror two labels become each other; here one becomes several")
         if not 0 <= p <= 1: raise ValueError(f"p={p}: expected a probability, 0 to 1")
 
     def setups(self, dl:DataLoader): # Raises ValueError for a label that the data do not know
         vocab = list(getattr(dl, 'vocab', ()))
-        if unknown := [o for o in self.swaps if o not in vocab]: raise ValueError(f"LabelledFlip: the data have no label {unknown[0]!r}; they have {', '.join(map(str, vocab))}")
+        if unknown := [o for o in self.swaps if o not in vocab]: raise ValueError(
+            f"LabelledFlip: the data have no label {unknown[0]!r}; they have {', '.join(map(str, vocab))}")
         self.idxs = tensor([vocab.index(self.swaps.get(o, o)) for o in vocab])
 
     def encodes(self, b):
         if len(b) < 2: return b     # clips without labels
-        x, y, *rest = b     # `(B,T,C,H,W)` or an `ImageTuple` of T, and labels `(B,)` or `(B,classes)`
+        x, y, *rest = b     # `(B,T,C,H,W)` or an `ImageTuple` of T; a class `(B,)`, a class a frame `(B,T)` or pixel `(B,T,H,W)`, or which ones `(B,classes)`, float
         clips, idxs = _whole(x) if isinstance(x, ImageTuple) else x.clone(), self.idxs.to(y.device)
         do = torch.rand(len(clips), device=clips.device) < self.p
-        clips[do], new = clips[do].flip(-1), idxs[y.long()] if y.ndim == 1 else y[:, idxs]
+        new = y[:, idxs] if y.is_floating_point() else torch.where(y < 0, y, idxs[y.long().clamp(min=0)])     # below 0: no class
+        clips[do], new = clips[do].flip(-1), new.flip(-1) if isinstance(y, TensorMask) else new
         y = torch.where(do.view(-1, *[1]*(y.ndim-1)), new.to(y.dtype), y)
         return _like(clips, x) if isinstance(x, ImageTuple) else clips, y, *rest
 

@@ -11,7 +11,7 @@ __all__ = ['demo', 'doctor', 'extract', 'train', 'predict', 'serve', 'export', '
 import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit', category=FutureWarning)
 
-# %% ../nbs/12_cli.ipynb #03c3c289
+# %% ../nbs/12_cli.ipynb #b3717c4f
 import argparse, inspect, sys, time
 from base64 import b64encode
 from collections import Counter
@@ -43,7 +43,8 @@ from .learner import seq_learner
 from .runtime import OnnxPredictor
 from .sampling import SegmentFrames
 from .timesformer import MyTimeSformer
-from .video import _human, extract_dataset, frames_bytes, video_extensions
+from .extract import _human, extract_dataset, frames_bytes
+from .video import video_extensions
 
 # %% ../nbs/12_cli.ipynb #8b9d3194
 def _table(rows):

@@ -54,9 +54,9 @@ class ImageTuple(fastuple):
         "Draw the first, the middle and the last frame side by side"
         return show_image(_strip(self), ctx=ctx, **kwargs)
 
-# %% ../nbs/00_core.ipynb #44ac1f34
+# %% ../nbs/00_core.ipynb #e2b46c04
 class _Beside:
-    "What may stand beside a `TensorVideo`: its type for a number of dimensions; None stands beside others"
+    "An attribute of a `TensorVideo` that holds for some numbers of dimensions, `types`: number to type; None for others"
     def __init__(self, types): self.types = types
     def __set_name__(self, owner, name): self.name = f'_{name}'
     def __get__(self, x, owner=None):
@@ -65,9 +65,9 @@ class _Beside:
         return v if isinstance(v, self.types.get(x.ndim, ())) else None
     def __set__(self, x, v): x.__dict__[self.name] = v
 
-# %% ../nbs/00_core.ipynb #8c868d4b
+# %% ../nbs/00_core.ipynb #239bc2c5
 class TensorVideo(TensorImage):
-    "A clip `(T,C,H,W)`, or a batch of clips `(B,T,C,H,W)`: uint8 0-255, or float 0-1 and then normalised"
+    "A clip `(T,C,H,W)`, or a batch of clips `(B,T,C,H,W)`: uint8 0-255, or float 0-1, perhaps normalised"
     source = _Beside({4: tuple, 5: list}) # Of a clip: its path, and the numbers of its frames there; of a batch: a list of these
     lengths = _Beside({5: (tuple, list)}) # Of a batch filled up with empty frames: the number of frames of each clip
 
@@ -98,9 +98,9 @@ class TensorVideo(TensorImage):
             for k,i in enumerate(idxs): ax.text((k+.5)/len(idxs), -.02, captions[i], transform=ax.transAxes, ha='center', va='top', fontsize=8)
         return ax
 
-# %% ../nbs/00_core.ipynb #e6b667c1
+# %% ../nbs/00_core.ipynb #d493492e
 def _some_of(o, idx, n):
-    "The places of the list `o` that the index `idx` of a tensor's dimension of size `n` takes; what is behind `o`'s end is left out"
+    "What the index `idx`, of a dimension of size `n`, takes of the list `o`; places beyond its end are left out"
     res = np.arange(n)[idx.cpu().numpy() if isinstance(idx, Tensor) else idx]
     return o[res] if res.ndim == 0 else [o[i] for i in res if i < len(o)] if res.ndim == 1 else None
 
@@ -129,7 +129,7 @@ def __iter__(self:TensorVideo): return (self[i] for i in range(len(self)))
 
 @patch
 def clone(self:TensorVideo, **kwargs):
-    "A copy, which knows what this one knows"
+    "A copy, with `source` and `lengths`"
     res = super(TensorVideo, self).clone(**kwargs)
     res.source, res.lengths = self.source, self.lengths
     return res
@@ -177,12 +177,12 @@ def stack_frames(
         f"Expected T tensors (B,C,H,W) or one tensor (B,T,C,H,W), got shape {tuple(x.shape)}; add the batch with `x[None]`")
     return x.as_subclass(Tensor) if isinstance(x, TensorBase) else x    # torch.compile and torch.export have no way to cast
 
-# %% ../nbs/00_core.ipynb #c4065edb
+# %% ../nbs/00_core.ipynb #9e1a4ed2
 def clip_lengths(
     x # A batch of clips, of either form
 )->tuple: # Frames of each clip, an int each, if the batch was filled up; else None
-    "How many frames of each clip of a batch are its own. Raises ValueError if that is told of another number of clips."
-    lengths = getattr(x, 'lengths', getattr(x, '_lengths', None))     # a Learner casts its batches to plain tensors, which keep what stands beside them
+    "How many frames of each clip of a batch are its own. Raises ValueError if `lengths` are those of another number of clips."
+    lengths = getattr(x, 'lengths', getattr(x, '_lengths', None))     # a Learner casts its batches to plain tensors, which keep the attribute
     if lengths is not None and len(lengths) != len(x): raise ValueError(
         f"the batch has {len(x)} clips, its `lengths` are those of {len(lengths)}: a part of a batch needs a part of them, `x.lengths = …`")
     return lengths

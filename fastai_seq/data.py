@@ -9,7 +9,7 @@ __all__ = ['get_instances', 'group_of', 'GroupSplitter', 'KFoldSplitter', 'UCF10
            'check_clips', 'examine_clips', 'ImageTupleTfm', 'show_batch', 'ClipDL', 'get_action_dataloaders',
            'TensorVideoTfm', 'ImageSeqBlock', 'ImageSeqDataLoaders']
 
-# %% ../nbs/06_data.ipynb #cd1090b2
+# %% ../nbs/06_data.ipynb #e6720944
 import difflib, inspect, os, random, re, tempfile, time, warnings
 from collections import Counter, defaultdict
 from contextlib import contextmanager, suppress
@@ -42,10 +42,11 @@ from fastprogress.fastprogress import progress_bar
 from .augment import TemporalTfm   # its room teaches fastai's transforms what a clip is
 from .core import ImageTuple, TensorVideo, clip_lengths, clips_html
 from .datasets import hmdb51_fold, ucf101_fold
+from .extract import _in_processes
 from .sampling import FirstFrames, FrameSampler, UniformFrames
-from .video import VideoError, VideoRange, _centre, _fit, _in_processes, _read_clip, _scaled, _why, examine, n_frames, read_frames, video_extensions, video_info
+from .video import VideoError, VideoRange, _centre, _fit, _one_of, _read_clip, _scaled, _why, examine, n_frames, read_frames, video_extensions, video_info
 
-# %% ../nbs/06_data.ipynb #ef0af5d6
+# %% ../nbs/06_data.ipynb #34abca27
 _layout = "expected path/Class/clip, where a clip is a video file or a folder of numbered frames"
 
 def get_instances(
@@ -61,19 +62,21 @@ def get_instances(
     flat = any(f.is_file() and is_clip(f) for f in path.iterdir())
     if clips and all(map(_holds_clips, clips[:3])):
         parts = ' and '.join(sorted({c.parent.name for c in clips}))
-        raise ValueError(f"{path}: its folders hold folders of clips; if {parts} are parts of the data, `from_folder(…, train=…, valid=…)` takes their names; if they are data sets, pass one of them")
+        raise ValueError(f"{path}: its folders hold folders of clips; if {parts} are parts of the data, "
+                         "`from_folder(…, train=…, valid=…)` takes their names; if they are data sets, pass one of them")
     if not clips: raise ValueError(f"{path}: {'its videos are in no class folder' if flat else 'no clips in it'}; {_layout}")
     for cls,found in classes.items():
         if not found and not all(f.suffix == '.pth' for f in cls.iterdir()): warnings.warn(f"{cls}: no clips in it, the class is left out; {_layout}")
     return clips if exclude is None else _without(clips, path, exclude)
 
-# %% ../nbs/06_data.ipynb #4bd1a1cc
+# %% ../nbs/06_data.ipynb #280a84b4
 def _holds_clips(path): return path.is_dir() and any(f.suffix.lower() in video_extensions or f.is_dir() and f.name[0] != '.' for f in path.iterdir())
 
 def _without(clips, path, exclude):
     "`clips` but for those that `exclude` lists"
-    if isinstance(exclude, (str, Path)) and Path(exclude).suffix.lower() in video_extensions: raise ValueError(f"exclude={str(exclude)!r}: expected a list, or a text file; pass [{str(exclude)!r}]")
-    if isinstance(exclude, (str, Path)): exclude = [l for l in Path(exclude).read_text(encoding='utf-8').splitlines() if l.strip() and l[0] != '#']
+    if isinstance(exclude, (str, Path)):
+        if Path(exclude).suffix.lower() in video_extensions: raise ValueError(f"exclude={str(exclude)!r}: expected a list, or a text file; pass [{str(exclude)!r}]")
+        exclude = [l.strip() for l in Path(exclude).read_text(encoding='utf-8').splitlines() if l.strip() and l[0] != '#']
     out = {(path/e).absolute() for e in exclude}
     if strange := sorted(map(str, out - {c.absolute() for c in clips})): warnings.warn(f"exclude: {len(strange)} of {len(out)} are no clips in {path}, e.g. {strange[0]}")
     return clips.filter(lambda c: c.absolute() not in out)
@@ -191,13 +194,14 @@ def _honest_splitter(valid_pct=0.2, seed=None, label_func=parent_label):
         return splits
     return _inner
 
-# %% ../nbs/06_data.ipynb #5667a894
+# %% ../nbs/06_data.ipynb #dc6bbb5d
 def _check_splits(files, splits, bs, drop_last=True, classes=lambda o: {parent_label(o)}):
     "Raises ValueError if `splits` of `files` cannot be trained on in batches of `bs`; warns of classes that are not held out"
     train, valid = splits
     if not isinstance(bs, int) or bs < 1: raise ValueError(f"bs={bs!r}: expected a whole number, at least 1 clip a batch")
     if both := set(train) & set(valid): raise ValueError(f"{len(both)} clips are in both parts of the split, e.g. {files[min(both)]}")
-    if strange := sorted(i for i in {*train, *valid} if not -len(files) <= i < len(files)): raise ValueError(f"the split has clip {strange[0]}; expected indices in range({len(files)})")
+    if strange := sorted(i for i in {*train, *valid} if not -len(files) <= i < len(files)): raise ValueError(
+        f"the split has clip {strange[0]}; expected indices in range({len(files)})")
     if not len(train) or not len(valid): raise ValueError(
         f"{len(train)} clips to train on and {len(valid)} to validate: both need some; change the split, or record more")
     if drop_last and len(train) < bs: raise ValueError(f"{len(train)} clips to train on make no batch of bs={bs}; pass bs={len(train)} or less")
@@ -208,12 +212,13 @@ def _check_splits(files, splits, bs, drop_last=True, classes=lambda o: {parent_l
 
 def _split(files, splitter, *args, **kwargs):
     "The indices `(train, valid)` that `splitter` gives, or is; `_check_splits` says what else it takes, and raises"
-    if isinstance(splitter, str): raise ValueError(f"splitter={splitter!r}: expected a function from clips to indices, such as RandomSplitter() or GroupSplitter(), or None for recording groups")
+    if isinstance(splitter, str): raise ValueError(
+        f"splitter={splitter!r}: expected a function from clips to indices, such as RandomSplitter() or GroupSplitter(), or None for recording groups")
     splits = splitter(files) if callable(splitter) else splitter
     _check_splits(files, splits, *args, **kwargs)
     return splits
 
-# %% ../nbs/06_data.ipynb #88abf84f
+# %% ../nbs/06_data.ipynb #562ca229
 def check_clips(
     files, # Clips: videos and folders of frames
     sampler=None, # The sampler to be used, to know that no clip is too short for it
@@ -225,7 +230,9 @@ def check_clips(
     if len(labels) == 1: raise ValueError(
         f"{len(files)} clips, e.g. {files[0]}, but one class only: {', '.join(map(str, labels))}; {_layout}, and two classes at least")
     bad = parallel(_problem, files, sampler=sampler, n_workers=defaults.cpus, threadpool=True, progress=True).filter()
-    if bad: raise VideoError(f"{len(bad)} of {len(files)} clips cannot be used; leave them out (`fastai-seq doctor` writes a list of them, for `exclude`):\n" + '\n'.join(bad[:20]) + (f'\n… and {len(bad)-20} more' if len(bad) > 20 else ''))
+    more = [f'… and {len(bad)-20} more']*(len(bad) > 20)
+    if bad: raise VideoError('\n'.join([f"{len(bad)} of {len(files)} clips cannot be used; leave them out (`fastai-seq doctor` writes a list of them, for `exclude`):",
+                                        *bad[:20], *more]))
 
 def _problem(path, sampler=None):
     "What is wrong with a clip, in words"
@@ -240,8 +247,9 @@ def _rate(path, sampler): return [video_info(getattr(path, 'path', path)).fps] i
 def _check_lengths(files, sampler):
     "Warn if no clip is as long as `sampler` wants it: all of them would be filled up"
     lengths = [(n_frames(f), sampler.need(*_rate(f, sampler) or [None])) for f in files]
-    if all(n < need for n,need in lengths): warnings.warn("{} takes {} frames, and the longest of {} clips has {}: all would be filled up (short={!r}); lower seq_len or stride".format(
-        sampler, min(need for _,need in lengths), len(files), max(n for n,_ in lengths), sampler.short), stacklevel=3)
+    need, longest = min(need for _,need in lengths), max(n for n,_ in lengths)
+    if all(n < need for n,need in lengths): warnings.warn(f"{sampler} takes {need} frames, and the longest of {len(files)} clips has {longest}: "
+        f"all would be filled up (short={sampler.short!r}); lower seq_len or stride", stacklevel=3)
 
 # %% ../nbs/06_data.ipynb #6200be54
 def examine_clips(
@@ -347,7 +355,7 @@ def show_batch(x:TensorVideo, y, samples, **kwargs):
     "Clips as strips of frames with their times, in a grid; with `animate=True` as clips that play, `fps` frames a second"
     return _show_clips(x, y, samples, **kwargs)
 
-# %% ../nbs/06_data.ipynb #044ee106
+# %% ../nbs/06_data.ipynb #f481b1ff
 class ClipDL(TfmdDL):
     "A `TfmdDL` that draws alike whatever the number of workers, and can go on past a clip that cannot be read"
     def __init__(self,
@@ -355,7 +363,7 @@ class ClipDL(TfmdDL):
         on_error='raise', # A clip that cannot be read: 'raise', or 'replace' it by another of its label, and warn at the epoch's end
         **kwargs # To fastai's `TfmdDL`
     ):
-        if on_error not in ('raise', 'replace'): raise ValueError(f"on_error={on_error!r}: choose 'raise' or 'replace'")
+        _one_of('on_error', on_error, 'raise', 'replace')
         super().__init__(dataset, **kwargs)
         self.on_error, self.epoch_seed, self.n_replaced, self.log = on_error, 0, 0, None
 
@@ -409,14 +417,15 @@ class ClipDL(TfmdDL):
         said = self.log.read_text().splitlines()
         self.log.unlink()
         self.n_replaced += len(said)
-        warnings.warn(f"{len(said)} times a clip could not be read, and another of its label was taken ({self.n_replaced} times since the start):\n" + '\n'.join(sorted(set(said))[:10]))
+        warnings.warn('\n'.join([f"{len(said)} times a clip could not be read, and another of its label was taken ({self.n_replaced} times since the start):",
+                                 *sorted(set(said))[:10]]))
 
 def _part(dataset): return dataset.tls[0].split_idx if isinstance(dataset, Datasets) else None      # 0: to train on, 1: to validate on
 
-# %% ../nbs/06_data.ipynb #2adbd711
+# %% ../nbs/06_data.ipynb #9359c02e
 @contextmanager
 def _seeded(seed):
-    "All generators of random numbers on the CPU begin at `seed`, and stand where they stood afterwards (fastai's `no_random` asks the GPU too, which a forked worker must not)"
+    "Seed all random generators of the CPU, and restore them afterwards (fastai's `no_random` asks the GPU too, which a forked worker must not)"
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed); np.random.seed(seed % 2**32); torch.default_generator.manual_seed(seed % 2**63)
     try: yield
@@ -461,7 +470,7 @@ def get_action_dataloaders(
     return ds.dataloaders(bs=bs, after_item=[Resize(image_size), ToTensor],
                           after_batch=[IntToFloatTensor, Normalize.from_stats(*imagenet_stats)], **kwargs)
 
-# %% ../nbs/06_data.ipynb #9e34a037
+# %% ../nbs/06_data.ipynb #a78f275b
 class TensorVideoTfm(_ClipTfm):
     "Clip (a video or a folder of frames) to `TensorVideo`: uint8 `(seq_len,3,size,size)`"
     def __init__(self,
@@ -473,7 +482,8 @@ class TensorVideoTfm(_ClipTfm):
     ):
         super().__init__(sampler, seq_len, short)
         self.method, self.size = method, tuple(size) if is_listy(size) else (size,size)
-        if len(self.size) != 2 or not all(isinstance(o, Integral) and o > 0 for o in self.size): raise ValueError(f"size={size!r}: expected whole pixels, height and width in one number or as (height, width)")
+        if len(self.size) != 2 or not all(isinstance(o, Integral) and o > 0 for o in self.size): raise ValueError(
+            f"size={size!r}: expected whole pixels, height and width in one number or as (height, width)")
 
     def encodes(self, path:Path|str|VideoRange):
         frames, idxs = self.read(path, size=self.size, method=self.method, fit=_fit_all)
@@ -500,7 +510,7 @@ def ImageSeqBlock(
     "A `TransformBlock` for clips: videos or folders of frames"
     return TransformBlock(type_tfms=TensorVideoTfm(seq_len, size, **kwargs), batch_tfms=IntToFloatTensor, dl_type=ClipDL)
 
-# %% ../nbs/06_data.ipynb #e98e8833
+# %% ../nbs/06_data.ipynb #d2117779
 class _Labels(dict):
     "A label function made of a list"
     def __call__(self, o): return self[o]
@@ -514,7 +524,8 @@ def _label_block(labels):
         raise ValueError(f"{min(ns)} to {max(ns)} numbers a label: expected as many for each clip")
     if not numbers(labels): return CategoryBlock
     if any(not isinstance(y, Integral) for y in labels): return RegressionBlock
-    if len(set(labels)) > max(2, len(labels)/2): raise ValueError(f"the labels are {len(set(labels))} different whole numbers for {len(labels)} clips: pass y_block=RegressionBlock, or CategoryBlock if each is a class")
+    if len(set(labels)) > max(2, len(labels)/2): raise ValueError(f"the labels are {len(set(labels))} different whole numbers for {len(labels)} clips: "
+                                                                  "pass y_block=RegressionBlock, or CategoryBlock if each is a class")
     return CategoryBlock
 
 def _classes(y):
@@ -536,9 +547,9 @@ def _classes_by(y_block, files, label_func):
         if isinstance(t, _OfFrames): return (lambda o: t.classes(o, label_func(o))) if t.classes else _no_classes, None
     return (lambda o: _classes(label_func(o))), None if any(is_listy(label_func(f)) for f in files) else label_func
 
-# %% ../nbs/06_data.ipynb #c45d3989
+# %% ../nbs/06_data.ipynb #a021d15b
 def _check_names(kwargs, f):
-    "fastai passes arguments on and on, and drops those that nobody knows: a misspelt one would change nothing, unsaid. Raises TypeError for it."
+    "Raises TypeError for an argument that neither `f` nor fastai's loaders know, such as a misspelt one; fastai would drop it silently"
     takers = f, DataBlock.dataloaders, Datasets.dataloaders, TfmdDL.__init__, DataLoader.__init__, torch.utils.data.DataLoader.__init__
     known = sorted({p for t in takers for p in inspect.signature(t).parameters} - {'self', 'kwargs', 'args'})
     for k in kwargs:
@@ -546,7 +557,7 @@ def _check_names(kwargs, f):
             near = difflib.get_close_matches(k, known, 3, .5)
             raise TypeError(f"no argument {k!r}" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; there are {', '.join(known)}"))
 
-# %% ../nbs/06_data.ipynb #7cc403b2
+# %% ../nbs/06_data.ipynb #e63e8b79
 class ImageSeqDataLoaders(DataLoaders):
     "`DataLoaders` of clips as `TensorVideo`"
     @classmethod
@@ -572,7 +583,7 @@ class ImageSeqDataLoaders(DataLoaders):
     )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
         "Clips, labelled by `label_func`. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
         _check_names(kwargs, cls.from_path_func)
-        if on_error not in ('raise', 'replace'): raise ValueError(f"on_error={on_error!r}: choose 'raise' or 'replace'")
+        _one_of('on_error', on_error, 'raise', 'replace')
         block, fnames = ImageSeqBlock(seq_len, size, sampler=sampler, short=short, method=method), L(fnames)
         y_block = y_block or (_label_block(fnames.map(label_func)) if fnames else CategoryBlock)
         y_block = y_block() if callable(y_block) else y_block
@@ -583,7 +594,7 @@ class ImageSeqDataLoaders(DataLoaders):
         dblock = DataBlock((block, y_block), get_y=label_func, splitter=lambda _: splits, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return cls.from_dblock(dblock, fnames, path=path, bs=bs, on_error=on_error, **kwargs)
 
-# %% ../nbs/06_data.ipynb #d620f038
+# %% ../nbs/06_data.ipynb #fe6c25b5
 @patch(cls_method=True)
 @delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
 def from_folder(cls:ImageSeqDataLoaders,
@@ -594,6 +605,7 @@ def from_folder(cls:ImageSeqDataLoaders,
     **kwargs
 )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
     "Clips of `path/Class/clip`. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
+    _check_names(kwargs, cls.from_folder)
     parts = [Path(path)/o for o in (train, valid)]
     if all(p.is_dir() for p in parts):
         files = get_instances(parts[0]) + get_instances(parts[1])
@@ -620,7 +632,7 @@ def from_lists(cls:ImageSeqDataLoaders,
         if any(np.any(pd.isna(v)) for v in (l if is_listy(l) else [l])): raise ValueError(f"{f} has no label ({l}); leave it out, or label it")
     return cls.from_path_func(path, fnames, _Labels(zip(fnames, labels)), **kwargs)
 
-# %% ../nbs/06_data.ipynb #5349ec58
+# %% ../nbs/06_data.ipynb #5e4c6fe6
 @patch(cls_method=True)
 @delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
 def from_df(cls:ImageSeqDataLoaders,
@@ -653,7 +665,8 @@ def from_df(cls:ImageSeqDataLoaders,
     else: labels = col(label_col).tolist()
     if label_delim: labels = [[o.strip() for o in str(l).split(label_delim) if o.strip()] for l in labels]
     if valid_col is not None:
-        if not set(col(valid_col)) <= {True, False}: raise ValueError(f"column {valid_col!r}: expected True or False (or 1 and 0) in every row, got e.g. {col(valid_col).iloc[0]!r}")
+        if not set(col(valid_col)) <= {True, False}: raise ValueError(
+            f"column {valid_col!r}: expected True or False (or 1 and 0) in every row, got e.g. {col(valid_col).iloc[0]!r}")
         kwargs.setdefault('splitter', IndexSplitter([i for i,v in enumerate(col(valid_col)) if v]))
     return cls.from_lists(path, files, labels, **kwargs)
 

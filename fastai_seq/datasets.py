@@ -1,4 +1,4 @@
-"""Clips that are always there, and two known data sets with their official folds.
+"""Clips that the library makes itself, and two well-known data sets with their official folds.
 
 Docs: https://fastai-seq.github.io/fastai_seq/datasets.html.md"""
 
@@ -56,19 +56,20 @@ def _motion_frames(pair, seed, group, clip, n_frames, size):
     for t in np.linspace(0, speed, n_frames):
         yield _draw(back, *(start + direction*t) % 1, colour)
 
-# %% ../nbs/04_datasets.ipynb #6e759cff
+# %% ../nbs/04_datasets.ipynb #665c9bd5
 def motion_clips(
     dest=None, # Folder that gets `Class/v_Class_gNN_cNN.avi`; one in fastai's data folder if None
     n_classes=8, # 2, 4, 6 or 8: left/right, up/down, clockwise/anti-clockwise, grow/shrink
     n_groups=10, # Recording groups a class; clips of a group share their background
     clips_per_group=4, # Clips a class and group
     n_frames=32, # Frames a clip
-    size=(128,128), # Width and height in pixels, even
+    size=(128,128), # Width and height in pixels; or one number for both
     fps=25, # Frames a second
     seed=0 # The same seed gives the same frames, byte for byte
 )->Path: # `dest`
     "Make clips that differ in nothing but motion. What is there already is kept, so an interrupted run goes on. Raises ValueError if `dest` holds clips made otherwise."
     if n_classes not in (2,4,6,8): raise ValueError(f"n_classes={n_classes}: the classes come in pairs; choose 2, 4, 6 or 8")
+    size = (size,size) if isinstance(size, int) else tuple(size)
     settings = dict(n_classes=n_classes, n_groups=n_groups, clips_per_group=clips_per_group, n_frames=n_frames,
                     size=list(size), fps=fps, seed=seed)
     if dest is None: dest = fastai_path('data')/('motion_clips_' + '_'.join(str(v).strip('[]').replace(', ','x') for v in settings.values()))

@@ -51,21 +51,22 @@ def _digit_frames(rng, times, valid, size, n_digits, digit_size, speed):
     rows, cols = (_interpolate(at[..., i], 8, digit_size, size) for i in (0, 1))
     return (255*(rows @ imgs @ cols.swapaxes(-1, -2)).max(1)).round().astype(np.uint8)   # where two digits cross, the brighter one is seen
 
-# %% ../nbs/04_digits.ipynb #a9ef2fc1
+# %% ../nbs/04_digits.ipynb #b0ba215d
 class MovingDigits(Transform):
     "The number of a clip to `TensorVideo`, uint8 `(T,3,size,size)`, grey. In training to a clip that is drawn at random."
     input_types = int
     def __init__(self,
-        frames=range(20), # Which frames of the clip: their times, whole or not
+        frames=range(20), # Times of the frames to draw, whole or not
         size=64, # Height and width in pixels
         n_digits=2, # Digits in a frame
         digit_size=28, # Height and width of a digit in pixels
-        speed=.1, # Way a digit goes in a frame, as a share of the free path `size - digit_size`
+        speed=.1, # How far a digit goes in a frame, as a share of the free path `size - digit_size`
         seed=0, # The same seed and number give the same clip
-        valid=True # Digits held out from training; in training (`split_idx` 0) the others in any case
+        valid=True # Draw the digits that are held out from training? In training (`split_idx` 0) they never are
     ):
         if n_digits < 1 or digit_size > size: raise ValueError(f"n_digits={n_digits}, digit_size={digit_size}: expected at least 1 digit, of at most size={size} pixels")
-        self.frames, self.size, self.n_digits, self.digit_size, self.speed, self.seed, self.valid, self.training = tuple(frames), size, n_digits, digit_size, speed, seed, valid, False
+        self.frames, self.size, self.n_digits, self.digit_size = tuple(frames), size, n_digits, digit_size
+        self.speed, self.seed, self.valid, self.training = speed, seed, valid, False
 
     def __call__(self, x, split_idx=None, **kwargs):
         self.training = split_idx == 0
@@ -86,11 +87,11 @@ def moving_digits(
     make = MovingDigits(range(n_frames), **kwargs)
     return TensorVideo(torch.stack([make(i) for i in range(n)]))
 
-# %% ../nbs/04_digits.ipynb #443d9f56
+# %% ../nbs/04_digits.ipynb #98ce0835
 def frame_labels(
     path, # A video
 )->list: # A label for each of its frames
-    "The labels that stand beside a video: the lines of the file of its name, ending in .txt"
+    "The labels that stand beside a video: the lines of the file of its name, ending in .txt. Raises FileNotFoundError."
     file = Path(path).with_suffix('.txt')
     if not file.exists(): raise FileNotFoundError(f"{path} has no labels: expected them in {file}, a line a frame")
     return [l.strip() for l in file.read_text(encoding='utf-8').rstrip().splitlines()]      # editors differ in how a file ends
@@ -108,17 +109,17 @@ def _changing_frames(rng, back, n_frames, parts):
     places = place + np.cumsum([np.array(_ways[l])*step for l in labels], 0)
     return [_draw(back, *p % 1, colour) for p in places], labels
 
-# %% ../nbs/04_digits.ipynb #24657feb
+# %% ../nbs/04_digits.ipynb #d19cba3f
 def changing_clips(
     dest, # Folder that gets `v_Change_gNN_cNN.avi`, and beside each its labels, `.txt`
     n_groups=10, # Recording groups; clips of a group share their background
     clips_per_group=4, # Clips a group
     n_frames=32, # Frames a clip
-    size=(64,64), # Width and height in pixels, even
+    size=(64,64), # Width and height in pixels; or one number for both
     seed=0 # The same seed gives the same clips
 )->Path: # `dest`
     "Make clips of a letter that goes left, right, up or down, and changes its mind once or twice. What is there already is kept. Raises ValueError if `dest` holds clips made otherwise."
-    dest = Path(dest)
+    dest, size = Path(dest), (size,size) if isinstance(size, int) else tuple(size)
     _same_settings(dest/'changing_clips.json', dict(n_groups=n_groups, clips_per_group=clips_per_group, n_frames=n_frames, size=list(size), seed=seed))
     for g in progress_bar(range(1, n_groups+1), leave=False):
         back = _background(seed, g, size)

@@ -1,4 +1,4 @@
-"""Written whole or not at all.
+"""Write a file or a folder whole or not at all.
 
 Docs: https://fastai-seq.github.io/fastai_seq/files.html.md"""
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from shutil import rmtree
 from uuid import uuid4
 
-# %% ../nbs/00_files.ipynb #bb789a01
+# %% ../nbs/00_files.ipynb #026ed442
 def _drop(path):
     "Remove a file or a folder, if it is there"
     if path.is_dir(): rmtree(path)
@@ -27,7 +27,7 @@ def written_whole(
     dest, # File or folder to make; an old one is replaced, at the end
     work=None # Folder for the temporary path, on the same file system; the parent of `dest` if None
 ):
-    "Gives a hidden path to write to; it becomes `dest` if the block ends well, and is removed if not"
+    "Gives a hidden path to write to, which becomes `dest` if the block ends without an error, and is removed otherwise"
     dest = Path(dest).resolve()    # a link to a folder stays one
     dest.parent.mkdir(parents=True, exist_ok=True)
     tmp,old = (Path(work or dest.parent)/f'.{uuid4().hex[:8]}.tmp.{dest.name}' for _ in range(2))

@@ -18,7 +18,7 @@ _short = {
     'wrap':        lambda i, n: i % n,       # the clip starts again
     'error':       None}
 
-# %% ../nbs/01_sampling.ipynb #afe2310d
+# %% ../nbs/01_sampling.ipynb #d57a98d4
 class FrameSampler:
     "Base of the samplers: indices into a clip of `n` frames, in ascending order before `short` is applied"
     fps, training, varies = None, False, False     # `varies`: clips of several lengths give several numbers of frames
@@ -28,7 +28,7 @@ class FrameSampler:
     ):
         if not isinstance(seq_len, Integral) or seq_len < 1: raise ValueError(f"seq_len={seq_len!r}: expected a whole number, at least 1 frame")
         if short not in _short: raise ValueError(f"short={short!r}: choose one of {', '.join(map(repr, _short))}")
-        self.seq_len, self.short = seq_len, short
+        self.seq_len, self.short = int(seq_len), short
 
     def need(self, rate):
         "Frames a clip of `rate` frames a second must have not to be short"
@@ -123,37 +123,41 @@ class LastFrames(FirstFrames):
     "The last `seq_len` frames: what there is when the next one is to be predicted"
     def pick(self, n, draw, rate): return [n - self.need(rate) + p for p in self._places(rate)]
 
-# %% ../nbs/01_sampling.ipynb #59e6a3b5
+# %% ../nbs/01_sampling.ipynb #06641a29
 class EveryFrame(UniformFrames):
     "All frames; of a clip of more than `max_len`, so many, evenly spread"
     varies = True
     def __init__(self,
-        max_len=None, # Most frames to pick
+        max_len=None, # Most frames to pick, at least 1; None: all
         short='repeat_last' # As in the other samplers; no clip is short
     ):
+        if max_len is not None and max_len < 1: raise ValueError(f"max_len={max_len}: expected at least 1 frame, or None for all")
         super().__init__(1 if max_len is None else max_len, short)
         self.max_len = max_len
     def need(self, rate): return 1
     def moving(self): raise ValueError(f"{self} sees a clip whole at one look; pass n_clips=1, or another sampler")
     def pick(self, n, draw, rate): return list(range(n)) if self.max_len is None or n <= self.max_len else super().pick(n, draw, rate)
 
-# %% ../nbs/01_sampling.ipynb #663cb7a7
+# %% ../nbs/01_sampling.ipynb #c29f80a5
 class PartOf(FrameSampler):
     "A part of the frames that `sampler` picks. Raises ValueError for a clip that is too short for the whole."
     def __init__(self,
         sampler, # A `FrameSampler`
         first, # Number of the part's first frame among those that are picked
         last, # Number of the frame after its last
-        said='the parts' # What takes so many frames, for the message
+        said='the parts' # What takes so many frames, in the words of the error
     ):
-        if sampler.varies or not 0 <= first < last <= sampler.seq_len: raise ValueError(f"first={first}, last={last}: expected a part of the frames that {sampler} always picks")
-        self.sampler, self.first, self.last, self.said, self.fps, self.stride = sampler, first, last, said, sampler.fps, getattr(sampler, 'stride', 1)
+        if sampler.varies or not 0 <= first < last <= sampler.seq_len: raise ValueError(
+            f"first={first}, last={last}: expected a part of the frames that {sampler} always picks")
+        self.sampler, self.first, self.last, self.said = sampler, first, last, said
+        self.fps, self.stride = sampler.fps, getattr(sampler, 'stride', 1)
         super().__init__(last - first, 'error')
 
     def need(self, rate): return self.sampler.need(rate)
 
     def __call__(self, n, rate=None, draw=None):
-        if n < self.need(rate): raise ValueError(f"the clip has {n} frames, and {self.said} take {self.need(rate)}; lower them, or leave the clip out (what comes after its end: `continue_video`)")
+        if n < self.need(rate): raise ValueError(f"the clip has {n} frames, and {self.said} take {self.need(rate)}; "
+                                                 "lower them, or leave the clip out (`continue_video` predicts what comes after its end)")
         return self.sampler(n, rate, draw)[self.first:self.last]
 
     def clips(self, n_frames, n_clips, rate=None): return [o[self.first:self.last] for o in self.sampler.clips(n_frames, n_clips, rate)]
@@ -164,20 +168,20 @@ class PartOf(FrameSampler):
         return res
 
     def at_end(self):
-        "A sampler of so many frames at the end of a clip: what comes after them need not be there"
+        "A sampler of as many frames at the end of a clip, where what follows is not there"
         return LastFrames(self.seq_len, 'error', self.stride, self.fps)
 
-# %% ../nbs/01_sampling.ipynb #d0251d8c
+# %% ../nbs/01_sampling.ipynb #fd73cb6f
 _samplers = {c.__name__: c for c in (UniformFrames, SegmentFrames, FirstFrames, RandomClip, LastFrames, EveryFrame, PartOf)}
 
 def _sampler_told(sampler):
-    "`sampler` as its name and arguments. Raises ValueError for one of another class."
+    "`sampler` as a dict of its name and arguments. Raises ValueError for one that is not the library's."
     if type(sampler) is not _samplers.get(name := type(sampler).__name__): raise ValueError(
         f"{sampler} is no sampler of the library, so it cannot be told in a file; the library has {', '.join(_samplers)}")
     args = {k: v for k,v in vars(sampler).items() if k in inspect.signature(type(sampler)).parameters}
     return dict(name=name, args={k: _sampler_told(v) if isinstance(v, FrameSampler) else v for k,v in args.items()})
 
 def _sampler_made(told):
-    "The sampler of such data. Raises ValueError if it is not known."
+    "The sampler that `_sampler_told` wrote down. Raises ValueError if it is not known."
     try: return _samplers[told['name']](**{k: _sampler_made(v) if isinstance(v, dict) else v for k,v in told['args'].items()})
     except (KeyError, TypeError, AttributeError) as e: raise ValueError(f"{told!r}: expected the name and arguments of one of {', '.join(_samplers)}") from e

@@ -37,7 +37,7 @@ from .digits import MovingDigits
 from .sampling import FirstFrames, PartOf, RandomClip
 from .video import _array, _frame_files, _made, _scaled, _stamp, get_videos, n_frames, video_info
 
-# %% ../nbs/06_targets.ipynb #59b6df6f
+# %% ../nbs/06_targets.ipynb #e8d4525f
 class FutureFrames:
     "Splits a clip: `n_in` frames to see, and the `n_out` that follow to predict. Raises ValueError when a clip is too short for both."
     def __init__(self,
@@ -48,9 +48,10 @@ class FutureFrames:
         sampler=RandomClip # Where the part begins: a sampler class that takes frames at a fixed distance, `RandomClip` or `FirstFrames`
     ):
         if n_in < 1 or n_out < 1: raise ValueError(f"n_in={n_in}, n_out={n_out}: expected at least 1 frame of each")
-        if not isinstance(sampler, type) or not issubclass(sampler, FirstFrames): raise ValueError(f"sampler={sampler!r}: expected a class that takes frames at a fixed distance, RandomClip or FirstFrames")
-        self.n_in, self.n_out = n_in, n_out
-        whole, need = sampler(n_in + n_out, 'error', stride, fps), f"n_in={n_in} and n_out={n_out}" + (f" with stride={stride}" if stride > 1 else '') + (f" at fps={fps}" if fps else '')
+        if not isinstance(sampler, type) or not issubclass(sampler, FirstFrames): raise ValueError(
+            f"sampler={sampler!r}: expected a class that takes frames at a fixed distance, RandomClip or FirstFrames")
+        self.n_in, self.n_out, whole = n_in, n_out, sampler(n_in + n_out, 'error', stride, fps)
+        need = f"n_in={n_in} and n_out={n_out}" + (f" with stride={stride}" if stride > 1 else '') + (f" at fps={fps}" if fps else '')
         self.inputs, self.targets = PartOf(whole, 0, n_in, need), PartOf(whole, n_in, n_in + n_out, need)
 
     def blocks(self,
@@ -102,9 +103,9 @@ class FutureDataLoaders(DataLoaders):
         dblock = DataBlock(cut.blocks(size, method=method), get_y=noop, splitter=lambda _: splits, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return cls.from_dblock(dblock, fnames, path=path, bs=bs, **kwargs)
 
-# %% ../nbs/06_targets.ipynb #9c801966
+# %% ../nbs/06_targets.ipynb #32c1a57c
 def _clips_below(path):
-    "Videos and folders of frames at any depth below `path`; a picture above videos is no frame"
+    "Videos and folders of frames at any depth below `path`; a folder that has videos in or below it is no folder of frames"
     videos = get_videos(path)
     folders = {f.parent for f in [*get_image_files(path), *Path(path).rglob(_array)]}
     return (videos + list(folders - {p for v in videos for p in v.parents})).sorted()
@@ -119,6 +120,7 @@ def from_folder(cls:FutureDataLoaders,
     **kwargs
 )->DataLoaders: # `x`: TensorVideo `(bs,n_in,3,H,W)`, `y`: TensorVideo `(bs,n_out,3,H,W)`, 0 to 1
     "All clips below a folder. Raises VideoError naming clips that cannot be read or are too short, ValueError for bad arguments."
+    _check_names(kwargs, cls.from_folder)
     parts = [Path(path)/o for o in (train, valid)]
     split = all(p.is_dir() for p in parts)
     files = L(map(_clips_below, parts)).concat() if split else _clips_below(path)
@@ -194,7 +196,7 @@ class _Unread: "Targets of a whole video that are too large to read all: has a l
 
 _frame_types = TensorFrameCategory, TensorFrameNumbers, TensorFrameMask
 
-# %% ../nbs/06_targets.ipynb #d1c6712d
+# %% ../nbs/06_targets.ipynb #0ff12a91
 def _fits(y, path, n):
     "Raises ValueError unless `y` says something of each of the `n` frames of the clip `path`"
     if len(y) != n: raise ValueError(f"{path}: targets for {len(y)} frames, it has {n}; expected one a frame")
@@ -202,7 +204,7 @@ def _fits(y, path, n):
         f"{path}: nothing is said of {len(none)} of its {n} frames, the first is number {none[0]}; say something of each, such as 'background'")
 
 class OfItsFrames(ItemTransform):
-    "Of targets for each frame of a video, those of the frames that the clip beside them holds. Raises ValueError if they do not fit."
+    "Takes, of the targets for all frames of a video, those of the frames in the clip beside them. Raises ValueError if they do not fit."
     order, _retain = -1, False           # before anything else is done to the clip
     def encodes(self, o):
         clip, *_ = o
@@ -304,7 +306,7 @@ def FrameRegressionBlock(): # A `TransformBlock`; batches are `TensorFrameNumber
     "A `TransformBlock` for numbers a frame: an array `(n,)` or `(n,k)`, as long as the video"
     return TransformBlock(type_tfms=FrameNumbers(), item_tfms=OfItsFrames, dls_kwargs=dict(before_batch=_PadTargets))
 
-# %% ../nbs/06_targets.ipynb #2d881155
+# %% ../nbs/06_targets.ipynb #83c0812e
 def _scale_mask(x, size, method):
     "The masks `x (T,h,w)` as frames of that shape are scaled to `size`; no new values arise"
     h, w = _scaled(*x.shape[1:], tuple(size), method)
@@ -320,7 +322,8 @@ def _same_shape(mask, path):
     path = Path(getattr(path, 'path', path))
     if path.is_dir() and _made(path): return
     (h,w), (fh,fw) = mask.shape[1:], _shape_of(*_stamp(path))
-    if min(abs(h - w*fh/fw), abs(w - h*fw/fh)) > 1: raise ValueError(f"{path}: masks of {h}x{w} (height x width) for frames of {fh}x{fw}; expected the same shape, at any scale")
+    if min(abs(h - w*fh/fw), abs(w - h*fw/fh)) > 1: raise ValueError(
+        f"{path}: masks of {h}x{w} (height x width) for frames of {fh}x{fw}; expected the same shape, at any scale")
 
 # %% ../nbs/06_targets.ipynb #b605979e
 class _Masks(_Unread):

@@ -86,7 +86,9 @@ def test_encrypted_rar(name, tmp_path, refused, monkeypatch):
 def test_rar_with_an_encrypted_list(name, tmp_path, refused):
     fname = real('rar', f'{name}.rar')
     assert refused(fname, 'its list is encrypted; give its password')
-    if not rarfile._have_crypto: return refused(fname, 'pip install cryptography', password='password')
+    if not rarfile._have_crypto:
+        assert refused(fname, 'pip install cryptography', password='password')
+        return
     assert refused(fname, 'wrong password', password='passwort')
     if name == 'rar5-hpsw' or shutil.which('unrar'): holds(extract_archive(fname, tmp_path/'dest', password='password'), hidden[name])
 

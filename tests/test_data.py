@@ -17,9 +17,10 @@ from fastai_seq import data as data_module
 from fastai_seq.augment import ReverseTime
 from fastai_seq.core import TensorVideo, clip_lengths
 from fastai_seq.data import ClipDL, GroupSplitter, ImageSeqBlock, ImageSeqDataLoaders, ImageTupleTfm, TensorVideoTfm, get_instances, group_of
+from fastai_seq.extract import cache_clips, extract_dataset
 from fastai_seq.models import SimpleModel
 from fastai_seq.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames, UniformFrames
-from fastai_seq.video import VideoError, VideoRange, cache_clips, extract_dataset, n_frames, read_frames, write_video
+from fastai_seq.video import VideoError, VideoRange, n_frames, read_frames, write_video
 
 def epoch(dl): return [(x.cpu().clone(), y.cpu().clone()) for x, y in dl]
 def same(a, b): return len(a) == len(b) and all(torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(a, b))

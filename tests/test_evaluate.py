@@ -15,10 +15,11 @@ from fastai_seq import evaluate as room
 from fastai_seq.data import ImageSeqDataLoaders, KFoldSplitter, TensorVideoTfm, get_action_dataloaders, get_instances
 from fastai_seq.datasets import motion_clips
 from fastai_seq.evaluate import CategoryEvaluation, MultiCategoryEvaluation, RegressionEvaluation, evaluate_clips, evaluate_folds
+from fastai_seq.extract import extract_dataset
 from fastai_seq.learner import seq_learner
 from fastai_seq.models import SimpleModel
 from fastai_seq.sampling import EveryFrame, RandomClip, SegmentFrames
-from fastai_seq.video import VideoError, VideoRange, extract_dataset, read_frames
+from fastai_seq.video import VideoError, VideoRange, read_frames
 
 matplotlib.use('agg')
 tiny = partial(SimpleCNN, [3, 4, 8])

@@ -16,11 +16,12 @@ import fastai_seq.export as export
 from fastai_seq.data import ImageSeqDataLoaders, get_action_dataloaders, get_instances
 from fastai_seq.evaluate import evaluate_clips
 from fastai_seq.export import export_onnx, export_program
+from fastai_seq.extract import avi2frames
 from fastai_seq.learner import seq_learner
 from fastai_seq.models import create_seq_model
 from fastai_seq.runtime import OnnxPredictor
 from fastai_seq.sampling import EveryFrame, RandomClip
-from fastai_seq.video import VideoError, VideoRange, avi2frames
+from fastai_seq.video import VideoError, VideoRange
 
 cnn = partial(SimpleCNN, [3,4,8])
 load = lambda clips, **kwargs: ImageSeqDataLoaders.from_folder(clips, **dict(seq_len=4, size=32, bs=4, seed=0, num_workers=0) | kwargs)

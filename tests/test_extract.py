@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np, pytest
 from filelock import FileLock
 
-from fastai_seq import video as video_module
+from fastai_seq import extract as room
 from fastai_seq.data import get_instances
-from fastai_seq.video import (VideoError, _as_completed, _in_processes, avi2frames, extract_dataset, frames_bytes, get_videos, n_frames,
-                              read_frames, write_video)
+from fastai_seq.extract import _as_completed, _in_processes, avi2frames, extract_dataset, frames_bytes
+from fastai_seq.video import VideoError, get_videos, n_frames, read_frames, write_video
 
 n_videos, length = 16, 60
 
@@ -28,7 +28,7 @@ def undisturbed(videos, tmp_path_factory):
 
 def contents(path): return {f.relative_to(path).as_posix(): f.read_bytes() for f in path.rglob('*') if f.is_file()}
 
-code = "import sys; from fastai_seq.video import extract_dataset; print(extract_dataset(sys.argv[1], sys.argv[2], workers=int(sys.argv[3])))"
+code = "import sys; from fastai_seq.extract import extract_dataset; print(extract_dataset(sys.argv[1], sys.argv[2], workers=int(sys.argv[3])))"
 def start(videos, frames, workers, **kwargs):
     return subprocess.Popen([sys.executable, '-c', code, videos, frames, str(workers)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **kwargs)      # a background job ignores it
@@ -116,10 +116,10 @@ def test_a_full_file_system_stops_the_run(videos, tmp_path):
         with pytest.raises(OSError, match='choose another folder') as e: extract_dataset(videos, disk/'frames')
         assert e.value.errno == errno.ENOSPC and not list(disk.rglob('*.jpg'))
         for workers in (0, 2):
-            check, video_module._check_room = video_module._check_room, lambda *args: None
+            check, room._check_room = room._check_room, lambda *args: None
             try:
                 with pytest.raises(OSError) as e: extract_dataset(videos, disk/'frames', workers=workers)
-            finally: video_module._check_room = check
+            finally: room._check_room = check
             assert e.value.errno == errno.ENOSPC
             assert {n_frames(f) for f in get_instances(disk/'frames')} <= {length} and not list(disk.glob('frames/.unfinished'))
     finally: subprocess.run(['umount', disk], check=True)
@@ -152,7 +152,7 @@ def test_a_process_that_dies_takes_no_other_clip_with_it():
 spawned = """
 import multiprocessing as mp
 mp.set_start_method('spawn', force=True)
-from fastai_seq.video import extract_dataset
+from fastai_seq.extract import extract_dataset
 {}print(extract_dataset({!r}, {!r}, workers=2))
 """
 
@@ -217,7 +217,7 @@ def test_frames_wanted(videos, tmp_path):
 
 def test_memory_does_not_grow_with_the_video(tmp_path):
     if not Path('/proc/self/status').exists(): pytest.skip('no /proc to read the peak of memory from')
-    code = ("import sys; from fastai_seq.video import avi2frames; avi2frames(sys.argv[1], sys.argv[2]); "
+    code = ("import sys; from fastai_seq.extract import avi2frames; avi2frames(sys.argv[1], sys.argv[2]); "
             "print(next(l for l in open('/proc/self/status') if 'VmHWM' in l).split()[1], 'torch' in sys.modules)")
     peaks = []
     for n in (100, 2000):

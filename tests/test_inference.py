@@ -17,12 +17,13 @@ from fastai_seq import inference as room
 from fastai_seq.core import TensorVideo
 from fastai_seq.data import ImageSeqDataLoaders, get_action_dataloaders, get_instances
 from fastai_seq.evaluate import evaluate_clips
+from fastai_seq.extract import extract_dataset
 from fastai_seq.inference import StreamPredictor, Timeline, predict_timeline, predict_video
 from fastai_seq.learner import seq_learner
 from fastai_seq.models import LSTMHead, SimpleModel
 from fastai_seq.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames
 from fastai_seq.timesformer import MyTimeSformer
-from fastai_seq.video import VideoError, VideoRange, extract_dataset, n_frames, read_frames, video_info, write_video
+from fastai_seq.video import VideoError, VideoRange, n_frames, read_frames, video_info, write_video
 
 matplotlib.use('agg')
 tiny = partial(SimpleCNN, [3, 4, 8])

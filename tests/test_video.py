@@ -7,8 +7,9 @@ from PIL import Image
 
 from conftest import real, shared
 from fastai_seq import video as video_module
+from fastai_seq.extract import avi2frames
 from fastai_seq.sampling import FirstFrames, UniformFrames
-from fastai_seq.video import VideoError, avi2frames, extract_frames, get_videos, n_frames, read_frames, video_info, write_video
+from fastai_seq.video import VideoError, extract_frames, get_videos, n_frames, read_frames, video_info, write_video
 
 odd = ['animated.gif', 'bt601_full_range.mp4', 'bt601_limited_range.mp4', 'discard_first_keyframe.mp4', 'h265_10bits.mp4', 'nasa_13013_rotated.mp4',
        'test_non_zero_start.mp4', 'testsrc2_mpeg4.avi', 'testsrc2_odd_height_and_width_mpeg2.mp4', 'testsrc2_vp8.webm']
@@ -221,6 +222,7 @@ def test_a_broken_frame_in_a_folder_is_found(clips, tmp_path):
 
 flip_job = """
 import json, sys
+from fastai_seq.extract import avi2frames
 from fastai_seq.video import *
 out = []
 for path in sys.argv[1:]:
