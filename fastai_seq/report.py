@@ -23,7 +23,7 @@ from .data import check_leakage, group_of
 from .evaluate import CategoryEvaluation, _labelled, _png, _write_page, evaluate_clips
 from .interpret import SeqInterpretation, _playing
 
-# %% ../nbs/10_report.ipynb #ad02128c
+# %% ../nbs/10_report.ipynb #885cf1cf
 def _sides(learn, dl, group_func):
     "A row a clip: which `side` of the split, its `path`, recording `group` (None if its name tells none) and `label`"
     rows = []
@@ -37,8 +37,7 @@ def _leaks(df, group_func):
     "What there is to say about recordings on both sides, and whether it is bad"
     splits = [[*np.flatnonzero(df.side == o)] for o in ('training', 'validation')]
     if not splits[0]: return 'What it was trained on is not known (a learner from a file): nothing can be said of recordings on both sides.', True
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')                     # it is said on the page
+    with warnings.catch_warnings(action='ignore'):          # it is said on the page
         shared = sorted(map(str, check_leakage(list(df.path), splits, group_func)))
     unknown = int(df.group.isna().sum())
     of_unknown = f' Of {unknown} of {len(df)} clips the recording is not known.' if unknown else ''
@@ -82,7 +81,7 @@ def _curves_html(learn):
 
 def _image(fig, what): return f'<img alt="{escape(what)}" src="data:image/png;base64,{_png(fig)}">'
 
-# %% ../nbs/10_report.ipynb #2ee4bf5e
+# %% ../nbs/10_report.ipynb #affbe8cf
 def _model_html(learn):
     n = sum(p.numel() for p in learn.model.parameters())
     trained = sum(p.numel() for p in learn.model.parameters() if p.requires_grad)
@@ -107,6 +106,7 @@ def report(
     path, # File to write, .html
     dl=None, # A loader with labels; the learner's validation set, if None
     title='Report', # Of the page
+    notes='', # What else is to be said at the top, plain text
     n_clips=2, # Looks in time at each video, for the numbers
     k=6, # Clips to show: the worst, and as many of the best
     group_func=group_of, # Gives the recording group of a clip, or None
@@ -126,7 +126,7 @@ def report(
     confused = interp.most_confused()[:10] if isinstance(ev, CategoryEvaluation) else []
     who = pd.DataFrame([(a, b, int(n)) for a,b,n in confused], columns=['label', 'taken for', 'clips']).to_html(index=False) if confused else ''
     return _write_page(path, title, [
-        f'<h1>{escape(title)}</h1><p><b>{escape(ev.headline)}</b></p>' + ''.join(f'<p>{escape(o)}</p>' for o in ev.notes),
+        f'<h1>{escape(title)}</h1><p><b>{escape(ev.headline)}</b></p>' + ''.join(f'<p>{escape(o)}</p>' for o in ev.notes) + (f'<pre>{escape(notes)}</pre>' if notes else ''),
         _section('Data and split', _split_html(_sides(learn, dl, group_func), group_func)), _section('Training', curves),
         _section('Evaluation', ev.metrics.round(4).to_html(na_rep=''), _image(ev.plot(), 'evaluation'), who, ev.report.round(3).to_html()),
         _section('Recordings', more, groups[:n_max].round(3).to_html()), _section('Clips', _clips_html(interp, k, max_bytes)),

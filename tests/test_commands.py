@@ -1,7 +1,10 @@
 "What README tells a user to type, in processes of their own."
 import re, subprocess
 
+import pytest
+
 from conftest import root
+from fastai_seq import cli
 from fastai_seq.data import get_instances
 
 def fastai_seq(*args): return subprocess.run(['fastai-seq', *map(str, args)], capture_output=True, text=True)
@@ -15,6 +18,16 @@ def test_train_and_predict_in_fresh_processes(clips, tmp_path):
     res = fastai_seq('predict', tmp_path/'model.pkl', *files)
     assert res.returncode == 0, res.stderr
     for line, f in zip(res.stdout.strip().splitlines(), files, strict=True): assert re.fullmatch(rf'{f}\tMove(Left|Right)\t[01]\.\d{{3}}', line)
+
+@pytest.mark.parametrize('arch', ['resnet10t', 'mc3_18'])       # timm's, and a video network
+def test_train_takes_other_networks(clips, tmp_path, arch, capsys):
+    ask = ['train', clips, '--out', tmp_path, '--weights', 'none', '--arch', arch, '--epochs', 1, '--size', 32, '--seq_len', 4]
+    main = lambda *more: cli.main([*map(str, ask), *more])
+    assert main() == 0 and ('lstm' in capsys.readouterr().out) == (arch == 'resnet10t')
+    before = (tmp_path/'model.pkl').stat()
+    assert main() == 2 and '--force' in capsys.readouterr().err and (tmp_path/'model.pkl').stat() == before      # nothing is lost unasked
+    assert main('--force') == 0 and (tmp_path/'model.pkl').stat() != before
+    assert main('--force', '--head', 'rnn') == 2
 
 def test_mistakes_take_one_line(clips, tmp_path):
     (tmp_path/'junk.pkl').write_text('junk')

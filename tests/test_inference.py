@@ -13,14 +13,16 @@ from PIL import Image
 from torchvision.models.video import r3d_18
 
 from conftest import real
-from fastai_seq import inference as room
+from fastai_seq import timeline as room
 from fastai_seq.core import TensorVideo
-from fastai_seq.data import ImageSeqDataLoaders, get_action_dataloaders, get_instances
+from fastai_seq.data import ImageSeqDataLoaders, _fit_all, get_action_dataloaders, get_instances
 from fastai_seq.evaluate import evaluate_clips
-from fastai_seq.inference import StreamPredictor, Timeline, predict_timeline, predict_video
+from fastai_seq.inference import predict_video
 from fastai_seq.learner import seq_learner
 from fastai_seq.models import LSTMHead, SimpleModel
 from fastai_seq.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames
+from fastai_seq.stream import StreamPredictor, _FeatureRing, _State
+from fastai_seq.timeline import Timeline, predict_timeline
 from fastai_seq.timesformer import MyTimeSformer
 from fastai_seq.video import VideoError, VideoRange, extract_dataset, n_frames, read_frames, video_info, write_video
 
@@ -304,8 +306,8 @@ def test_page_and_video(learn, long, tmp_path):
 
 # --- streams ---
 
-heads = dict(lstm=room._State, gru=room._State, convlstm=room._State, convgru=room._State, mean=room._FeatureRing, avg=room._FeatureRing, max=room._FeatureRing,
-             attention=room._FeatureRing, transformer=room._FeatureRing, diff=room._FeatureRing)
+heads = dict(lstm=_State, gru=_State, convlstm=_State, convgru=_State, mean=_FeatureRing, avg=_FeatureRing, max=_FeatureRing,
+             attention=_FeatureRing, transformer=_FeatureRing, diff=_FeatureRing)
 
 def offline(learn, frames):
     "The model's answer to `frames` as a clip in a folder, by the loader"
@@ -326,7 +328,7 @@ def test_a_stream_is_the_clip_it_would_be(clips, head):
     got = [s.push(f) for f in frames]
     assert n == [1]*9                                            # each frame once
     for i, a in enumerate(got, 1):
-        if heads[head] is room._State: same(list(a.probs.values()), offline(l, frames[:i]))
+        if heads[head] is _State: same(list(a.probs.values()), offline(l, frames[:i]))
         elif i < 4: assert a is None
         else: same(list(a.probs.values()), offline(l, frames[i-4:i]))
     s.reset()
@@ -384,7 +386,7 @@ def test_kinds_of_frames_and_sizes_that_change(learn):
     s = StreamPredictor(learn)
     several = [f[0], noise(1, 80, 64)[0], noise(1, 24, 100)[0]]
     for o in several: x = s.push(o)
-    same(list(x.probs.values()), offline(learn, [room._fit_all([o], (32, 32), 'crop')[0] for o in several]))
+    same(list(x.probs.values()), offline(learn, [_fit_all([o], (32, 32), 'crop')[0] for o in several]))
     for bad, e in (('frame', TypeError), (np.zeros((4, 4)), ValueError), (np.zeros((4, 4, 3)), ValueError), (torch.zeros(3, 4, 4), TypeError)):
         with pytest.raises(e, match='uint8'): s.push(bad)
 
