@@ -24,7 +24,7 @@ from fastai_seq.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFram
 from fastai_seq.stream import StreamPredictor, _FeatureRing, _State
 from fastai_seq.timeline import Timeline, predict_timeline
 from fastai_seq.timesformer import MyTimeSformer
-from fastai_seq.video import VideoError, VideoRange, extract_dataset, n_frames, read_frames, video_info, write_video
+from fastai_seq.video import VideoError, VideoRange, _Video, extract_dataset, n_frames, read_frames, video_info, write_video
 
 matplotlib.use('agg')
 tiny = partial(SimpleCNN, [3, 4, 8])
@@ -152,11 +152,11 @@ def test_the_video_is_decoded_once_and_little_is_kept(learn, long, monkeypatch):
         def __del__(self): alive.discard(self.i)
     for _ in room._windows((partial(Frame, i) for i in range(500)), 1, .5, 10, range): pass
     assert most[0] <= 16         # a window, and what came since the last answer
-    true = room._Video.frames
+    true = _Video.frames
     def counted(self, *a):
         for f in true(self, *a): read.append(f.pts); yield f
-    tl = timeline(learn, long)          # counts frames elsewhere: video_info looks at the first
-    monkeypatch.setattr(room._Video, 'frames', counted)
+    n_frames(long)               # now it is known where its key frames are
+    monkeypatch.setattr(_Video, 'frames', counted)
     timeline(learn, long)
     assert len(read) == 53 + 1          # all, and the first for its facts; those of the last window are found by a key frame
 

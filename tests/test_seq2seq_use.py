@@ -11,6 +11,7 @@ from PIL import Image
 from torch import nn
 from torchvision.models import mobilenet_v3_small, squeezenet1_1
 
+from fastai_seq import stream, timeline
 from fastai_seq.bundle import _digest, load_bundle, save_bundle
 from fastai_seq.core import TensorVideo
 from fastai_seq.cli import main
@@ -198,8 +199,8 @@ def alive(monkeypatch, n):
         here.add(i); weakref.finalize(f, here.discard, i)
         most[0] = max(most[0], len(here))
         return f
-    monkeypatch.setattr(room, '_frames_of', lambda *a: ((None, partial(get, i)) for i in range(n)))
-    monkeypatch.setattr(room, 'n_frames', lambda p: n)
+    for room in (stream, timeline): monkeypatch.setattr(room, '_frames_of', lambda *a: ((None, partial(get, i)) for i in range(n)))
+    monkeypatch.setattr(stream, 'n_frames', lambda p: n)
     return most
 
 @pytest.mark.parametrize('head', ['gru', 'shift', 'transformer'])
