@@ -11,7 +11,7 @@ __all__ = ['demo', 'doctor', 'extract', 'train', 'predict', 'serve', 'export', '
 import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit', category=FutureWarning)
 
-# %% ../nbs/12_cli.ipynb #40d73ce2
+# %% ../nbs/12_cli.ipynb #224ae0ab
 import argparse, inspect, sys, time
 from collections import Counter
 from functools import partial, singledispatch
@@ -35,7 +35,7 @@ from .data import GroupSplitter, ImageSeqDataLoaders, examine_clips
 from .datasets import motion_clips
 from .inference import predict_video
 from .learner import seq_learner
-from .models import SeqModel, _video_archs
+from .models import SeqModel, _timm_arch, _video_archs
 from .report import report
 from .runtime import OnnxPredictor
 from .sampling import SegmentFrames
@@ -139,7 +139,7 @@ def extract(
     print(report)
     return len(report.failed)
 
-# %% ../nbs/12_cli.ipynb #4c9154fa
+# %% ../nbs/12_cli.ipynb #b6ed57b3
 def train(
     path:str, # Folder of videos (or of folders of frames), one folder a class
     out:str='fastai_seq_train', # Folder for the learner, model.pkl, and the report
@@ -160,7 +160,7 @@ def train(
     force:bool=False # Replace the model of an earlier training in `out`
 )->list: # The row of the table
     "Train on your clips, report the accuracy on held-out ones, and save the learner"
-    out, net = Path(out), _networks.get(arch, arch)      # what torchvision does not know is timm's
+    out, net = Path(out), _networks.get(arch) or _timm_arch(arch)
     if (out/'model.pkl').exists() and not force: raise ValueError(f"{out/'model.pkl'} is there already; choose another folder (--out), or replace it (--force)")
     if split not in ('group', 'random'): raise ValueError(f"split={split!r}: choose 'group' or 'random'")
     set_seed(seed)

@@ -81,7 +81,7 @@ def _curves_html(learn):
 
 def _image(fig, what): return f'<img alt="{escape(what)}" src="data:image/png;base64,{_png(fig)}">'
 
-# %% ../nbs/10_report.ipynb #affbe8cf
+# %% ../nbs/10_report.ipynb #55d10597
 def _model_html(learn):
     n = sum(p.numel() for p in learn.model.parameters())
     trained = sum(p.numel() for p in learn.model.parameters() if p.requires_grad)
@@ -126,7 +126,7 @@ def report(
     confused = interp.most_confused()[:10] if isinstance(ev, CategoryEvaluation) else []
     who = pd.DataFrame([(a, b, int(n)) for a,b,n in confused], columns=['label', 'taken for', 'clips']).to_html(index=False) if confused else ''
     return _write_page(path, title, [
-        f'<h1>{escape(title)}</h1><p><b>{escape(ev.headline)}</b></p>' + ''.join(f'<p>{escape(o)}</p>' for o in ev.notes) + (f'<pre>{escape(notes)}</pre>' if notes else ''),
+        f'<h1>{escape(title)}</h1><p><b>{escape(ev.headline)}</b></p>' + ''.join(f'<p>{escape(o)}</p>' for o in ev.notes) + (f'<pre style="white-space:pre-wrap">{escape(notes)}</pre>' if notes else ''),
         _section('Data and split', _split_html(_sides(learn, dl, group_func), group_func)), _section('Training', curves),
         _section('Evaluation', ev.metrics.round(4).to_html(na_rep=''), _image(ev.plot(), 'evaluation'), who, ev.report.round(3).to_html()),
         _section('Recordings', more, groups[:n_max].round(3).to_html()), _section('Clips', _clips_html(interp, k, max_bytes)),
