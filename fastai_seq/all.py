@@ -23,7 +23,11 @@ from fastai_seq.seq2seq_learner import *
 from fastai_seq.evaluate import *
 from fastai_seq.interpret import *
 from fastai_seq.report import *
+from fastai_seq.answer import *
 from fastai_seq.bundle import *
 from fastai_seq.export import *
 from fastai_seq.inference import *
 from fastai_seq.runtime import *
+from fastai_seq.stream import *
+from fastai_seq.timeline import *
+from fastai_seq.app import *

@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/bundle.html.md"""
 # %% auto #0
 __all__ = ['save_bundle', 'load_bundle', 'push_to_hub', 'from_hub']
 
-# %% ../nbs/11_bundle.ipynb #b370a8af
+# %% ../nbs/11_bundle.ipynb #976c9280
 import hashlib, json, platform, tempfile
 from contextlib import contextmanager
 from copy import deepcopy
@@ -31,7 +31,7 @@ from safetensors.torch import load, save
 from torchvision.models import get_model_builder, list_models, video
 import torchvision.models
 
-from .core import ImageTuple, TensorVideo
+from .core import ImageTuple, TensorVideo, _need
 from .data import ClipDL, ImageTupleTfm, TensorVideoTfm
 from .evaluate import Evaluation
 from .files import written_whole
@@ -344,12 +344,7 @@ def load_bundle(
         model.load_state_dict(weights)
         return Learner(_dls_made(told['clips'], told['answer'], Path(), device), model.to(device), loss_func=_loss_made(told['answer']))
 
-# %% ../nbs/11_bundle.ipynb #7fe60265
-def _hub():
-    try: import huggingface_hub
-    except ImportError as e: raise ImportError("the hub needs huggingface_hub, which is not installed: pip install 'fastai_seq[hub]'") from e
-    return huggingface_hub
-
+# %% ../nbs/11_bundle.ipynb #c08fc9a1
 @delegates(save_bundle, but='path')
 def push_to_hub(
     learn, # A trained `Learner` of clips
@@ -359,7 +354,7 @@ def push_to_hub(
     **kwargs
 )->str: # Address of the commit
     "Save a bundle, and push it to the Hugging Face hub. Raises what `save_bundle` raises."
-    hub = _hub().HfApi(token=token)
+    hub = _need('huggingface_hub', 'push_to_hub', 'hub').HfApi(token=token)
     with tempfile.TemporaryDirectory() as tmp:
         path = save_bundle(learn, Path(tmp)/repo_id.split('/')[-1], **kwargs)
         hub.create_repo(repo_id, private=private, exist_ok=True)
@@ -373,4 +368,4 @@ def from_hub(
     **kwargs
 )->Learner:
     "Get a bundle from the Hugging Face hub, and open it. Only a bundle's files are fetched. Raises what `load_bundle` raises."
-    return load_bundle(_hub().snapshot_download(repo_id, revision=revision, token=token, allow_patterns=list(_files)), **kwargs)
+    return load_bundle(_need('huggingface_hub', 'from_hub', 'hub').snapshot_download(repo_id, revision=revision, token=token, allow_patterns=list(_files)), **kwargs)

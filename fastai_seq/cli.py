@@ -11,37 +11,36 @@ __all__ = ['demo', 'doctor', 'extract', 'train', 'predict', 'serve', 'export', '
 import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit', category=FutureWarning)
 
-# %% ../nbs/12_cli.ipynb #b3717c4f
+# %% ../nbs/12_cli.ipynb #67221027
 import argparse, inspect, sys, time
-from base64 import b64encode
+from importlib.metadata import version
 from collections import Counter
 from functools import partial, singledispatch
-from html import escape
 from json import dumps as json_line
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
-import torchvision
 from fastai.callback.training import BnFreeze
 from fastai.data.transforms import Normalize
-from fastai.interpret import ClassificationInterpretation
 from fastai.layers import SimpleCNN
 from fastai.learner import Learner, load_learner
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 from fastai.vision.core import imagenet_stats
 from fastcore.docments import docments
-from .bundle import load_bundle, save_bundle
-from .evaluate import _write_page
+from .app import demo_app
+from .bundle import _networks, load_bundle, save_bundle
 from .export import export_onnx
 from .files import written_whole
 from .data import GroupSplitter, ImageSeqDataLoaders, examine_clips
 from .datasets import motion_clips
-from .inference import Answer, demo_app, predict_timeline, predict_video
+from .inference import predict_video
 from .learner import seq_learner
+from .models import SeqModel, _timm_arch, _video_archs
+from .report import report
 from .runtime import OnnxPredictor
 from .sampling import SegmentFrames
+from .timeline import predict_timeline
 from .timesformer import MyTimeSformer
 from .extract import _human, extract_dataset, frames_bytes
 from .video import video_extensions
@@ -53,41 +52,24 @@ def _table(rows):
     widths = [max(map(len, col)) for col in zip(*cells)]
     return '\n'.join('  '.join(c.ljust(w) for c,w in zip(r, widths)).rstrip() for r in cells)
 
-# %% ../nbs/12_cli.ipynb #dd98b56f
-def _save_picture(path, draw, title):
-    "Call `draw`, and save what it drew"
-    draw()
-    plt.savefig(path, dpi=80, bbox_inches='tight')
-    plt.close('all')
-    return title, path
-
-# %% ../nbs/12_cli.ipynb #316a64e2
-def _write_report(path, title, text, rows, pictures):
-    "One HTML page with the table `rows` and `pictures` (title, file), which needs no other file"
-    figures = [f'<h2>{escape(t)}</h2><img alt="{escape(t)}" src="data:image/png;base64,{b64encode(f.read_bytes()).decode()}">' for t,f in pictures]
-    return _write_page(path, title, [f'<h1>{escape(title)}</h1><p>{escape(text)}</p>', pd.DataFrame(rows).to_html(index=False), *figures])
-
-# %% ../nbs/12_cli.ipynb #c3533f81
+# %% ../nbs/12_cli.ipynb #276b8883
 def _fit(name, learn, fit):
     "Run `fit`; a row of the table"
     print(f"\n{name}\n[epoch, train loss, valid loss, {', '.join(learn.metrics.attrgot('name'))}, time]", flush=True)
     start = time.time()
     with learn.no_bar(): fit()
-    secs = time.time() - start
-    with learn.no_bar(), learn.no_logging(): acc = learn.validate()[1]
-    return {'model': name, 'accuracy': f'{acc:.3f}', 'clips trained on': len(learn.dls.train_ds),
-            'clips held out': len(learn.dls.valid_ds), 'seconds': f'{secs:.0f}'}
+    return {'model': name, 'accuracy': f'{learn.final_record[-1]:.3f}', 'clips trained on': len(learn.dls.train_ds),
+            'clips held out': len(learn.dls.valid_ds), 'seconds': f'{time.time() - start:.0f}'}
 
-def _result_pictures(learn, out, name):
-    "Pictures of what `learn` gets right and wrong"
-    with learn.no_bar(): interp = ClassificationInterpretation.from_learner(learn)
-    size = 2 + len(learn.dls.vocab)*.6
-    return [_save_picture(out/'results.png', lambda: learn.show_results(max_n=8), f'{name}: held-out clips, green where right'),
-            _save_picture(out/'confusion.png', lambda: interp.plot_confusion_matrix(figsize=(size,size)), f'{name}: confusion of classes')]
+def _report(learn, path, title, text, rows):
+    "Write the page, with the table `rows` and `text` at its top, and print these"
+    notes = f'{_table(rows)}\n\n{text}'
+    report(learn, path, title=title, notes=notes, n_clips=1)         # one look, so that the page and the table tell the same accuracy
+    print(f'\n{notes}\nreport: {path}')
 
-# %% ../nbs/12_cli.ipynb #19f3d7ca
+# %% ../nbs/12_cli.ipynb #9d60b19d
 def demo(
-    out:str='fastai_seq_demo', # Folder for clips, pictures and report
+    out:str='fastai_seq_demo', # Folder for the clips and the report
     seed:int=0 # Of clips, split and training
 )->list: # Rows of the table
     "Make clips of motion, train three models on them, and show which of them understand motion"
@@ -102,12 +84,10 @@ def demo(
                                                          dim_head=32, shift_tokens=True), metrics=accuracy)
     for (name,learn),epochs,lr in zip(learners.items(), (5,10,8), (4e-3,4e-3,2e-3)):
         rows.append(_fit(name, learn, partial(learn.fit_one_cycle, epochs, lr)))
-    pictures = [_save_picture(out/'clips.png', lambda: dls.show_batch(max_n=8), 'A batch: first, middle and last frame of a clip')]
-    pictures += _result_pictures(learners['LSTM'], out, 'LSTM')
     text = ("Clips of four motions; opposite motions show the same frames in opposite order. Whole recording groups are held out. "
             "Chance is 0.25. A model that ignores the order of frames answers alike for a motion and its opposite, so it can hardly exceed 0.5.")
-    report = _write_report(out/'report.html', 'fastai_seq: who understands motion?', text, rows, pictures)
-    print(f'\n{_table(rows)}\n\n{text}\n\n{time.time()-start:.0f} seconds in all; report and pictures: {report}')
+    _report(learners['LSTM'], out/'report.html', 'fastai_seq: who understands motion? The answers of the LSTM', text, rows)
+    print(f'{time.time()-start:.0f} seconds in all')
     return rows
 
 # %% ../nbs/12_cli.ipynb #e6e633ae
@@ -161,15 +141,15 @@ def extract(
     print(report)
     return len(report.failed)
 
-# %% ../nbs/12_cli.ipynb #72610520
+# %% ../nbs/12_cli.ipynb #b6ed57b3
 def train(
     path:str, # Folder of videos (or of folders of frames), one folder a class
-    out:str='fastai_seq_train', # Folder for the learner, pictures and report
-    arch:str='resnet18', # Name of a torchvision image network
-    head:str='lstm', # What joins the frames: mean, avg, max, attention, lstm, gru, convlstm, convgru, transformer, shift or diff
+    out:str='fastai_seq_train', # Folder for the learner, model.pkl, and the report
+    arch:str='resnet18', # Name of an image network of torchvision or timm, or of a video network of torchvision
+    head:str=None, # What joins the frames of an image network: mean, avg, max, attention, lstm, gru, convlstm, convgru, transformer, shift or diff; lstm if not given
     weights:str='download', # The network's weights: download, none, or a local file
-    epochs:int=8, # Epochs; where the encoder has weights five times as many, of the head alone (see `fit_head`)
-    fine_tune:int=0, # Further epochs in which the encoder learns too; pays with many clips
+    epochs:int=8, # Epochs; of an image network that has weights five times as many, of the head alone (see `fit_head`)
+    fine_tune:int=0, # Further epochs in which all of the network learns; pays with many clips
     lr:float=4e-3, # Highest learning rate
     seq_len:int=8, # Frames a clip
     size:int=112, # Height and width in pixels
@@ -178,33 +158,32 @@ def train(
     bs:int=8, # Clips a batch
     valid_pct:float=0.2, # Share of the clips held out
     split:str='group', # What is held out: group, whole recordings where names tell them; or random, single clips
-    seed:int=0 # Of split and training
+    seed:int=0, # Of split and training
+    force:bool=False # Replace the model of an earlier training in `out`
 )->list: # The row of the table
     "Train on your clips, report the accuracy on held-out ones, and save the learner"
-    names = torchvision.models.list_models(module=torchvision.models)
-    if arch not in names: raise ValueError(f"arch={arch!r}: choose one of {', '.join(names)}")
+    out, net = Path(out), _networks.get(arch) or _timm_arch(arch)
+    if (out/'model.pkl').exists() and not force: raise ValueError(f"{out/'model.pkl'} is there already; choose another folder (--out), or replace it (--force)")
     if split not in ('group', 'random'): raise ValueError(f"split={split!r}: choose 'group' or 'random'")
     set_seed(seed)
     splitter = GroupSplitter(str, valid_pct, seed) if split == 'random' else None
     dls = ImageSeqDataLoaders.from_folder(path, seq_len=seq_len, size=size, method=method, bs=bs, valid_pct=valid_pct,
                                           sampler=SegmentFrames, seed=seed, splitter=splitter, exclude=exclude)
-    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    build = partial(seq_learner, dls, torchvision.models.get_model_builder(arch), head=head, metrics=accuracy, path=out, train_bn=False, cbs=BnFreeze)
+    head = {'head': head or 'lstm'} if net not in _video_archs else {'head': head} if head else {}
+    build = partial(seq_learner, dls, net, **head, metrics=accuracy, path=out, train_bn=False, cbs=BnFreeze)
     learn, pretrained = _with_weights(build, weights)
-    name = f"{arch}, {head}, {'pretrained' if pretrained else 'from scratch'}"
+    name = ', '.join([arch, *head.values(), 'pretrained' if pretrained else 'from scratch'])
     row = _fit(name, learn, partial(_fit_cycles, learn, pretrained, epochs, fine_tune, lr))
-    pictures = [_save_picture(out/'clips.png', lambda: dls.show_batch(max_n=8), 'A batch: first, middle and last frame of a clip')]
-    pictures += _result_pictures(learn, out, name)
     learn.export('model.pkl')
     text = f"{path}: {seq_len} frames a clip at {size} pixels, {dls.c} classes (chance is {1/dls.c:.2f}), seed {seed}."
-    report = _write_report(out/'report.html', f'fastai_seq: {Path(path).resolve().name}', text, [row], pictures)
-    print(f"\n{_table([row])}\n\n{text}\nreport: {report}\nmodel: {out/'model.pkl'}  (fastai-seq predict {out/'model.pkl'} FILE...)")
+    _report(learn, out/'report.html', f'fastai_seq: {Path(path).resolve().name}', text, [row])
+    print(f"model: {out/'model.pkl'}  (fastai-seq predict {out/'model.pkl'} FILE...)")
     return [row]
 
-# %% ../nbs/12_cli.ipynb #e2e63253
+# %% ../nbs/12_cli.ipynb #fe2fb95e
 def _fit_cycles(learn, pretrained, epochs, fine_tune, lr):
-    if pretrained: learn.fit_head(5*epochs, lr)
+    if pretrained and isinstance(learn.model, SeqModel): learn.fit_head(5*epochs, lr)
     else: learn.fit_one_cycle(epochs, lr)
     if fine_tune:
         learn.unfreeze()
@@ -248,18 +227,18 @@ def _timeline_lines(file, tl, form):
 
 def _csv_lines(rows): return pd.DataFrame(rows).to_csv(index=False).splitlines()
 
-# %% ../nbs/12_cli.ipynb #020d8d71
-def _open_model(path, timeline, thresh):
+# %% ../nbs/12_cli.ipynb #6ef0f5b4
+def _open_model(path, timeline):
     "A learner, or what predicts with an ONNX file, which answers once for a clip"
     if Path(path).suffix.lower() != '.onnx': return _open_learner(path)
-    if timeline or thresh is not None: raise ValueError(f"{path}: an ONNX file answers once for a clip; --timeline, --html and --thresh take the learner or its bundle")
+    if timeline: raise ValueError(f"{path}: an ONNX file answers once for a clip; --timeline and --html take the learner or its bundle")
     return OnnxPredictor(path)
 
 @singledispatch
 def _answer(learn, file, n_clips, thresh): return predict_video(learn, file, n_clips, thresh=thresh)
 
 @_answer.register
-def _(model:OnnxPredictor, file, n_clips, thresh): return Answer(*model(file, n_clips))
+def _(model:OnnxPredictor, file, n_clips, thresh): return model(file, n_clips, thresh)
 
 def _answer_lines(learn, file, timeline, window, stride, n_clips, thresh, form, out):
     "What `learn` says of the clip `file`, as lines"
@@ -285,7 +264,7 @@ def predict(
     timeline = timeline or html
     if any(o is not None and o <= 0 for o in (window, stride)) or n_clips < 1: raise ValueError(f"window={window}, stride={stride}, n_clips={n_clips}: expected seconds above 0, and at least one look")
     if html and (twice := [n for n,k in Counter(Path(f).name for f in files).items() if k > 1]): raise ValueError(f"{twice[0]} is there twice, and the page of one would replace the other's; run them one by one, each with its own --out")
-    learn, failed, form, head = _open_model(model, timeline, thresh), 0, (forms or [''])[0], None
+    learn, failed, form, head = _open_model(model, timeline), 0, (forms or [''])[0], None
     for f in map(Path, files):
         try: lines = _answer_lines(learn, f, timeline, window, stride, n_clips, thresh, form, out)
         except (ValueError, OSError) as e:
@@ -324,9 +303,10 @@ def export(
     if bundle: print(f"bundle: {save_bundle(learn, bundle, license=license, notes=notes)}  (load_bundle('{bundle}'))")
     if onnx: print(_table([export_onnx(learn, onnx, int8=int8)]))
 
-# %% ../nbs/12_cli.ipynb #b9dc8677
+# %% ../nbs/12_cli.ipynb #55583e1e
 def _parser():
     top = argparse.ArgumentParser(prog='fastai-seq', description='Learn from videos and image sequences')
+    top.add_argument('--version', action='version', version=version('fastai_seq'))
     commands = top.add_subparsers(required=True, metavar='command')
     for f in (demo, doctor, extract, train, predict, export, serve):
         p = commands.add_parser(f.__name__, help=f.__doc__, description=f.__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)

@@ -251,7 +251,7 @@ def _check_lengths(files, sampler):
     if all(n < need for n,need in lengths): warnings.warn(f"{sampler} takes {need} frames, and the longest of {len(files)} clips has {longest}: "
         f"all would be filled up (short={sampler.short!r}); lower seq_len or stride", stacklevel=3)
 
-# %% ../nbs/06_data.ipynb #6200be54
+# %% ../nbs/06_data.ipynb #dcdf4450
 def examine_clips(
     path, # Folder of a data set, `path/Class/clip`
     seq_len=1, # Frames a clip should have at least
@@ -265,14 +265,16 @@ def examine_clips(
     df['verdict'] = [_verdict(o, seq_len) for o in df.itertuples()]
     for _,same in df[df.digest != ''].groupby('digest'):
         if len(same) > 1 and same.cls.nunique() > 1: df.loc[same.index, 'verdict'] = f"in {same.cls.nunique()} classes: the same file as in {', '.join(sorted(set(same.cls)))}"
-        elif len(same) > 1: df.loc[same.index[1:], 'verdict'] = f"duplicate: the same file as {same.index[0].name}"
+        elif len(same) > 1:
+            kept = min(same.index, key=lambda f: (len(f.name), f))      # not 'clip (1).avi'
+            df.loc[same.index.drop(kept), 'verdict'] = f"duplicate: the same file as {kept.name}"
     return df.drop(columns='digest')
 
 def _verdict(o, seq_len):
     if o.problem: return 'broken off: not whole' if o.frames else 'unreadable: no frame can be read'
     return f'too short: fewer than {seq_len} frames' if o.frames < seq_len else ''
 
-# %% ../nbs/06_data.ipynb #6a44f104
+# %% ../nbs/06_data.ipynb #954e6af3
 class _ClipTfm(Transform):
     "Base of what reads clips: draws frames at random in training (fastai calls it with `split_idx=0` there), and only there"
     input_types = Path, str, VideoRange     # fastai lets a later item be what the first one was, if it is not told
@@ -280,7 +282,10 @@ class _ClipTfm(Transform):
     def __init__(self, sampler, seq_len, short):
         if not (isinstance(sampler, FrameSampler) or callable(sampler)): raise ValueError(
             f"sampler={sampler!r}: expected a sampler such as RandomClip(8, stride=4), or a class: UniformFrames, SegmentFrames, FirstFrames, RandomClip, EveryFrame")
-        self.sampler = sampler if isinstance(sampler, FrameSampler) else sampler(seq_len, short=short)
+        made = isinstance(sampler, FrameSampler)
+        if made and not sampler.varies and seq_len not in (None, sampler.seq_len): raise ValueError(
+            f"seq_len={seq_len} beside {sampler!r}, which says itself how many frames it takes: leave seq_len out, or pass the class")
+        self.sampler = sampler if made else sampler(16 if seq_len is None else seq_len, short=short)
         self.random_sampler, self.training = self.sampler.for_training(), False
 
     def __call__(self, x, split_idx=None, **kwargs):
@@ -470,11 +475,11 @@ def get_action_dataloaders(
     return ds.dataloaders(bs=bs, after_item=[Resize(image_size), ToTensor],
                           after_batch=[IntToFloatTensor, Normalize.from_stats(*imagenet_stats)], **kwargs)
 
-# %% ../nbs/06_data.ipynb #a78f275b
+# %% ../nbs/06_data.ipynb #6b4d5463
 class TensorVideoTfm(_ClipTfm):
     "Clip (a video or a folder of frames) to `TensorVideo`: uint8 `(seq_len,3,size,size)`"
     def __init__(self,
-        seq_len=16, # Number of frames
+        seq_len=None, # Number of frames; the sampler's own, or 16, if None
         size=112, # Height and width in pixels, or `(height, width)`
         sampler=UniformFrames, # Which frames: a sampler class, called with `seq_len` and `short`
         short='repeat_last', # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
@@ -500,10 +505,10 @@ def _fit_all(imgs, size, method):
     if (sh,sw) != size: x = F.interpolate(x, size, mode='bilinear', antialias=True)
     return list(x.permute(0,2,3,1).numpy())
 
-# %% ../nbs/06_data.ipynb #9a6e193b
+# %% ../nbs/06_data.ipynb #9c29c529
 @delegates(TensorVideoTfm)
 def ImageSeqBlock(
-    seq_len=16, # Number of frames
+    seq_len=None, # Number of frames; the sampler's own, or 16, if None
     size=112, # Height and width in pixels, or `(height, width)`
     **kwargs
 ): # A `TransformBlock`; batches are `TensorVideo` `(B,seq_len,3,H,W)`, float 0-1
@@ -557,7 +562,7 @@ def _check_names(kwargs, f):
             near = difflib.get_close_matches(k, known, 3, .5)
             raise TypeError(f"no argument {k!r}" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; there are {', '.join(known)}"))
 
-# %% ../nbs/06_data.ipynb #e63e8b79
+# %% ../nbs/06_data.ipynb #8afa020c
 class ImageSeqDataLoaders(DataLoaders):
     "`DataLoaders` of clips as `TensorVideo`"
     @classmethod
@@ -566,7 +571,7 @@ class ImageSeqDataLoaders(DataLoaders):
         path, # Folder in which a `Learner` keeps its files
         fnames, # Clips: videos, folders of frames, or `VideoRange`s
         label_func, # Gives the label of a clip
-        seq_len=16, # Frames a clip
+        seq_len=None, # Frames a clip; the sampler's own, or 16, if None
         size=112, # Height and width in pixels, or `(height, width)`
         valid_pct=0.2, # Share of the clips to validate on
         seed=None, # Fixes the split

@@ -8,7 +8,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/evaluate.html.md"""
 __all__ = ['compare_splits', 'Evaluation', 'CategoryEvaluation', 'MultiCategoryEvaluation', 'RegressionEvaluation',
            'evaluate_clips', 'evaluate_folds']
 
-# %% ../nbs/10_evaluate.ipynb #59d594e0
+# %% ../nbs/10_evaluate.ipynb #aa6eebb5
 import hashlib, json, os, platform, re
 from base64 import b64encode
 from dataclasses import dataclass, field
@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from fastai.data.all import Categorize, Datasets, EncodedMultiCategorize, MultiCategorize, Pipeline, RegressionSetup, parent_label
+from fastai.torch_core import is_listy
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from fastai.vision.core import PILImage
@@ -160,7 +161,7 @@ class CategoryEvaluation(Evaluation):
         return pd.DataFrame({'path': [str(o) for o in self.items], 'group': self.groups, 'label': name[self.targets], 'prediction': name[self.predicted],
                              'correct': self.rank == 1, 'p_label': self.preds[np.arange(len(self.preds)), self.targets], 'p_prediction': self.confidence, 'rank': self.rank})
 
-# %% ../nbs/10_evaluate.ipynb #6220b2cb
+# %% ../nbs/10_evaluate.ipynb #022c25de
 def _reliability(ax, table, ece):
     "Draw what came true over what was said, and how many videos each bin has"
     mid = [b.mid for b in table.index]
@@ -180,12 +181,12 @@ def _ranked(ax, values, title, n_max=30):
 
 @patch
 def plot(self:CategoryEvaluation, figsize=None):
-    "Confusion matrix, recall a class, reliability; gives the figure"
+    "Confusion matrix, recall a class, reliability; gives the axes"
     c = len(self.vocab)
     fig,axs = plt.subplots(1, 3, figsize=figsize or (15, min(max(4, .25*c), 7)), layout='constrained')
     share = self.confusion.div(self.report.support.clip(lower=1), axis=0)
     axs[0].imshow(share, cmap='Blues', vmin=0, vmax=1)
-    axs[0].set(xlabel='prediction', ylabel='label', title='share of the label')
+    axs[0].set(xlabel='prediction', ylabel='label', title='clips; colour: share of the label')
     if c <= 40: axs[0].set(xticks=range(c), yticks=range(c), yticklabels=self.vocab); axs[0].set_xticks(range(c), self.vocab, rotation=90)
     if c <= 12:
         for (i,j),v in np.ndenumerate(self.confusion):
@@ -193,7 +194,7 @@ def plot(self:CategoryEvaluation, figsize=None):
     _ranked(axs[1], self.report.recall[self.report.support > 0], 'recall')
     _reliability(axs[2], self.calibration(), self.ece)
     fig.suptitle(self.headline)
-    return fig
+    return axs
 
 # %% ../nbs/10_evaluate.ipynb #8f9d8b19
 @patch(as_prop=True)
@@ -206,7 +207,7 @@ def notes(self:Evaluation):
         f"nothing but right answers: the interval cannot show doubt; up to {min(1, 3/n):.0%} of recordings could have an error that these {n} do not show (rule of three)")
     return res
 
-# %% ../nbs/10_evaluate.ipynb #52232371
+# %% ../nbs/10_evaluate.ipynb #db85474a
 def _protocol_lines(o): return [f'{k}: {v}' for k,v in o.protocol.items()] + o.notes
 
 @patch
@@ -236,7 +237,7 @@ def to_html(self:Evaluation,
     title='Evaluation' # Of the page
 )->Path: # `path`
     "One self-contained page: the numbers, their protocol, the picture, the classes, and every video, the worst first"
-    parts = [f'<h1>{escape(title)}</h1><p><b>{escape(self.headline)}</b></p>', self._repr_html_(), f'<img src="data:image/png;base64,{_png(self.plot())}">',
+    parts = [f'<h1>{escape(title)}</h1><p><b>{escape(self.headline)}</b></p>', self._repr_html_(), f'<img src="data:image/png;base64,{_png(self.plot().flat[0].figure)}">',
              self.report.round(4).to_html(), self.worst().round(4).to_html(index=False)]
     return _write_page(path, title, parts)
 
@@ -245,7 +246,7 @@ def worst(self:CategoryEvaluation):
     "`to_frame`, those first whose label had the least probability"
     return self.to_frame().sort_values(['p_label', 'p_prediction'], ascending=[True, False])
 
-# %% ../nbs/10_evaluate.ipynb #c0b9a53b
+# %% ../nbs/10_evaluate.ipynb #89f7c636
 @dataclass(repr=False)
 class MultiCategoryEvaluation(Evaluation):
     "Videos that each have any number of labels; `preds` are probabilities of each"
@@ -300,14 +301,14 @@ class MultiCategoryEvaluation(Evaluation):
         return self.to_frame().sort_values('wrong', ascending=False)
 
     def plot(self, figsize=None):
-        "Average precision a label, reliability; gives the figure"
+        "Average precision a label, reliability; gives the axes"
         fig,axs = plt.subplots(1, 2, figsize=figsize or (10,4), layout='constrained')
         _ranked(axs[0], self.report.AP, 'average precision')
         _reliability(axs[1], self.calibration(), self.ece)
         fig.suptitle(self.headline)
-        return fig
+        return axs
 
-# %% ../nbs/10_evaluate.ipynb #ffe6b380
+# %% ../nbs/10_evaluate.ipynb #2196418a
 @dataclass(repr=False)
 class RegressionEvaluation(Evaluation):
     "Videos with a number each, or several"
@@ -337,7 +338,7 @@ class RegressionEvaluation(Evaluation):
         return self.to_frame().sort_values('error', ascending=False)
 
     def plot(self, figsize=None):
-        "What the model says over what is true, for each output; gives the figure"
+        "What the model says over what is true, for each output; gives the axes"
         n = len(self.vocab)
         fig,axs = plt.subplots(1, n, figsize=figsize or (4*n,4), layout='constrained', squeeze=False)
         for ax,name,y,p in zip(axs.flat, self.vocab, self.targets.T, self.preds.T):
@@ -345,7 +346,7 @@ class RegressionEvaluation(Evaluation):
             ax.axline((y.mean(),)*2, slope=1, ls='--', c='gray')
             ax.set(xlabel='true', ylabel='predicted', title=name, aspect='equal', xlim=(low := min(y.min(), p.min()), high := max(y.max(), p.max())), ylim=(low, high))
         fig.suptitle(self.headline)
-        return fig
+        return axs
 
 # %% ../nbs/10_evaluate.ipynb #6da49429
 def _read_looks(tfm, sampler, path, n_clips, n_crops, wanted):
@@ -424,7 +425,7 @@ def _look_preds(learn, dl, paths, n_clips, n_crops, sampler, bs, act, **kwargs):
     ds = _Looks(paths, tfm, then, sampler, n_clips, n_crops, bs or dl.bs)
     return _ask(learn, dl, ds, ds.videos_a_batch, act, **kwargs).reshape(len(paths), n_clips*n_crops, -1).mean(1).numpy(), ds
 
-# %% ../nbs/10_evaluate.ipynb #ce3d5c8a
+# %% ../nbs/10_evaluate.ipynb #5e758730
 _unlabelled = "to predict without labels use `learn.get_preds(dl=learn.dls.test_dl(items))`, or `predict_video` for a single one"
 
 def _column(dl, i, kinds):
@@ -438,13 +439,14 @@ def _is_missing(label): return label is None or np.ndim(label) == 0 and pd.isna(
 
 def _labelled(learn, dl, items, labels):
     "The loader to go through, paths, and labels as they were before they became numbers"
+    if is_listy(dl): dl, items = None, dl if items is None else items
     if (dl is not None and items is not None) or (labels is not None and items is None): raise ValueError("pass a loader `dl`, or `items` with their `labels`")
     like = dl if dl is not None else learn.dls.valid
     if not isinstance(like.dataset, Datasets): raise ValueError(
         f"the loader is over a {type(like.dataset).__name__}; expected fastai's Datasets, as ImageSeqDataLoaders and DataBlock make")
     to_path, raw = _column(like, 0, _ClipTfm)
     paths = [to_path(o) for o in raw] if items is None else [o if isinstance(o, VideoRange) else Path(o) for o in items]
-    if not paths: raise ValueError("no videos to evaluate on" + ("; a learner from a file has no validation set: pass items=" if dl is None and items is None else ''))
+    if not paths: raise ValueError("no videos to evaluate on" + ("; a learner from a file has no validation set: pass clips" if dl is None and items is None else ''))
     if labels is not None:
         if len(labels) != len(paths): raise ValueError(f"{len(paths)} items and {len(labels)} labels: expected as many of each")
         return like, paths, list(labels)
@@ -489,7 +491,7 @@ def _targets(learn, paths, labels):
     if not multi: return CategoryEvaluation, np.array(idxs)[:,0], vocab
     return MultiCategoryEvaluation, np.array([[i in ls for i in range(len(vocab))] for ls in map(set, idxs)]).astype(int), vocab
 
-# %% ../nbs/10_evaluate.ipynb #488d913a
+# %% ../nbs/10_evaluate.ipynb #72cc92ba
 def _group(path, group_func):
     "The group of a clip; without one it counts by itself, but parts of one video count together"
     g = group_func(path)
@@ -512,8 +514,8 @@ def _as_told(learn, dl, ds, groups, group_func, asked, given, n_boot, seed):
 
 def evaluate_clips(
     learn, # A trained `Learner`
-    dl=None, # A loader with labels; the learner's validation set, if None
-    items=None, # Or videos to evaluate on: paths of videos or folders of frames, or `VideoRange`s
+    dl=None, # A loader with labels, or a list of clips; the learner's validation set, if None
+    items=None, # Videos to evaluate on: paths of videos or folders of frames, or `VideoRange`s
     labels=None, # Their labels, one each; if None they come from the label function the learner was trained with
     n_clips=10, # Looks in time
     n_crops=1, # Looks in space: 1 the centre, 3 along the longer side

@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/export.html.md"""
 # %% auto #0
 __all__ = ['export_onnx', 'export_program']
 
-# %% ../nbs/11_export.ipynb #87a1a33b
+# %% ../nbs/11_export.ipynb #312bded1
 import json, logging, warnings
 from copy import deepcopy
 from functools import singledispatch
@@ -21,6 +21,7 @@ from fastai.torch_core import get_model
 from torch import nn
 
 from .bundle import _answer_told, _clips_told, _versions
+from .core import _need
 from .files import written_whole
 from .layers import TemporalShift
 from .models import SeqModel
@@ -119,11 +120,7 @@ def _check_alike(run, graph, x, any_t, tol, what):
     if not worst <= tol: raise ValueError(f"{what} does not answer as torch does: they differ by {worst:.2g}, more than {tol:g}")
     return worst
 
-# %% ../nbs/11_export.ipynb #c8824c4a
-def _need(*packages):
-    from importlib.util import find_spec
-    if missing := [p for p in packages if not find_spec(p)]: raise ImportError(f"{', '.join(missing)} not installed: pip install 'fastai_seq[onnx]'")
-
+# %% ../nbs/11_export.ipynb #9c47ec97
 def _session(path):
     from onnxruntime import InferenceSession
     session = InferenceSession(str(path), providers=['CPUExecutionProvider'])
@@ -148,7 +145,7 @@ def export_onnx(
     tol=1e-4 # Greatest difference to torch's answers that is let pass
 )->dict: # `path`, `any_length`: does it take clips of any number of frames? `difference` to torch's answers, and that of int8, `bytes`
     "Write the learner's model as ONNX, with all that a prediction needs. Raises ValueError if that cannot be done, or the runtime answers otherwise; then nothing is written."
-    _need('onnx', 'onnxruntime', 'onnxscript')
+    for package in ('onnx', 'onnxruntime', 'onnxscript'): _need(package, 'export_onnx', 'onnx')
     told, graph, traceable, x = _told_and_graph(learn)
     def write(dims, any_t):
         made = torch.onnx.export(traceable, (x,), dynamo=True, dynamic_shapes=dims, external_data=False, input_names=['frames'], output_names=['answer', 'logits'], verbose=False)

@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/interpret.html.md"""
 # %% auto #0
 __all__ = ['SeqInterpretation', 'ClipEvidence', 'TimeEvidence', 'evidence', 'SpaceEvidence', 'grad_cam', 'attention_rollout']
 
-# %% ../nbs/10_interpret.ipynb #f91559ac
+# %% ../nbs/10_interpret.ipynb #fec03f97
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import singledispatch
@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 from torchvision.models.video import S3D, SwinTransformer3d, VideoResNet
 from fastai.data.all import Categorize, MultiCategorize
 from fastai.interpret import ClassificationInterpretation, Interpretation
-from fastai.torch_core import to_device
+from fastai.torch_core import is_listy, to_device
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from IPython.display import HTML, display
@@ -80,7 +80,7 @@ def _(e:MultiCategoryEvaluation, i):
     said, true = (', '.join(f'{v} {p:.2f}' for v,p,on in zip(e.vocab, e.preds[i], o[i]) if on) or 'nothing' for o in (e.predicted, e.targets))
     return (said, 'green') if said == true else (f'{said}, in truth {true}', 'red')
 
-# %% ../nbs/10_interpret.ipynb #1a79b8c6
+# %% ../nbs/10_interpret.ipynb #392cb56f
 class SeqInterpretation(ClassificationInterpretation):
     "A learner's answers for labelled clips, and where they are wrong: fastai's interpretation, for clips of either form and of uneven lengths"
     def __init__(self,
@@ -96,11 +96,12 @@ class SeqInterpretation(ClassificationInterpretation):
     @classmethod
     def from_learner(cls,
         learn, # A trained `Learner`
-        dl=None, # A loader with labels; the learner's validation set, if None. Clips of a training set are seen as in validation
+        dl=None, # A loader with labels, or a list of clips; the learner's validation set, if None. Clips of a training set are seen as in validation
         act=None, # Function from the model's outputs to probabilities; the loss function's `activation`, if None
         group_func=group_of # Gives the recording group of a clip, or None: it counts by itself then
     ):
         "Ask the model once. Raises ValueError for clips without labels, and for a loader that numbers its classes otherwise."
+        if is_listy(dl): dl = learn.dls.test_dl(list(dl), with_labels=True)
         like, paths, labels = _labelled(learn, dl, None, None)
         kind, targets, vocab = _targets(learn, paths, labels)
         dl = like.new(shuffle=False, drop_last=False) if _part(like.dataset) == 1 else learn.dls.test_dl(list(like.items), with_labels=True)

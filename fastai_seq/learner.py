@@ -7,8 +7,9 @@ Docs: https://fastai-seq.github.io/fastai_seq/learner.html.md"""
 # %% auto #0
 __all__ = ['seq_learner']
 
-# %% ../nbs/09_learner.ipynb #252aa131
-import warnings
+# %% ../nbs/09_learner.ipynb #5d70359a
+import inspect, warnings
+from difflib import get_close_matches
 from functools import partial
 
 import torch
@@ -28,7 +29,7 @@ from fastcore.meta import delegates
 from fastprogress.fastprogress import progress_bar
 from IPython.display import HTML, display
 
-from .callbacks import CheckCallbacks, FiniteLoss, PerRank, ProgressiveClips, Resumable, _one_clip
+from .callbacks import CheckCallbacks, FiniteLoss, KeepRecord, PerRank, ProgressiveClips, Resumable, _one_clip
 from .core import ImageTuple, TensorVideo, clip_lengths, clips_html
 from .data import _clip_grid, _filled_up, _own_frames, _show_clip
 from .models import Head, SeqModel, create_seq_model, seq_splitter
@@ -51,7 +52,7 @@ def _try_out(learn):
     "Ask the model of `learn` for an answer to one clip"
     if isinstance(learn.dls.valid_ds, Datasets): _one_clip(learn.dls.valid, learn.model)
 
-# %% ../nbs/09_learner.ipynb #c9e856f9
+# %% ../nbs/09_learner.ipynb #1d5eebde
 @delegates(create_seq_model)
 def seq_learner(
     dls, # `DataLoaders` of clips
@@ -68,16 +69,20 @@ def seq_learner(
     "A `Learner` for clips: frames through `arch`, joined by `head`. Warns if `dls` normalises otherwise than a pretrained encoder expects; raises ValueError if the model cannot take its clips."
     n_out = n_out or get_c(dls)
     if not n_out: raise ValueError("the number of classes could not be inferred from `dls`; pass `n_out`")
-    model = create_seq_model(arch, n_out, head, pretrained, **kwargs)
+    try: model = create_seq_model(arch, n_out, head, pretrained, **kwargs)
+    except TypeError as e:
+        near = [n for k in kwargs for n in get_close_matches(k, inspect.signature(seq_learner).parameters, 1, .8) if n != k]
+        if near: raise TypeError(f"{e}. Did you mean {near[0]!r}, an argument of seq_learner?") from e
+        raise
     if normalize: _add_normalize(dls, normalize_stats(model), check=pretrained is not False)
     splitter = splitter or (videonet_splitter if isinstance(model, VideoNet) else seq_splitter)
-    learn = Learner(dls, model, splitter=splitter, loss_func=loss_func, opt_func=opt_func, lr=lr, cbs=[CheckCallbacks(), FiniteLoss(), PerRank()] + L(cbs),
+    learn = Learner(dls, model, splitter=splitter, loss_func=loss_func, opt_func=opt_func, lr=lr, cbs=[CheckCallbacks(), FiniteLoss(), PerRank(), KeepRecord()] + L(cbs),
                     metrics=metrics, path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
     _try_out(learn)
     if pretrained: learn.freeze()
     return learn
 
-# %% ../nbs/09_learner.ipynb #2e4d732f
+# %% ../nbs/09_learner.ipynb #eada3b57
 def _words(o):
     "A decoded label, to be read: a class, several, or numbers; and whether it is numbers"
     os = o.flatten().tolist() if isinstance(o, Tensor) else list(o) if is_listy(o) else [o]
@@ -87,7 +92,8 @@ def _words(o):
 def _verdict(target, pred):
     "What is said of a prediction, and its colour; a number is not simply right or wrong"
     (target, numbers), (pred, _) = _words(target), _words(pred)
-    return (f'{pred}, in truth {target}', 'black') if numbers else (target, 'green') if pred == target else (f'{pred}, not {target}', 'red')
+    if pred == target and not numbers: return target, 'green'
+    return f'{pred}, in truth {target}', 'black' if numbers else 'red'
 
 def _show_clip_results(x, y, samples, outs, ctxs=None, max_n=9, nrows=None, ncols=2, figsize=None, animate=False, fps=8, **kwargs):
     samples = _own_frames(x, samples[:max_n])

@@ -29,10 +29,11 @@ from .layers import (AttentionPool, ConvGRU, ConvLSTM, FrameDifference, Sinusoid
                                _MadeWith, _in_evaluation, _pack, _unpack, add_temporal_shift, clip_frames)
 from .videonets import VideoNet, _load_weights, _read_weights
 
-# %% ../nbs/08_models.ipynb #3f082829
+# %% ../nbs/08_models.ipynb #de3ef7a7
 def _timm_arch(name):
     "A function that makes timm's network `name`"
-    timm = _need('timm', f'arch={name!r}, a name and no function,')
+    theirs = f" (torchvision's {name} is passed without quotes)" if name in list_models() else ''
+    timm = _need('timm', f"arch={name!r}, a network of timm by its name{theirs},")
     if timm.is_model(name): return partial(timm.create_model, name)
     known = timm.list_models()
     near = dict.fromkeys(difflib.get_close_matches(name, known, 5) + [n for n in known if n.startswith(name[:5])][:5])

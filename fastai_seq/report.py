@@ -7,9 +7,9 @@ Docs: https://fastai-seq.github.io/fastai_seq/report.html.md"""
 # %% auto #0
 __all__ = ['report']
 
-# %% ../nbs/10_report.ipynb #92204ee2
+# %% ../nbs/10_report.ipynb #d2699e01
 import platform, time, warnings
-from contextlib import contextmanager
+from copy import copy
 from html import escape
 from pathlib import Path
 
@@ -19,11 +19,12 @@ import pandas as pd
 import torch
 from fastai.torch_basics import is_listy
 from fastcore.meta import delegates
+from .callbacks import KeepRecord
 from .data import check_leakage, group_of
 from .evaluate import CategoryEvaluation, _labelled, _png, _write_page, evaluate_clips
 from .interpret import SeqInterpretation, _playing
 
-# %% ../nbs/10_report.ipynb #ad02128c
+# %% ../nbs/10_report.ipynb #885cf1cf
 def _sides(learn, dl, group_func):
     "A row a clip: which `side` of the split, its `path`, recording `group` (None if its name tells none) and `label`"
     rows = []
@@ -37,8 +38,7 @@ def _leaks(df, group_func):
     "What there is to say about recordings on both sides, and whether it is bad"
     splits = [[*np.flatnonzero(df.side == o)] for o in ('training', 'validation')]
     if not splits[0]: return 'What it was trained on is not known (a learner from a file): nothing can be said of recordings on both sides.', True
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')                     # it is said on the page
+    with warnings.catch_warnings(action='ignore'):          # it is said on the page
         shared = sorted(map(str, check_leakage(list(df.path), splits, group_func)))
     unknown = int(df.group.isna().sum())
     of_unknown = f' Of {unknown} of {len(df)} clips the recording is not known.' if unknown else ''
@@ -55,20 +55,11 @@ def _split_html(df, group_func):
     classes = df.explode('label').groupby(['label', 'side']).agg(clips=('path', 'size'), recordings=('group', 'nunique')).unstack(fill_value=0)
     return res + classes.to_html()
 
-# %% ../nbs/10_report.ipynb #09dc0276
-@contextmanager
-def _kept_record(learn):
-    "The recorder of `learn` has afterwards what it had"
-    rec = getattr(learn, 'recorder', None)
-    had = {o: v for o,v in vars(rec).items() if o in ('lrs', 'iters', 'losses', 'values', 'metric_names', 'log')} if rec else {}
-    try: yield
-    finally:
-        for o,v in had.items(): setattr(rec, o, v)
-
+# %% ../nbs/10_report.ipynb #18c1f211
 def _curves_html(learn):
     rec = getattr(learn, 'recorder', None)
-    if not getattr(rec, 'losses', None) or not rec.values or any(None in v or len(v) < len(rec.metric_names)-2 for v in rec.values): return ("<p>No training is on record. (The recorder forgets it when the learner predicts or validates: "
-                                                 "make the report right after the training.)</p>")
+    if not getattr(rec, 'losses', None) or not rec.values or any(None in v or len(v) < len(rec.metric_names)-2 for v in rec.values): return (
+        "<p>No training is on record. (A plain Learner forgets it when it predicts or validates, unless it has the callback KeepRecord, as learners of seq_learner have.)</p>")
     table = pd.DataFrame([list(v) for v in rec.values]).astype(float)
     table.columns = list(rec.metric_names)[1:1+table.shape[1]]
     metrics = [c for c in table if c not in ('train_loss', 'valid_loss')]
@@ -82,7 +73,7 @@ def _curves_html(learn):
 
 def _image(fig, what): return f'<img alt="{escape(what)}" src="data:image/png;base64,{_png(fig)}">'
 
-# %% ../nbs/10_report.ipynb #2ee4bf5e
+# %% ../nbs/10_report.ipynb #a197c511
 def _model_html(learn):
     n = sum(p.numel() for p in learn.model.parameters())
     trained = sum(p.numel() for p in learn.model.parameters() if p.requires_grad)
@@ -105,8 +96,9 @@ def _clips_html(interp, k, max_bytes):
 def report(
     learn, # A trained `Learner`
     path, # File to write, .html
-    dl=None, # A loader with labels; the learner's validation set, if None
+    dl=None, # A loader with labels, or a list of clips; the learner's validation set, if None
     title='Report', # Of the page
+    notes='', # What else is to be said at the top, plain text
     n_clips=2, # Looks in time at each video, for the numbers
     k=6, # Clips to show: the worst, and as many of the best
     group_func=group_of, # Gives the recording group of a clip, or None
@@ -117,17 +109,20 @@ def report(
     "One self-contained page of a run: numbers, data and split, curves, classes, recordings, clips, protocol. Raises ValueError for clips without labels."
     if Path(path).suffix.lower() != '.html': raise ValueError(f"path={str(path)!r}: a report is a page, choose a file that ends in .html")
     if k < 1: raise ValueError(f"k={k}: expected at least 1 clip to show")
+    if is_listy(dl): dl = learn.dls.test_dl(list(dl), with_labels=True)
     curves = _curves_html(learn)
-    with learn.no_bar(), _kept_record(learn):
+    with learn.no_bar(), learn.added_cbs([] if hasattr(learn, 'keep_record') else KeepRecord()):
         ev = evaluate_clips(learn, dl, n_clips=n_clips, group_func=group_func, act=act, **kwargs)
         interp = SeqInterpretation.from_learner(learn, dl, act, group_func)
+    playing, interp = interp, copy(interp)
+    interp.evaluation = ev                      # tables from the averaged answers, as all numbers of the page
     groups, n_max = interp.per_group(), 30
     more = f'<p>the worst {n_max} of {len(groups)}</p>' if len(groups) > n_max else ''
     confused = interp.most_confused()[:10] if isinstance(ev, CategoryEvaluation) else []
     who = pd.DataFrame([(a, b, int(n)) for a,b,n in confused], columns=['label', 'taken for', 'clips']).to_html(index=False) if confused else ''
     return _write_page(path, title, [
-        f'<h1>{escape(title)}</h1><p><b>{escape(ev.headline)}</b></p>' + ''.join(f'<p>{escape(o)}</p>' for o in ev.notes),
+        f'<h1>{escape(title)}</h1><p><b>{escape(ev.headline)}</b></p>' + ''.join(f'<p>{escape(o)}</p>' for o in ev.notes) + (f'<pre style="white-space:pre-wrap">{escape(notes)}</pre>' if notes else ''),
         _section('Data and split', _split_html(_sides(learn, dl, group_func), group_func)), _section('Training', curves),
-        _section('Evaluation', ev.metrics.round(4).to_html(na_rep=''), _image(ev.plot(), 'evaluation'), who, ev.report.round(3).to_html()),
-        _section('Recordings', more, groups[:n_max].round(3).to_html()), _section('Clips', _clips_html(interp, k, max_bytes)),
+        _section('Evaluation', ev.metrics.round(4).to_html(na_rep=''), _image(ev.plot().flat[0].figure, 'evaluation'), who, ev.report.round(3).to_html()),
+        _section('Recordings', more, groups[:n_max].round(3).to_html()), _section('Clips', '<p>From a single look at each clip, the one that is shown.</p>', _clips_html(playing, k, max_bytes)),
         _section('Protocol', pd.Series(ev.protocol).rename('').to_frame().to_html(header=False), _model_html(learn))])

@@ -7,13 +7,14 @@ Docs: https://fastai-seq.github.io/fastai_seq/runtime.html.md"""
 # %% auto #0
 __all__ = ['OnnxPredictor']
 
-# %% ../nbs/11_runtime.ipynb #b5152c47
+# %% ../nbs/11_runtime.ipynb #a858d184
 import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from .answer import Answer, _classes, _numbers, _one_class, _output_names
 from .sampling import PartOf, _sampler_made
 from .video import VideoRange, _read_clip
 
@@ -28,8 +29,8 @@ def _resized(frame, size, method):
         img = img.crop((left, top, left+cw, top+ch))
     return np.asarray(img.resize((w,h), Image.BILINEAR))
 
-# %% ../nbs/11_runtime.ipynb #ffa814bd
-_of_clips = 'Categorize', 'MultiCategorize', 'EncodedMultiCategorize', 'RegressionSetup'    # kinds of targets that a clip has one of
+# %% ../nbs/11_runtime.ipynb #a8d2ff4e
+_label_by = dict(Categorize=_one_class, MultiCategorize=_classes, EncodedMultiCategorize=_classes, RegressionSetup=_numbers)     # kinds of targets that a clip has one of
 
 class OnnxPredictor:
     "Predicts clips with a file of `export_onnx`. Raises ValueError for a file that it does not know."
@@ -55,7 +56,7 @@ class OnnxPredictor:
                                                      + ("another version wrote it" if told else "export_onnx did not write it"))
         self.clips, self.sampler, self.vocab = told['clips'], _sampler_made(told['clips']['sampler']), told['answer']['vocab']
         if isinstance(self.sampler, PartOf): self.sampler = self.sampler.at_end()      # to predict what comes, the last frames are seen
-        self.kind, self.activation, self.thresh, self.any_length = told['answer']['kind'], told['answer']['activation'], told['answer']['thresh'], told['any_length']
+        self.kind, self.thresh, self.any_length = told['answer']['kind'], told['answer']['thresh'], told['any_length']
         if wrong := [t['name'] for t in self.clips['resize'] if t['name'] != 'Resize' or t['args']['method'] not in ('crop', 'squish')]: raise ValueError(
             f"{path}: its clips go through {', '.join(wrong)} in validation too, which needs fastai; load them with size=, or Resize by 'crop' or 'squish'")
 
@@ -80,13 +81,13 @@ class OnnxPredictor:
 
     def __call__(self,
         path, # A video, a folder of frames, or a `VideoRange`
-        n_clips=1 # Looks in time, averaged
-    )->tuple: # The class (a list of them, or numbers, as the learner was trained for), and a dict of probabilities by class, or of the numbers
+        n_clips=1, # Looks in time, averaged
+        thresh=None # Least probability of a label; None: as in the learner that was exported
+    )->Answer:
         "What is in a clip: the answer of `learn.predict`, and with `n_clips` that of `evaluate_clips`. Raises ValueError for a model that answers with a sequence."
-        if self.kind not in _of_clips: raise ValueError(f"the model was trained for {self.kind}: it answers with a sequence, and not once for a clip; ask for its numbers, preds(read(path)[None])")
+        if self.kind not in _label_by: raise ValueError(f"the model was trained for {self.kind}: it answers with a sequence, and not once for a clip; ask for its numbers, preds(read(path)[None])")
         if n_clips < 1: raise ValueError(f"n_clips={n_clips}: expected at least one look")
         looks = [self.read(path, (i+.5)/n_clips if n_clips > 1 else None) for i in range(n_clips)]
         p = np.mean([self.preds(f[None])[0] for f in looks], axis=0)
-        if self.vocab is None: return p.tolist(), {f'output {i}': v for i,v in enumerate(p.tolist())}
-        probs = dict(zip(self.vocab, p.tolist()))
-        return (self.vocab[int(p.argmax())] if self.activation == 'softmax' else [c for c,v in probs.items() if v > self.thresh]), probs
+        names = _output_names(p.size) if self.vocab is None else [str(o) for o in self.vocab]
+        return Answer(_label_by[self.kind](names, p, self.thresh if thresh is None else thresh), dict(zip(names, p.tolist())))

@@ -10,7 +10,7 @@ __all__ = ['frame_mse', 'frame_mae', 'frame_psnr', 'frame_ssim', 'frame_lpips', 
            'ScheduledSampling', 'seq2seq_learner', 'copy_last', 'horizon_errors', 'plot_horizon', 'show_results',
            'forecast']
 
-# %% ../nbs/09_seq2seq_learner.ipynb #9ee08768
+# %% ../nbs/09_seq2seq_learner.ipynb #8a0fcfd7
 import numpy as np
 import pandas as pd
 import torch
@@ -29,7 +29,7 @@ from fastcore.foundation import L
 from IPython.display import HTML, display
 import matplotlib.pyplot as plt
 
-from .callbacks import CheckCallbacks, FiniteLoss, PerRank
+from .callbacks import CheckCallbacks, FiniteLoss, KeepRecord, PerRank
 from .core import TensorVideo, _need, _spread, clips_html, stack_frames
 from .data import _own_frames, _seeded
 from .layers import _in_evaluation
@@ -271,7 +271,7 @@ def _answers(learn, x, y, c):
         f"{type(learn.model).__name__} gives {tuple(out.shape)} for a batch {tuple(x.shape)}, the targets {tuple(y.shape)} ask for {_expected(y, c)}; "
         "load targets of that length and size, or make the model for these")
 
-# %% ../nbs/09_seq2seq_learner.ipynb #90537ff7
+# %% ../nbs/09_seq2seq_learner.ipynb #ce8edb8c
 def seq2seq_learner(
     dls, # `DataLoaders` whose targets are clips, or something for each frame
     model=None, # What makes the model, or the model; by the targets (see the table above), if None; for a label a frame an image network, such as `resnet18`
@@ -293,7 +293,7 @@ def seq2seq_learner(
     masks, c = isinstance(y, TensorFrameMask), getattr(dls, 'c', None)
     model = _make_model(model or (TemporalUNet if masks else SimVP), x, y, c, kwargs)
     cbs = L(cbs) + _sampling(model, sampled)
-    learn = Learner(dls, model, loss_func=loss_func or (None if masks else FrameMSELoss()), cbs=[CheckCallbacks(), FiniteLoss(), PerRank()] + cbs,
+    learn = Learner(dls, model, loss_func=loss_func or (None if masks else FrameMSELoss()), cbs=[CheckCallbacks(), FiniteLoss(), PerRank(), KeepRecord()] + cbs,
                     metrics=metrics if metrics is not None else MaskIoU() if masks else [mae, psnr, ssim], **rest)
     _answers(learn, x, y, c)
     return learn

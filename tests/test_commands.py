@@ -20,11 +20,21 @@ def test_train_and_predict_in_fresh_processes(clips, tmp_path):
     assert res.returncode == 0, res.stderr
     for line, f in zip(res.stdout.strip().splitlines(), files, strict=True): assert re.fullmatch(rf'{f}\tMove(Left|Right)\t[01]\.\d{{3}}', line)
 
+@pytest.mark.parametrize('arch', ['resnet10t', 'mc3_18'])       # timm's, and a video network
+def test_train_takes_other_networks(clips, tmp_path, arch, capsys):
+    ask = ['train', clips, '--out', tmp_path, '--weights', 'none', '--arch', arch, '--epochs', 1, '--size', 32, '--seq_len', 4]
+    main = lambda *more: cli.main([*map(str, ask), *more])
+    assert main() == 0 and ('lstm' in capsys.readouterr().out) == (arch == 'resnet10t')
+    before = (tmp_path/'model.pkl').stat()
+    assert main() == 2 and '--force' in capsys.readouterr().err and (tmp_path/'model.pkl').stat() == before      # nothing is lost unasked
+    assert main('--force') == 0 and (tmp_path/'model.pkl').stat() != before
+    assert main('--force', '--head', 'rnn') == 2
+
 def test_a_mistake_ends_a_process_without_traceback(tmp_path):
     res = fastai_seq('train', tmp_path/'nowhere')
     assert res.returncode == 2 and res.stderr.startswith('fastai-seq: error: ') and 'Traceback' not in res.stderr
 
-@pytest.mark.parametrize('args', ['predict {tmp}/junk.pkl x.avi', 'predict {tmp}/none.pkl x.avi', 'predict {tmp}/m.onnx x.avi --thresh .5', 'train {clips} --weights {tmp}/junk.pkl', 'train {clips} --weights {tmp}/none.pth',
+@pytest.mark.parametrize('args', ['predict {tmp}/junk.pkl x.avi', 'predict {tmp}/none.pkl x.avi', 'predict {tmp}/m.onnx x.avi --timeline', 'train {clips} --weights {tmp}/junk.pkl', 'train {clips} --weights {tmp}/none.pth',
     'train {clips} --bs 0', 'train {clips} --bs 99', 'train {clips} --seq_len 0', 'train {clips} --arch resnet', 'train {clips} --head rnn', 'train {tmp}/nowhere', 'train {tmp}'])
 def test_mistakes_take_one_line(args, clips, tmp_path, capsys):
     (tmp_path/'junk.pkl').write_text('junk')

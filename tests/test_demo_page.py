@@ -6,9 +6,10 @@ import av, matplotlib, numpy as np, pytest, torch
 from fastai.layers import SimpleCNN
 from PIL import Image
 
+from fastai_seq.app import demo_app
 from fastai_seq.data import ImageSeqDataLoaders
-from fastai_seq.inference import demo_app, predict_timeline
 from fastai_seq.learner import seq_learner
+from fastai_seq.timeline import predict_timeline
 from fastai_seq.video import write_video
 
 matplotlib.use('agg')

@@ -10,7 +10,7 @@ from fastai_seq import cli
 text, contributing = ((root/name).read_text(encoding='utf-8') for name in ('README.md', 'CONTRIBUTING.md'))
 smaller = {r'size=\d+': 'size=32', r'--size \d+': '--size 32', r'seq_len=\d+': 'seq_len=4', r'(Random(?:Resized)?Crop)\(\d+': r'\1(24', r'fine_tune\(\d+': 'fine_tune(1',
            r'(fit_one_cycle|fit_head)\(\d+': r'\1(1', r'n_in=10, n_out=10': 'n_in=4, n_out=4', r'n_clips=10': 'n_clips=2', 'rtsp://camera': 'new.mp4',
-           r'fastai-seq train videos': 'fastai-seq train videos --epochs 1 --size 32 --seq_len 2'}
+           r'fastai-seq train videos': 'fastai-seq train videos --force --epochs 1 --size 32 --seq_len 2'}
 
 def small(code):
     for what,by in smaller.items(): code = re.sub(what, by, code)

@@ -131,7 +131,7 @@ def test_ways_to_give_videos(learn, clips, tmp_path):
     learn.export(tmp_path/'l.pkl')
     again = load_learner(tmp_path/'l.pkl')
     assert np.array_equal(ev(again, items=items, n_clips=2).preds, reference.preds)
-    with pytest.raises(ValueError, match='pass items='): ev(again)
+    with pytest.raises(ValueError, match='pass clips'): ev(again)
 
 def test_parts_of_a_video_count_as_one_recording(learn):
     f = learn.dls.valid.items[0]
@@ -246,7 +246,7 @@ def test_a_big_set_is_quick():
     "Classes and videos as in a fold of UCF101: the bootstrap is not a matter of minutes"
     p, y = dirichlet(3783, 101)
     e = category(p, y, [i//5 for i in range(3783)], n_boot=50)
-    assert e.metrics.low['top-5'] < e.top_k_accuracy < e.metrics.high['top-5'] and len(e.plot().axes) == 3
+    assert e.metrics.low['top-5'] < e.top_k_accuracy < e.metrics.high['top-5'] and len(e.plot()) == 3
 
 # --- other targets ---
 

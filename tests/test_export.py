@@ -19,6 +19,7 @@ from fastai_seq.export import export_onnx, export_program
 from fastai_seq.extract import avi2frames
 from fastai_seq.learner import seq_learner
 from fastai_seq.models import create_seq_model
+from fastai_seq.inference import predict_video
 from fastai_seq.runtime import OnnxPredictor
 from fastai_seq.sampling import EveryFrame, RandomClip
 from fastai_seq.video import VideoError, VideoRange
@@ -42,9 +43,9 @@ def answer(learn, clip):
     with learn.no_bar(), learn.no_logging(): return learn.predict(clip)
 
 def same(learn, predict, clip, tol=1e-4):
-    (cls,_,p), (c,probs) = answer(learn, clip), predict(clip)
-    assert np.allclose(list(probs.values()), p.tolist(), atol=tol) and list(probs) == list(learn.dls.vocab)
-    assert c == cls
+    (cls,_,p), said = answer(learn, clip), predict(clip)
+    assert np.allclose(list(said.probs.values()), p.tolist(), atol=tol) and list(said.probs) == list(learn.dls.vocab)
+    assert said.label == cls
 
 def test_the_predictor_answers_as_the_learner(made, clips, tmp_path):
     learn, path, told = made
@@ -53,7 +54,7 @@ def test_the_predictor_answers_as_the_learner(made, clips, tmp_path):
     for clip in (*get_instances(clips)[::9], VideoRange(get_instances(clips)[0], .1, .4)): same(learn, predict, clip)
     items = get_instances(clips)[:4]
     with learn.no_bar(): ev = evaluate_clips(learn, items=items, labels=[parent_label(o) for o in items], n_clips=3)
-    assert np.allclose([list(predict(o, n_clips=3)[1].values()) for o in items], ev.preds, atol=1e-4)
+    assert np.allclose([list(predict(o, n_clips=3).probs.values()) for o in items], ev.preds, atol=1e-4)
     folder = avi2frames(items[0], tmp_path)
     same(learn, predict, folder, 1e-2)          # pictures are scaled by PIL, not by torch
     with learn.no_bar(): batch = learn.get_preds(dl=learn.dls.test_dl(items, num_workers=0))[0].numpy()
@@ -62,10 +63,10 @@ def test_the_predictor_answers_as_the_learner(made, clips, tmp_path):
 def test_it_needs_neither_torch_nor_fastai(made, clips):
     clip = get_instances(clips)[0]
     code = ("import sys\nfor m in ('torch','torchvision','fastai','timm','onnx','pandas','matplotlib','sklearn'): sys.modules[m] = None\n"
-            f"from fastai_seq.runtime import OnnxPredictor; import json; print(json.dumps(OnnxPredictor({str(made[1])!r})({str(clip)!r})))")
-    cls, probs = json.loads(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout)
+            f"from fastai_seq.runtime import OnnxPredictor; import json; print(json.dumps(vars(OnnxPredictor({str(made[1])!r})({str(clip)!r}))))")
+    said = json.loads(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout)
     c,_,p = answer(made[0], clip)
-    assert cls == c and np.allclose(list(probs.values()), p.tolist(), atol=1e-4)
+    assert said['label'] == c and np.allclose(list(said['probs'].values()), p.tolist(), atol=1e-4)
 
 readings = {'image tuples': lambda c: get_action_dataloaders(get_instances(c), bs=4, image_size=40, seq_len=2, num_workers=0),
             'oblong, squished': lambda c: load(c, size=(32,48), method='squish', sampler=RandomClip(3, 'wrap', fps=9))}
@@ -86,10 +87,12 @@ def test_other_targets(kind, clips, tmp_path):
     labels = [float(i) for i,_ in enumerate(files)] if kind == 'numbers' else [[f.parent.name, 'clip'][:1+i%2] for i,f in enumerate(files)]
     learn = learner(ImageSeqDataLoaders.from_lists(clips, files, labels, seq_len=2, size=32, bs=4, seed=0, num_workers=0))
     export_onnx(learn, tmp_path/'m.onnx')
-    c,probs = OnnxPredictor(tmp_path/'m.onnx')(files[0])
+    predict = OnnxPredictor(tmp_path/'m.onnx')
+    said, asked = predict(files[0]), predict_video(learn, files[0], 1)
+    assert type(said) is type(asked) and np.allclose(list(said.probs.values()), list(asked.probs.values()), rtol=1e-4, atol=1e-4)
     cls,_,p = answer(learn, files[0])
-    if kind == 'numbers': assert list(probs.values()) == c and np.allclose(c, p.tolist(), rtol=1e-4, atol=1e-4)
-    else: assert c == list(cls) and np.allclose(list(probs.values()), p.tolist(), atol=1e-4)
+    if kind == 'numbers': assert list(said.probs.values()) == said.label and np.allclose(said.label, p.tolist(), rtol=1e-4, atol=1e-4)
+    else: assert said.label == list(cls) and np.allclose(list(said.probs.values()), p.tolist(), atol=1e-4) and predict(files[0], thresh=0).label == list(learn.dls.vocab)
 
 def test_programs_of_torch(made, clips, tmp_path):
     shift = Learner(load(clips), create_seq_model(mobilenet_v3_small, 2, 'shift', pretrained=False))
@@ -104,7 +107,7 @@ def test_int8_is_smaller_and_told(clips, tmp_path):
     learn = learner(load(clips), 'transformer', dim=128, depth=2)
     whole, small = (export_onnx(learn, tmp_path/f'{i}.onnx', int8=i) for i in (False, True))
     assert small['bytes'] < .45*whole['bytes'] and 0 < small['int8_difference'] < .3 and small['difference'] < 1e-4
-    assert np.allclose(*(list(OnnxPredictor(o['path'])(get_instances(clips)[0])[1].values()) for o in (whole, small)), atol=.1)
+    assert np.allclose(*(list(OnnxPredictor(o['path'])(get_instances(clips)[0]).probs.values()) for o in (whole, small)), atol=.1)
 
 def test_what_cannot_be_exported_leaves_nothing(made, clips, tmp_path, monkeypatch):
     class Branches(nn.Module):

@@ -14,7 +14,7 @@ from fastai_seq.digits import MovingDigits, _digits, changing_clips, frame_label
 from fastai_seq.sampling import FirstFrames, RandomClip, UniformFrames
 from fastai_seq.models import _heads, create_seq_model
 from fastai_seq.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, SimVP, TemporalUNet, per_frame
-from fastai_seq.inference import continue_video
+from fastai_seq.stream import continue_video
 from fastai_seq.seq2seq_learner import (ScheduledSampling, copy_last, edit_score, f1_at, forecast, frame_accuracy, frame_mse, frame_ssim, horizon_errors, mask_iou,
                                         segmental_f1, segments, seq2seq_learner)
 from fastai_seq.targets import (FrameCategoryBlock, FrameMaskBlock, FrameRegressionBlock, FutureDataLoaders, FutureFrames, TensorFrameMask)

@@ -7,10 +7,11 @@ import numpy as np, pytest, torch
 from fastai.data.all import DataBlock, RandomSplitter
 from fastai.layers import SimpleCNN
 from fastai.vision.augment import Resize
+from PIL import Image
 from torch import nn
 from torchvision.models import mobilenet_v3_small, squeezenet1_1
 
-from fastai_seq import inference as room
+from fastai_seq import stream, timeline
 from fastai_seq.bundle import _digest, load_bundle, save_bundle
 from fastai_seq.core import TensorVideo
 from fastai_seq.cli import main
@@ -18,13 +19,15 @@ from fastai_seq.data import ImageSeqBlock
 from fastai_seq.evaluate import evaluate_clips
 from fastai_seq.digits import changing_clips, frame_labels
 from fastai_seq.export import export_onnx
-from fastai_seq.inference import StreamForecast, StreamPredictor, continue_video, label_frames, predict_timeline, _FeatureRing, _FrameRing, _State, predict_video
+from fastai_seq.inference import predict_video
 from fastai_seq.models import AvgHead, _heads
 from fastai_seq.runtime import OnnxPredictor
 from fastai_seq.sampling import EveryFrame, FirstFrames, RandomClip
 from fastai_seq.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, SimVP, TemporalUNet
 from fastai_seq.seq2seq_learner import forecast, seq2seq_learner
+from fastai_seq.stream import StreamForecast, StreamPredictor, _FeatureRing, _FrameRing, _State, continue_video
 from fastai_seq.targets import FrameCategoryBlock, FrameMaskBlock, FrameRegressionBlock, FutureDataLoaders
+from fastai_seq.timeline import _middles, label_frames, predict_timeline
 from fastai_seq.video import VideoRange, get_videos, n_frames, read_frames, video_info, write_video
 
 @pytest.fixture(scope='module')
@@ -177,7 +180,7 @@ def test_frames_are_seen_as_far_apart_as_in_training(clips, video, head):
         got, frames = label(learn, video).values.to_numpy(), frames45(video)
         for k in range(n):
             alone = frames[k::n]
-            want = whole(learn, alone).softmax(-1) if head != 'transformer' else torch.stack([*room._middles(alone, 4, lambda w: whole(learn, np.stack(w)).softmax(-1))])
+            want = whole(learn, alone).softmax(-1) if head != 'transformer' else torch.stack([*_middles(alone, 4, lambda w: whole(learn, np.stack(w)).softmax(-1))])
             np.testing.assert_allclose(got[k::n], want, atol=1e-5)
     np.testing.assert_allclose(label(learn, video, stride=1, seq_len=45).values, whole(learn, frames).softmax(-1), atol=1e-5)
 
@@ -196,8 +199,8 @@ def alive(monkeypatch, n):
         here.add(i); weakref.finalize(f, here.discard, i)
         most[0] = max(most[0], len(here))
         return f
-    monkeypatch.setattr(room, '_frames_of', lambda *a: ((None, partial(get, i)) for i in range(n)))
-    monkeypatch.setattr(room, 'n_frames', lambda p: n)
+    for room in (stream, timeline): monkeypatch.setattr(room, '_frames_of', lambda *a: ((None, partial(get, i)) for i in range(n)))
+    monkeypatch.setattr(stream, 'n_frames', lambda p: n)
     return most
 
 @pytest.mark.parametrize('head', ['gru', 'shift', 'transformer'])
@@ -245,7 +248,7 @@ def test_what_follows_is_the_forecast_of_the_last_frames(clips, video, tmp_path,
     step, size, path = kwargs.get('stride', 1), 24 if kind == 'resized' else 32, video
     if kind == 'folder':
         (path := tmp_path/'frames').mkdir()
-        for i,f in enumerate(frames45(video)): room.Image.fromarray(f).save(path/f'{i}.png')
+        for i,f in enumerate(frames45(video)): Image.fromarray(f).save(path/f'{i}.png')
     dest = continue_video(learn, path, tmp_path/'o.avi', n_out=5, mark=False)
     frames = frames45(video)[44%step::step]
     assert n_frames(dest) == len(frames) + 5 and (info := video_info(dest)).width == size
