@@ -274,7 +274,7 @@ def _verdict(o, seq_len):
     if o.problem: return 'broken off: not whole' if o.frames else 'unreadable: no frame can be read'
     return f'too short: fewer than {seq_len} frames' if o.frames < seq_len else ''
 
-# %% ../nbs/06_data.ipynb #954e6af3
+# %% ../nbs/06_data.ipynb #6a44f104
 class _ClipTfm(Transform):
     "Base of what reads clips: draws frames at random in training (fastai calls it with `split_idx=0` there), and only there"
     input_types = Path, str, VideoRange     # fastai lets a later item be what the first one was, if it is not told
@@ -282,10 +282,7 @@ class _ClipTfm(Transform):
     def __init__(self, sampler, seq_len, short):
         if not (isinstance(sampler, FrameSampler) or callable(sampler)): raise ValueError(
             f"sampler={sampler!r}: expected a sampler such as RandomClip(8, stride=4), or a class: UniformFrames, SegmentFrames, FirstFrames, RandomClip, EveryFrame")
-        made = isinstance(sampler, FrameSampler)
-        if made and not sampler.varies and seq_len not in (None, sampler.seq_len): raise ValueError(
-            f"seq_len={seq_len} beside {sampler!r}, which says itself how many frames it takes: leave seq_len out, or pass the class")
-        self.sampler = sampler if made else sampler(16 if seq_len is None else seq_len, short=short)
+        self.sampler = sampler if isinstance(sampler, FrameSampler) else sampler(seq_len, short=short)
         self.random_sampler, self.training = self.sampler.for_training(), False
 
     def __call__(self, x, split_idx=None, **kwargs):
@@ -475,7 +472,7 @@ def get_action_dataloaders(
     return ds.dataloaders(bs=bs, after_item=[Resize(image_size), ToTensor],
                           after_batch=[IntToFloatTensor, Normalize.from_stats(*imagenet_stats)], **kwargs)
 
-# %% ../nbs/06_data.ipynb #6b4d5463
+# %% ../nbs/06_data.ipynb #bf51d8c1
 class TensorVideoTfm(_ClipTfm):
     "Clip (a video or a folder of frames) to `TensorVideo`: uint8 `(seq_len,3,size,size)`"
     def __init__(self,
@@ -485,7 +482,9 @@ class TensorVideoTfm(_ClipTfm):
         short='repeat_last', # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
         method='crop' # A frame of another shape: 'crop' its centre, or 'squish' the whole
     ):
-        super().__init__(sampler, seq_len, short)
+        if isinstance(sampler, FrameSampler) and not sampler.varies and seq_len not in (None, sampler.seq_len): raise ValueError(
+            f"seq_len={seq_len} beside {sampler!r}, which says itself how many frames it takes: leave seq_len out, or pass the class")
+        super().__init__(sampler, 16 if seq_len is None else seq_len, short)
         self.method, self.size = method, tuple(size) if is_listy(size) else (size,size)
         if len(self.size) != 2 or not all(isinstance(o, Integral) and o > 0 for o in self.size): raise ValueError(
             f"size={size!r}: expected whole pixels, height and width in one number or as (height, width)")

@@ -69,7 +69,7 @@ def test_it_needs_neither_torch_nor_fastai(made, clips):
     assert said['label'] == c and np.allclose(list(said['probs'].values()), p.tolist(), atol=1e-4)
 
 readings = {'image tuples': lambda c: get_action_dataloaders(get_instances(c), bs=4, image_size=40, seq_len=2, num_workers=0),
-            'oblong, squished': lambda c: load(c, size=(32,48), method='squish', sampler=RandomClip(3, 'wrap', fps=9))}
+            'oblong, squished': lambda c: load(c, seq_len=3, size=(32,48), method='squish', sampler=RandomClip(3, 'wrap', fps=9))}
 
 @pytest.mark.parametrize('kind', readings)
 def test_clips_are_read_as_by_the_loaders(kind, clips, tmp_path):

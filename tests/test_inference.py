@@ -103,7 +103,7 @@ def test_another_vocabulary_is_named(learn):
 
 # --- windows ---
 
-kinds = dict(uniform={}, segments=dict(sampler=SegmentFrames), dense=dict(sampler=RandomClip(3, stride=2)), rate=dict(sampler=FirstFrames(4, fps=6)), every=dict(sampler=EveryFrame()),
+kinds = dict(uniform={}, segments=dict(sampler=SegmentFrames), dense=dict(sampler=RandomClip(3, stride=2)), rate=dict(seq_len=4, sampler=FirstFrames(4, fps=6)), every=dict(sampler=EveryFrame()),
              wide=dict(size=(16, 40)), squish=dict(size=(24, 40), method='squish'), augmented=dict(batch_tfms=aug_transforms(size=24)), workers=dict(num_workers=2))
 
 @pytest.mark.parametrize('kind', kinds)
@@ -118,7 +118,7 @@ def test_a_window_is_the_clip_it_would_be(clips, long, kind):
 def test_a_window_is_the_clip_it_would_be_for_each_head(clips, long, head):
     arch = tiny if head != 'shift' else 'resnet10t'
     if head == 'shift': pytest.importorskip('timm')
-    l = learner(load(clips, sampler=FirstFrames(4)), arch, head=head)
+    l = learner(load(clips, seq_len=4, sampler=FirstFrames(4)), arch, head=head)
     tl = timeline(l, long, 1, .2)
     same(tl.values, as_clips(l, tl))
 
@@ -162,7 +162,7 @@ def test_the_video_is_decoded_once_and_little_is_kept(learn, long, monkeypatch):
     assert len(read) == 53 + 1          # all, and the first for its facts; those of the last window are found by a key frame
 
 def test_the_encoder_sees_each_frame_of_a_batch_once(clips, long):
-    l, n = learner(load(clips, sampler=FirstFrames(10)), head='attention'), []
+    l, n = learner(load(clips, seq_len=10, sampler=FirstFrames(10)), head='attention'), []
     l.model.encoder.register_forward_hook(lambda m, i, o: n.append(len(o)))
     tl = timeline(l, long, 1, .2, bs=64)
     assert sum(n) == 53 and len(tl.df)*10 > 4*53      # where asked about one by one, it would see that many
@@ -176,7 +176,7 @@ class Fade(Transform):
     def encodes(self, x:TensorVideo): return x*torch.linspace(1, 0, x.shape[1])[:, None, None, None]
 
 def test_frames_that_differ_from_window_to_window_are_not_shared(clips, long):
-    l = learner(load(clips, sampler=FirstFrames(10), batch_tfms=Fade()), head='attention')
+    l = learner(load(clips, seq_len=10, sampler=FirstFrames(10), batch_tfms=Fade()), head='attention')
     tl = timeline(l, long, 1, .2)
     same(tl.values, as_clips(l, tl))
 
