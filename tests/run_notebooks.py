@@ -1,24 +1,34 @@
-"""Runs the cells of the notebooks that show and test, upon the modules instead of the export cells, so that coverage sees the modules' lines.
+"""Runs the notebooks upon the modules: an export cell gives the module's names instead of making its own, so that coverage sees the module's lines.
 
-    coverage run -m pytest && coverage run tests/run_notebooks.py && coverage combine && coverage report -m
+    coverage run -m pytest && coverage run tests/run_notebooks.py && coverage combine && coverage report
 
 prints which lines of fastai_seq neither tests nor notebooks run. `nbdev-test` runs the notebooks as they are."""
-import os, re, subprocess, sys
+import ast, os, re, subprocess, sys
 from importlib import import_module
 from pathlib import Path
 
 import nbformat
 from execnb.shell import CaptureShell
 
+def names_of(source):
+    "What the cell binds at its top level"
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)): yield from (a.asname or a.name.split('.')[0] for a in node.names)
+        elif isinstance(node, ast.Assign): yield from (n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name))
+        elif hasattr(node, 'name'): yield node.name
+
 def run(path):
-    "The notebook's cells but for those that export, in the namespace of its module"
-    cells = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == 'code' and not re.search(r'^#\|\s*(export|default_exp|eval: *false)', c.source, re.M)]
-    exported = next((m[1] for c in nbformat.read(path, 4).cells if (m := re.search(r'#\|\s*default_exp (\w+)', c.source))), None)
+    "The cells of the notebook at `path`"
+    cells = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == 'code']
+    exported = [m[1] for c in cells if (m := re.match(r'#\|\s*default_exp (\w+)', c))]
+    scope = vars(import_module(f'fastai_seq.{exported[0]}')) if exported else {}
     shell = CaptureShell(path)
-    if exported: shell.user_ns.update({k: v for k,v in vars(import_module(f'fastai_seq.{exported}')).items() if not k.startswith('__')})
     for source in cells:
-        shell.run(source)
-        if shell.exc: raise shell.exc
+        if re.search(r'^#\|\s*(default_exp|eval: *false)', source, re.M): continue
+        if re.match(r'#\|\s*export', source): shell.user_ns.update({n: scope[n] for n in names_of(source) if n in scope})
+        else:
+            shell.run(source)
+            if shell.exc: raise shell.exc
 
 if __name__ == '__main__':
     root = Path(__file__).parent.parent
