@@ -79,7 +79,7 @@ def not_run(name):
 def test_what_tutorials_do_not_run(name, videos, monkeypatch):
     from transformers import TimesformerConfig
     from fastai_seq import timesformer
-    cfg = TimesformerConfig(image_size=32, patch_size=16, num_frames=4, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+    cfg = TimesformerConfig(image_size=64, patch_size=16, num_frames=4, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
     monkeypatch.setattr(timesformer, '_hf_config', lambda name: cfg)
     monkeypatch.setattr(timesformer, '_hf_net', lambda cls, name, cfg, n: cls(cfg))
     monkeypatch.setattr(timesformer, '_hf_stats', lambda name: ([.5]*3, [.5]*3))
