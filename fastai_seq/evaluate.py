@@ -425,7 +425,7 @@ def _look_preds(learn, dl, paths, n_clips, n_crops, sampler, bs, act, **kwargs):
     ds = _Looks(paths, tfm, then, sampler, n_clips, n_crops, bs or dl.bs)
     return _ask(learn, dl, ds, ds.videos_a_batch, act, **kwargs).reshape(len(paths), n_clips*n_crops, -1).mean(1).numpy(), ds
 
-# %% ../nbs/10_evaluate.ipynb #5e758730
+# %% ../nbs/10_evaluate.ipynb #474441d6
 _unlabelled = "to predict without labels use `learn.get_preds(dl=learn.dls.test_dl(items))`, or `predict_video` for a single one"
 
 def _column(dl, i, kinds):
@@ -439,7 +439,7 @@ def _is_missing(label): return label is None or np.ndim(label) == 0 and pd.isna(
 
 def _labelled(learn, dl, items, labels):
     "The loader to go through, paths, and labels as they were before they became numbers"
-    if is_listy(dl): dl, items = None, dl if items is None else items
+    if is_listy(dl) and items is None: dl, items = None, dl
     if (dl is not None and items is not None) or (labels is not None and items is None): raise ValueError("pass a loader `dl`, or `items` with their `labels`")
     like = dl if dl is not None else learn.dls.valid
     if not isinstance(like.dataset, Datasets): raise ValueError(

@@ -1,5 +1,5 @@
 "The commands as a shell sees them: exit status, what is printed, and the same in processes of their own."
-import re, subprocess
+import re, shutil, subprocess
 
 import pytest
 
@@ -29,6 +29,13 @@ def test_train_takes_other_networks(clips, tmp_path, arch, capsys):
     assert main() == 2 and '--force' in capsys.readouterr().err and (tmp_path/'model.pkl').stat() == before      # nothing is lost unasked
     assert main('--force') == 0 and (tmp_path/'model.pkl').stat() != before
     assert main('--force', '--head', 'rnn') == 2
+
+def test_of_two_copies_the_original_is_kept(clips, tmp_path, capsys):
+    shutil.copytree(clips, tmp_path/'c')
+    first = get_instances(tmp_path/'c')[0]
+    shutil.copy(first, first.with_name(f'{first.stem} (1){first.suffix}'))
+    assert cli.main(['doctor', str(tmp_path/'c'), '--out', str(tmp_path/'x.txt'), '--workers', '1']) == 1
+    assert (tmp_path/'x.txt').read_text().strip() == f'{first.parent.name}/{first.stem} (1){first.suffix}'
 
 def test_a_mistake_ends_a_process_without_traceback(tmp_path):
     res = fastai_seq('train', tmp_path/'nowhere')

@@ -130,7 +130,8 @@ def test_ways_to_give_videos(learn, clips, tmp_path):
     assert np.allclose(by_labels.preds[::-1], reference.preds, atol=1e-6)
     learn.export(tmp_path/'l.pkl')
     again = load_learner(tmp_path/'l.pkl')
-    assert np.array_equal(ev(again, items=items, n_clips=2).preds, reference.preds)
+    assert np.array_equal(ev(again, items=items, n_clips=2).preds, reference.preds) and np.array_equal(ev(again, list(items), n_clips=2).preds, reference.preds)
+    with pytest.raises(ValueError, match='pass a loader'): ev(again, list(items), items=items)
     with pytest.raises(ValueError, match='pass clips'): ev(again)
 
 def test_parts_of_a_video_count_as_one_recording(learn):

@@ -364,6 +364,7 @@ def test_confusions_of_a_network_that_says_one_class(flash, capsys):
     said = int(i.evaluation.predicted[0])
     assert len(i.most_confused()) == 1 and i.most_confused()[0][:2] == (i.vocab[1-said], i.vocab[said]) and i.most_confused()[0][2] == (i.evaluation.targets != said).sum()
     assert list(map(type, i.most_confused()[0])) == [str, str, int]
+    assert np.array_equal(SeqInterpretation.from_learner(learn, list(i.items)).evaluation.preds, i.evaluation.preds)
     i.print_classification_report()
     assert 'precision' in capsys.readouterr().out and i.per_group().accuracy.iloc[0] == 0
 
