@@ -141,7 +141,7 @@ def extract(
     print(report)
     return len(report.failed)
 
-# %% ../nbs/12_cli.ipynb #b6ed57b3
+# %% ../nbs/12_cli.ipynb #5f631b46
 def train(
     path:str, # Folder of videos (or of folders of frames), one folder a class
     out:str='fastai_seq_train', # Folder for the learner, model.pkl, and the report
@@ -157,7 +157,7 @@ def train(
     method:str='crop', # A frame that is not square: crop its centre, or squish the whole
     bs:int=8, # Clips a batch
     valid_pct:float=0.2, # Share of the clips held out
-    split:str='group', # What is held out: group, whole recordings where names tell them; or random, single clips
+    split:str='group', # What is held out: group, whole recordings where names tell them (the clips of `path/valid`, where the data come split); or random, single clips
     seed:int=0, # Of split and training
     force:bool=False # Replace the model of an earlier training in `out`
 )->list: # The row of the table

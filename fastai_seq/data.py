@@ -251,14 +251,20 @@ def _check_lengths(files, sampler):
     if all(n < need for n,need in lengths): warnings.warn(f"{sampler} takes {need} frames, and the longest of {len(files)} clips has {longest}: "
         f"all would be filled up (short={sampler.short!r}); lower seq_len or stride", stacklevel=3)
 
-# %% ../nbs/06_data.ipynb #dcdf4450
+# %% ../nbs/06_data.ipynb #f905b4ee
+def _parts(path, train='train', valid='valid'):
+    "The folders of training and validation clips of a data set that comes split, if this is one"
+    parts = [Path(path)/o for o in (train, valid)]
+    return parts if all(p.is_dir() for p in parts) else []
+
+# %% ../nbs/06_data.ipynb #f688fe92
 def examine_clips(
-    path, # Folder of a data set, `path/Class/clip`
+    path, # Folder of a data set, `path/Class/clip`; or `path/train/Class/clip` and `path/valid/Class/clip`
     seq_len=1, # Frames a clip should have at least
     workers=None # Processes; None: one a core; 0: this one
 )->pd.DataFrame: # A row a clip, indexed by its path: cls, group, frames (counted), header, fps, height, width, problem, verdict ('' if it is fit for use)
     "Read every clip of a data set whole, and judge it"
-    files = get_instances(path)
+    files = L(_parts(path) or [path]).map(get_instances).concat()
     found = progress_bar(_in_processes(examine, files, num_cpus() if workers is None else workers), total=len(files), leave=False)
     died = lambda o: dict(frames=0, header=0, fps=None, height=0, width=0, digest='', problem=str(o)) if isinstance(o, Exception) else o
     df = pd.DataFrame([dict(file=f, cls=parent_label(f), group=group_of(f), **died(o)) for f,o in found]).set_index('file').sort_index()
@@ -598,7 +604,7 @@ class ImageSeqDataLoaders(DataLoaders):
         dblock = DataBlock((block, y_block), get_y=label_func, splitter=lambda _: splits, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return cls.from_dblock(dblock, fnames, path=path, bs=bs, on_error=on_error, **kwargs)
 
-# %% ../nbs/06_data.ipynb #fe6c25b5
+# %% ../nbs/06_data.ipynb #155cf4dc
 @patch(cls_method=True)
 @delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
 def from_folder(cls:ImageSeqDataLoaders,
@@ -610,12 +616,10 @@ def from_folder(cls:ImageSeqDataLoaders,
 )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
     "Clips of `path/Class/clip`. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
     _check_names(kwargs, cls.from_folder)
-    parts = [Path(path)/o for o in (train, valid)]
-    if all(p.is_dir() for p in parts):
-        files = get_instances(parts[0]) + get_instances(parts[1])
-        if exclude is not None: files = _without(files, Path(path), exclude)
-        kwargs.setdefault('splitter', GrandparentSplitter(train, valid))
-    else: files = get_instances(path, exclude)
+    parts = _parts(path, train, valid)
+    files = L(parts or [path]).map(get_instances).concat()
+    if exclude is not None: files = _without(files, Path(path), exclude)
+    if parts and kwargs.get('splitter') is None: kwargs['splitter'] = GrandparentSplitter(train, valid)
     return cls.from_path_func(path, files, parent_label, **kwargs)
 
 # %% ../nbs/06_data.ipynb #80c2636e

@@ -397,12 +397,12 @@ def _strands(stream, frames, n):
     strands = [_labels(kind(model, seq_len), islice(o, k, None, n), stream._prepare) for k,o in enumerate(tee(frames, n))]
     return torch.stack([p for turn in zip_longest(*strands) for p in turn if p is not None])
 
-# %% ../nbs/11_timeline.ipynb #027609d7
+# %% ../nbs/11_timeline.ipynb #30f261d2
 def label_frames(
     learn, # A trained `Learner` for classes or numbers of each frame, also one from a file
     path, # A video, or a folder of frames that knows its frames a second
     seq_len=None, # Frames that are seen together. None: all so far by a recurrent head that reads forward, by others as many as in training
-    stride=None, # Distance of the frames that are seen together; as in training, if None
+    stride=None, # Distance of the frames that are seen together; None: the sampler's `stride` or `fps`, and neighbours if it has none
     thresh=None, # Least probability of a label
     on_error='raise', # A video that breaks off: 'raise' at its end, or 'keep' the frames before
     act=None, # Function from the model's outputs to probabilities; the loss function's `activation`, if None

@@ -16,7 +16,7 @@ from fastai.vision.core import imagenet_stats
 from fastai_seq import data as data_module
 from fastai_seq.augment import ReverseTime
 from fastai_seq.core import TensorVideo, clip_lengths
-from fastai_seq.data import ClipDL, GroupSplitter, ImageSeqBlock, ImageSeqDataLoaders, ImageTupleTfm, TensorVideoTfm, get_instances, group_of
+from fastai_seq.data import ClipDL, GroupSplitter, ImageSeqBlock, ImageSeqDataLoaders, ImageTupleTfm, TensorVideoTfm, examine_clips, get_instances, group_of
 from fastai_seq.extract import cache_clips, extract_dataset
 from fastai_seq.models import SimpleModel
 from fastai_seq.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames, UniformFrames
@@ -95,8 +95,12 @@ def test_train_and_valid_folders(clips, tmp_path):
         to = tmp_path/('valid' if 'g02' in f.name else 'train')/f.parent.name
         to.mkdir(parents=True, exist_ok=True)
         shutil.copy(f, to)
-    dls = load(tmp_path, num_workers=0)
-    assert {f.parent.parent.name for f in dls.valid.items} == {'valid'} and len(dls.valid.items) == 6 and dls.c == 2
+    for splitter in ({}, dict(splitter=None)):
+        dls = load(tmp_path, num_workers=0, **splitter)
+        assert {f.parent.parent.name for f in dls.valid.items} == {'valid'} and len(dls.valid.items) == 6 and dls.c == 2
+    twice = shutil.copy(dls.valid.items[0], tmp_path/'train'/dls.valid.items[0].parent.name/'the same as a clip held out.avi')
+    verdict = examine_clips(tmp_path, workers=0).verdict
+    assert len(verdict) == 25 and list(verdict.index[verdict != '']) == [twice]
 
 def test_every_form_mixes(clips, tmp_path):
     "Videos, folders of frames and cached clips in one data set"
