@@ -402,7 +402,7 @@ _note = '.archive.json'     # says which archive a folder came from, as another 
 
 def _identity(fname): return dict(name=fname.name, bytes=fname.stat().st_size, mtime_ns=fname.stat().st_mtime_ns)
 
-# %% ../nbs/03_archive.ipynb #6dda2de9
+# %% ../nbs/03_archive.ipynb #6e5b4fbe
 def extract_archive(
     fname, # Path of a .rar (of several volumes, the first), .zip, .tar, .tar.gz, .tar.xz, .tar.bz2 or (Python 3.14) .tar.zst
     dest=None, # Folder that gets the archive's content (of its root folder, if it has a single one); fastai's data folder / the archive's name, if None
@@ -412,7 +412,7 @@ def extract_archive(
     timeout=600 # Stop a program that has written nothing for so many seconds
 )->Path: # `dest`
     """Extract `fname`, whole or not at all; does nothing if `dest` has one of the names at its top already. Links that stay inside are kept, hard links become copies.
-    Raises ValueError, which names the archive and the reason, if it cannot or should not be extracted."""
+    Raises FileNotFoundError without the archive, OSError of the disk, and ValueError, which names the archive and the reason, if it cannot or should not be extracted."""
     fname = Path(fname)
     suffix = next((s for s in _readers if fname.name.lower().endswith(s)), None)
     if not suffix: raise ValueError(f"{fname}: expected an archive that ends in one of {', '.join(_readers)}")

@@ -240,9 +240,9 @@ def _settings(learn):
         'reading': '; '.join(t.name for tl in getattr(dl.dataset, 'tls', ()) for t in tl.tfms.fs if isinstance(t, _ClipTfm)),
         'transforms': names([*dl.after_item.fs, *dl.after_batch.fs]), 'processes': max(num_distrib(), 1)}
 
-# %% ../nbs/09_callbacks.ipynb #cf54ab82
+# %% ../nbs/09_callbacks.ipynb #2748a99b
 class Resumable(Callback):
-    "Write a checkpoint after each epoch; the same call of `fit…` or `fine_tune`, made again, goes on from it"
+    "Write a checkpoint after each epoch; the same call of `fit…` or `fine_tune`, made again, goes on from it. Raises ValueError for a checkpoint that is damaged or of other settings, and if it is given to the Learner"
     order = 100    # after all others, so that the state of each is whole
     def __init__(self,
         fname='resume' # Name of the checkpoint in the learner's `path/model_dir`; another for each training
@@ -433,7 +433,7 @@ def all_batches(self:Learner):
         if _is_no_memory(e): e.add_note(_memory_knobs(self))
         raise
 
-# %% ../nbs/09_callbacks.ipynb #fd6cc8f3
+# %% ../nbs/09_callbacks.ipynb #fcac784d
 def _mixable(loss, dls):
     "Whether targets or their losses can be mixed: targets that are not numbers of classes, or a loss that fastai can ask for each clip's"
     tls = getattr(_loader_of(dls.train).dataset, 'tls', None)
@@ -442,7 +442,7 @@ def _mixable(loss, dls):
     return getattr(loss, 'y_int', False) and hasattr(loss, 'reduction')
 
 class CheckCallbacks(Callback):
-    "Raises ValueError before training, if callbacks do not fit each other, the loss or the model"
+    "Raises ValueError before training, if callbacks do not fit each other, the loss or the model; warns of mixed precision on a CPU"
     order = -100
     def before_fit(self):
         has = lambda *cls: [cb for cb in self.learn.cbs if isinstance(cb, cls)]

@@ -65,7 +65,7 @@ class _Beside:
         return v if isinstance(v, self.types.get(x.ndim, ())) else None
     def __set__(self, x, v): x.__dict__[self.name] = v
 
-# %% ../nbs/00_core.ipynb #239bc2c5
+# %% ../nbs/00_core.ipynb #978d40e2
 class TensorVideo(TensorImage):
     "A clip `(T,C,H,W)`, or a batch of clips `(B,T,C,H,W)`: uint8 0-255, or float 0-1, perhaps normalised"
     source = _Beside({4: tuple, 5: list}) # Of a clip: its path, and the numbers of its frames there; of a batch: a list of these
@@ -90,7 +90,7 @@ class TensorVideo(TensorImage):
         captions=None, # A text under each frame of the clip, such as its time
         **kwargs # To fastai's `show_image`: `title`, `figsize`, …
     ):
-        "Draw `n_max` evenly spaced frames side by side"
+        "Draw `n_max` evenly spaced frames side by side. Raises ValueError for a batch."
         if self.ndim != 4: raise ValueError(f"Expected a clip (T,C,H,W), got shape {tuple(self.shape)}; of a batch show one, `x[0].show()`, or all, `dls.show_batch()`")
         strip, idxs = _strip(self, n_max), _spread(len(self), n_max)
         ax = show_image(strip, ctx=ctx, **kwargs)
@@ -149,13 +149,13 @@ def _animated(frames, fps, px):
     frames[0].save(out, 'webp', save_all=True, append_images=frames[1:], duration=round(1000/fps), loop=0, quality=50, method=2)
     return out.getvalue()
 
-# %% ../nbs/00_core.ipynb #f42022a8
+# %% ../nbs/00_core.ipynb #711e48ab
 def clips_html(
     clips, # Clips: `ImageTuple`s or `TensorVideo`s, decoded (uint8, or float 0-1)
     titles=None, # A title each
     fps=8, # Frames a second at which to play
-    px=160, # Greatest width and height in pixels
-    max_bytes=2_000_000 # Greatest size of the whole; pictures are made smaller to fit
+    px=160, # Greatest width and height in pixels, as they are kept; they are shown 160 wide at most
+    max_bytes=2_000_000 # Greatest size of the whole; pictures are made smaller to fit, down to 15 pixels
 )->str: # HTML that needs no other file
     "Clips that play, side by side"
     clips = [list(_pil_frames(c)) for c in clips]

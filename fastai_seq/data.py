@@ -139,11 +139,11 @@ def GroupSplitter(
         return L(i for i,g in enumerate(groups) if g not in out), L(i for i,g in enumerate(groups) if g in out)
     return _inner
 
-# %% ../nbs/06_data.ipynb #ef9a0099
+# %% ../nbs/06_data.ipynb #be55ca25
 def KFoldSplitter(
     n_folds=5, # Number of folds
     fold=0, # Which one to validate on, 0 to `n_folds-1`
-    group_func=group_of, # Gives the group of an item; an item without one is a group by itself
+    group_func=group_of, # Gives the group of an item; an item without one is a group by itself, parts of one video together
     seed=0, # The same for all folds
     label_func=parent_label # Gives the class of an item, to keep classes in proportion
 ):
@@ -218,13 +218,13 @@ def _split(files, splitter, *args, **kwargs):
     _check_splits(files, splits, *args, **kwargs)
     return splits
 
-# %% ../nbs/06_data.ipynb #562ca229
+# %% ../nbs/06_data.ipynb #3620735a
 def check_clips(
     files, # Clips: videos and folders of frames
     sampler=None, # The sampler to be used, to know that no clip is too short for it
     label_func=parent_label # Gives the class of a clip; None if there are no classes
 ):
-    "Raises VideoError naming every clip that cannot be read, ValueError if there are not two classes to tell apart"
+    "Raises VideoError that counts the clips that cannot be read and names the first 20, ValueError for no clips, or if there are not two classes to tell apart"
     if not files: raise ValueError("no clips to learn from")
     labels = {label_func(f) for f in files} if label_func else ()
     if len(labels) == 1: raise ValueError(
@@ -363,12 +363,12 @@ def show_batch(x:TensorVideo, y, samples, **kwargs):
     "Clips as strips of frames with their times, in a grid; with `animate=True` as clips that play, `fps` frames a second"
     return _show_clips(x, y, samples, **kwargs)
 
-# %% ../nbs/06_data.ipynb #f481b1ff
+# %% ../nbs/06_data.ipynb #8de1e93c
 class ClipDL(TfmdDL):
     "A `TfmdDL` that draws alike whatever the number of workers, and can go on past a clip that cannot be read"
     def __init__(self,
         dataset, # `Datasets` of clips
-        on_error='raise', # A clip that cannot be read: 'raise', or 'replace' it by another of its label, and warn at the epoch's end
+        on_error='raise', # A clip that cannot be read: 'raise', or in training 'replace' it by another of its label, and warn at the epoch's end
         **kwargs # To fastai's `TfmdDL`
     ):
         _one_of('on_error', on_error, 'raise', 'replace')
@@ -478,13 +478,13 @@ def get_action_dataloaders(
     return ds.dataloaders(bs=bs, after_item=[Resize(image_size), ToTensor],
                           after_batch=[IntToFloatTensor, Normalize.from_stats(*imagenet_stats)], **kwargs)
 
-# %% ../nbs/06_data.ipynb #bf51d8c1
+# %% ../nbs/06_data.ipynb #08395807
 class TensorVideoTfm(_ClipTfm):
-    "Clip (a video or a folder of frames) to `TensorVideo`: uint8 `(seq_len,3,size,size)`"
+    "Clip (a video or a folder of frames) to `TensorVideo`: uint8 `(T,3,H,W)`, as many frames as the sampler takes"
     def __init__(self,
         seq_len=None, # Number of frames; the sampler's own, or 16, if None
         size=112, # Height and width in pixels, or `(height, width)`
-        sampler=UniformFrames, # Which frames: a sampler class, called with `seq_len` and `short`
+        sampler=UniformFrames, # Which frames: a sampler class, called with `seq_len` and `short`; or a sampler, which knows them
         short='repeat_last', # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
         method='crop' # A frame of another shape: 'crop' its centre, or 'squish' the whole
     ):
@@ -567,7 +567,7 @@ def _check_names(kwargs, f):
             near = difflib.get_close_matches(k, known, 3, .5)
             raise TypeError(f"no argument {k!r}" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; there are {', '.join(known)}"))
 
-# %% ../nbs/06_data.ipynb #8afa020c
+# %% ../nbs/06_data.ipynb #5c501b59
 class ImageSeqDataLoaders(DataLoaders):
     "`DataLoaders` of clips as `TensorVideo`"
     @classmethod
@@ -591,7 +591,7 @@ class ImageSeqDataLoaders(DataLoaders):
         on_error='raise', # A clip that breaks during training: 'raise', or 'replace' it by another of its label
         **kwargs
     )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
-        "Clips, labelled by `label_func`. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
+        "Clips, labelled by `label_func`. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError for clips that cannot be read."
         _check_names(kwargs, cls.from_path_func)
         _one_of('on_error', on_error, 'raise', 'replace')
         block, fnames = ImageSeqBlock(seq_len, size, sampler=sampler, short=short, method=method), L(fnames)
@@ -604,7 +604,7 @@ class ImageSeqDataLoaders(DataLoaders):
         dblock = DataBlock((block, y_block), get_y=label_func, splitter=lambda _: splits, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return cls.from_dblock(dblock, fnames, path=path, bs=bs, on_error=on_error, **kwargs)
 
-# %% ../nbs/06_data.ipynb #155cf4dc
+# %% ../nbs/06_data.ipynb #f748366c
 @patch(cls_method=True)
 @delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
 def from_folder(cls:ImageSeqDataLoaders,
@@ -614,7 +614,7 @@ def from_folder(cls:ImageSeqDataLoaders,
     exclude=None, # Clips to leave out: a list, or a text file such as `fastai-seq doctor` writes
     **kwargs
 )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
-    "Clips of `path/Class/clip`. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
+    "Clips of `path/Class/clip`. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError for clips that cannot be read."
     _check_names(kwargs, cls.from_folder)
     parts = _parts(path, train, valid)
     files = L(parts or [path]).map(get_instances).concat()
@@ -622,7 +622,7 @@ def from_folder(cls:ImageSeqDataLoaders,
     if parts and kwargs.get('splitter') is None: kwargs['splitter'] = GrandparentSplitter(train, valid)
     return cls.from_path_func(path, files, parent_label, **kwargs)
 
-# %% ../nbs/06_data.ipynb #80c2636e
+# %% ../nbs/06_data.ipynb #ac440de9
 @patch(cls_method=True)
 @delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
 def from_lists(cls:ImageSeqDataLoaders,
@@ -631,7 +631,7 @@ def from_lists(cls:ImageSeqDataLoaders,
     labels, # Their labels: one each, or a list each (several at once), or a number each
     **kwargs
 )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
-    "Clips and their labels, from two lists. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
+    "Clips and their labels, from two lists. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError for clips that cannot be read."
     fnames = L(fnames).map(lambda f: f if isinstance(f, VideoRange) else Path(f))
     if len(fnames) != len(labels): raise ValueError(f"{len(fnames)} clips and {len(labels)} labels: expected as many of each")
     where = fnames.map(lambda f: f if isinstance(f, VideoRange) else f.resolve())
@@ -640,7 +640,7 @@ def from_lists(cls:ImageSeqDataLoaders,
         if any(np.any(pd.isna(v)) for v in (l if is_listy(l) else [l])): raise ValueError(f"{f} has no label ({l}); leave it out, or label it")
     return cls.from_path_func(path, fnames, _Labels(zip(fnames, labels)), **kwargs)
 
-# %% ../nbs/06_data.ipynb #5e4c6fe6
+# %% ../nbs/06_data.ipynb #30087ca8
 @patch(cls_method=True)
 @delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
 def from_df(cls:ImageSeqDataLoaders,
@@ -654,7 +654,7 @@ def from_df(cls:ImageSeqDataLoaders,
     valid_col=None, # Column that is True for clips to validate on
     **kwargs
 )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
-    "Clips of a data frame. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
+    "Clips of a data frame. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError for clips that cannot be read."
     _check_names(kwargs, cls.from_df)
     def col(c):
         if c not in (range(df.shape[1]) if isinstance(c, int) else df.columns): raise ValueError(f"no column {c!r}; the table has {', '.join(map(str, df.columns))}")
@@ -686,7 +686,7 @@ def from_csv(cls:ImageSeqDataLoaders,
     header='infer', delimiter=',', # To `pandas.read_csv`
     **kwargs
 )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
-    "Clips of a table in a file. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
+    "Clips of a table in a file. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError for clips that cannot be read."
     return cls.from_df(pd.read_csv(Path(path)/csv_fname, header=header, delimiter=delimiter), path=path, **kwargs)
 
 # %% ../nbs/06_data.ipynb #490c5bf8

@@ -491,7 +491,7 @@ def _targets(learn, paths, labels):
     if not multi: return CategoryEvaluation, np.array(idxs)[:,0], vocab
     return MultiCategoryEvaluation, np.array([[i in ls for i in range(len(vocab))] for ls in map(set, idxs)]).astype(int), vocab
 
-# %% ../nbs/10_evaluate.ipynb #72cc92ba
+# %% ../nbs/10_evaluate.ipynb #42966041
 def _group(path, group_func):
     "The group of a clip; without one it counts by itself, but parts of one video count together"
     g = group_func(path)
@@ -520,7 +520,7 @@ def evaluate_clips(
     n_clips=10, # Looks in time
     n_crops=1, # Looks in space: 1 the centre, 3 along the longer side
     sampler=None, # Which frames; the loader's own sampler, if None
-    group_func=group_of, # Gives the recording group of a clip, or None: it counts by itself then
+    group_func=group_of, # Gives the recording group of a clip, or None: it counts by itself then, parts of one video together
     bs=None, # Clips a batch; as in validation, if None
     act=None, # Function from the model's outputs to probabilities; the loss function's `activation`, if None
     n_boot=1000, # Draws of the bootstrap

@@ -356,7 +356,7 @@ def _make_all(src, dest, write, settings, need, workers, executor, on_error, for
     return ExtractReport(dest, L(v for v in todo if not failed[v]), L(plan['done'] + plan['foreign']), L((v, failed[v]) for v in todo if failed[v]),
                          [*_notes(plan, videos, made, src, dest)], time.time()-start)
 
-# %% ../nbs/03_extract.ipynb #e5113946
+# %% ../nbs/03_extract.ipynb #8e85c565
 def extract_dataset(
     src, # Folder of videos, `…/Class/clip.avi`, at any depth; only the last folder's name is kept, so extract `train` and `valid` separately
     dest, # Folder that gets the frames, `Class/clip/0.jpg, …`, and a `manifest.json`
@@ -369,7 +369,7 @@ def extract_dataset(
     on_error='skip', # A bad video: 'skip' it and go on, 'keep' the frames before it breaks off, or 'raise'
     force=False # Extract again what is already there?
 )->ExtractReport: # What was done
-    "`avi2frames` for every video below `src`. Can be interrupted, and goes on where it stopped. Raises ValueError or OSError before it starts."
+    "`avi2frames` for every video below `src`. Can be interrupted, and goes on where it stopped. Raises ValueError or OSError before it starts; later only for a full disk, or with `on_error='raise'` for the first bad video; RuntimeError if processes cannot start."
     settings = _settings(size, fps, max_frames, quality)
     return _make_all(src, dest, _write_frames, settings, lambda todo: frames_bytes(todo, **settings), workers, executor, on_error, force)
 
@@ -399,7 +399,7 @@ def _array_bytes(videos, size, method, max_frames):
         need, read = need + 3*h*w*min(n, max_frames or n), read + path.stat().st_size
     return int(need/read*_bytes(videos)) if read else 0
 
-# %% ../nbs/03_extract.ipynb #70fff6a9
+# %% ../nbs/03_extract.ipynb #5fe9ff40
 def cache_clips(
     src, # Folder of videos, `Class/clip.avi`, at any depth
     dest, # Folder that gets the cached clips, `Class/clip/frames.npy`, and a `manifest.json`
@@ -411,7 +411,7 @@ def cache_clips(
     on_error='skip', # A bad video: 'skip' it and go on, 'keep' the frames before it breaks off, or 'raise'
     force=False # Make again what is already there?
 )->ExtractReport: # What was done
-    "Store the clips decoded and scaled, so that reading them costs next to nothing. Goes on where it stopped; a damaged file is made again."
+    "Store the clips decoded and scaled, so that reading them costs next to nothing. Goes on where it stopped; a damaged file is made again. Raises ValueError or OSError before it starts; later only for a full disk, or with `on_error='raise'` for the first bad video; RuntimeError if processes cannot start."
     _one_of('method', method, 'crop', 'squish')
     if np.ndim(size) and len(size) != 2: raise ValueError(f"size={size}: expected one number, or (height, width)")
     whole = partial(_number, kind=operator.index)

@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/interpret.html.md"""
 # %% auto #0
 __all__ = ['SeqInterpretation', 'ClipEvidence', 'TimeEvidence', 'evidence', 'SpaceEvidence', 'grad_cam', 'attention_rollout']
 
-# %% ../nbs/10_interpret.ipynb #fec03f97
+# %% ../nbs/10_interpret.ipynb #8043855d
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import singledispatch
@@ -29,7 +29,7 @@ from IPython.display import HTML, display
 from .attention import _group_qkv, _linear, _weights
 from .core import TensorVideo, _pil_frames, _spread, _strip, clips_html, stack_frames
 from .data import _clip_grid, _part, _seeded, _show_clip, _times, group_of
-from .evaluate import CategoryEvaluation, Evaluation, MultiCategoryEvaluation, _labelled, _png, _target_tfm, _targets, _write_page
+from .evaluate import CategoryEvaluation, Evaluation, MultiCategoryEvaluation, _group, _labelled, _png, _target_tfm, _targets, _write_page
 from .files import written_whole
 from .layers import _in_evaluation
 from .models import AttentionHead, ConvLSTMHead, DiffHead, LSTMHead, SeqModel, ShiftHead, TransformerHead
@@ -80,7 +80,7 @@ def _(e:MultiCategoryEvaluation, i):
     said, true = (', '.join(f'{v} {p:.2f}' for v,p,on in zip(e.vocab, e.preds[i], o[i]) if on) or 'nothing' for o in (e.predicted, e.targets))
     return (said, 'green') if said == true else (f'{said}, in truth {true}', 'red')
 
-# %% ../nbs/10_interpret.ipynb #392cb56f
+# %% ../nbs/10_interpret.ipynb #2b894618
 class SeqInterpretation(ClassificationInterpretation):
     "A learner's answers for labelled clips, and where they are wrong: fastai's interpretation, for clips of either form and of uneven lengths"
     def __init__(self,
@@ -98,7 +98,7 @@ class SeqInterpretation(ClassificationInterpretation):
         learn, # A trained `Learner`
         dl=None, # A loader with labels, or a list of clips; the learner's validation set, if None. Clips of a training set are seen as in validation
         act=None, # Function from the model's outputs to probabilities; the loss function's `activation`, if None
-        group_func=group_of # Gives the recording group of a clip, or None: it counts by itself then
+        group_func=group_of # Gives the recording group of a clip, or None: it counts by itself then, parts of one video together
     ):
         "Ask the model once. Raises ValueError for clips without labels, and for a loader that numbers its classes otherwise."
         if is_listy(dl): dl = learn.dls.test_dl(list(dl), with_labels=True)
@@ -108,7 +108,7 @@ class SeqInterpretation(ClassificationInterpretation):
         preds, targs, losses = learn.get_preds(dl=dl, with_loss=True, act=act, reorder=False)
         if not np.allclose(np.reshape(targs.numpy(), targets.shape), targets): raise ValueError(
             f"the loader numbers its classes {', '.join(map(str, dl.vocab))}, the learner {', '.join(map(str, vocab))}; make it with learn.dls.test_dl(items, with_labels=True)")
-        groups = [str(p) if (g := group_func(p)) is None else g for p in paths]
+        groups = [_group(p, group_func) for p in paths]
         return cls(learn, dl, losses.as_subclass(torch.Tensor), act, kind(paths, targets, preds.float().numpy().reshape(len(paths), -1), groups, vocab))
 
     @property
@@ -462,11 +462,11 @@ class SpaceEvidence(ClipEvidence):
         both = [[_wide(f) for f in _pil_frames(c)] for c in (self.clip, _overlay(self.clip, self.heat))]
         return clips_html(both, [self.said, self.what], fps, max_bytes=max_bytes)
 
-# %% ../nbs/10_interpret.ipynb #0b334d4a
+# %% ../nbs/10_interpret.ipynb #3b4321e6
 def _keeps_places(head, maps): return isinstance(head, ConvLSTMHead) or getattr(head, 'n_in', 0) > maps.shape[2]
 
 def grad_cam(
-    learn, # A trained `Learner`, of a `SeqModel` with a convolutional encoder or of a `VideoNet`
+    learn, # A trained `Learner`, of a `SeqModel` with a convolutional encoder or of a `VideoNet` (not MViT)
     item, # A clip: path of a video or of a folder of frames, or `VideoRange`, as for `learn.predict`
     target=None, # Class whose score is explained, by name or number; the most probable one, if None
     hires=None # Each place with its own gradient (HiResCAM), not the mean over the map; if None where the head keeps places

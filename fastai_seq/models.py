@@ -99,9 +99,9 @@ def _sizes(model):
     own = [getattr(patches, 'img_size', None), cfg.get('input_size', (None,))[-2:], getattr(model, 'image_size', None)]
     return [(o, o) if isinstance(o, int) else tuple(o) for o in own if isinstance(o, int) or o and len(o) == 2] + [(224, 224)]
 
-# %% ../nbs/08_models.ipynb #0a93ca1c
+# %% ../nbs/08_models.ipynb #0c088ac8
 class FrameEncoder(_MadeWith, Module):
-    "The body of an image network: frames `(N,3,H,W)` to feature maps `(N,n_features,h,w)`, h=w=1 where it pools itself"
+    "The body of an image network: frames `(N,3,H,W)` to feature maps `(N,n_features,h,w)`, h=w=1 where it pools itself. Raises OSError for weights that cannot be had"
     shifted = False
     def __init__(self,
         arch, # torchvision's function for a network, or any that makes a classifier of images; the name of one of timm's
@@ -433,7 +433,7 @@ def _head_class(head):
     if head not in _heads: raise ValueError(f"head={head!r}: choose one of {', '.join(map(repr, _heads))}, or pass a class")
     return _heads[head]
 
-# %% ../nbs/08_models.ipynb #9f4d60d1
+# %% ../nbs/08_models.ipynb #41e6b246
 def create_seq_model(
     arch, # Image network that encodes a frame: torchvision's function for it, or the name of one of timm's; or a video network of torchvision's
     n_out, # Classes
@@ -443,7 +443,7 @@ def create_seq_model(
     strict=True, # Weights of a file must fit in all keys; False loads those that do
     **kwargs # To the head: `hidden_size`, `pool_size`, …; or to `VideoNet`: `seq_len`, `size`
 )->nn.Module: # `SeqModel` or `VideoNet`, from `ImageTuple` or `(B,T,3,H,W)` to `(B,n_out)`
-    "A model of clips from an image network, or a video network, which joins the frames itself. Raises ValueError for what it does not know."
+    "A model of clips from an image network, or a video network, which joins the frames itself. Raises ValueError for an arch or a head that it does not know, TypeError for an argument that these do not take, OSError for weights that cannot be had."
     make = _head_class(head)
     if arch in _video_archs:
         if head != 'mean' or chunk: raise ValueError(f"head={head!r}, chunk={chunk}: {_arch_name(arch)} is a video network, which joins the frames itself; leave them out")

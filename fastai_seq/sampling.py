@@ -18,7 +18,7 @@ _short = {
     'wrap':        lambda i, n: i % n,       # the clip starts again
     'error':       None}
 
-# %% ../nbs/01_sampling.ipynb #d57a98d4
+# %% ../nbs/01_sampling.ipynb #60f91554
 class FrameSampler:
     "Base of the samplers: indices into a clip of `n` frames, in ascending order before `short` is applied"
     fps, training, varies = None, False, False     # `varies`: clips of several lengths give several numbers of frames
@@ -42,8 +42,8 @@ class FrameSampler:
         n, # Number of frames of the clip
         rate=None, # Its frames a second; a sampler with `fps` needs it
         draw=None # Function that gives numbers from 0 to 1; by default random in training, and one half if not
-    )->list: # Indices, each in `range(n)`; `seq_len` of them
-        "Raises ValueError for an empty clip, and for a short one if `short='error'`"
+    )->list: # Indices, each in `range(n)`; `seq_len` of them, by `EveryFrame` all or `max_len`
+        "Raises ValueError for an empty clip, for a short one if `short='error'`, and without `rate` if the sampler has `fps`"
         if n < 1: raise ValueError("the clip has no frames")
         if self.fps and not rate: raise ValueError(f"fps={self.fps}: the clip does not tell its frames a second; use `stride`")
         need = self.need(rate)

@@ -105,7 +105,7 @@ class FrameMSELoss:
     def __call__(self, pred, targ, **kwargs): return F.mse_loss(*_pair(pred, targ), **kwargs)
     def decodes(self, x): return x.clamp(0, 1)      # as frames that can be shown
 
-# %% ../nbs/09_seq2seq_learner.ipynb #3c09b11b
+# %% ../nbs/09_seq2seq_learner.ipynb #d5829f0a
 def segments(
     labels # Labels of the frames, in order: a list, or a tensor `(T,)`
 )->list: # `(label, first, last+1)` for each run
@@ -117,7 +117,7 @@ def segments(
 def edit_score(
     pred, targ # Labels of the frames of one clip, predicted and true
 )->float: # 0 to 1; 1 where the order of segments is right
-    "One minus the edit distance of the segments' labels, as a share of the longer sequence (arXiv 1611.05267, sec. 4.2)"
+    "One minus the edit distance of the segments' labels, as a share of the longer sequence (arXiv 1611.05267)"
     a, b = ([s[0] for s in segments(o)] for o in (pred, targ))
     row = list(range(len(b) + 1))
     for i,p in enumerate(a):
@@ -142,7 +142,7 @@ def segmental_f1(
     preds, targs, # Labels of the frames of each clip, predicted and true: lists of clips
     overlap=.5 # Least share of the union that a segment and its match have in common
 )->float: # 0 to 1
-    "F1 of the segments of all clips (arXiv 1611.05267, sec. 4.2). Raises ValueError unless there are as many predicted clips as true ones."
+    "F1 of the segments of all clips (arXiv 1611.05267). Raises ValueError unless there are as many predicted clips as true ones."
     return _f1(sum((_hits(p, t, overlap) for p,t in zip(preds, targs, strict=True)), np.zeros(3)))
 
 # %% ../nbs/09_seq2seq_learner.ipynb #716aa5e3

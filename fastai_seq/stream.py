@@ -230,7 +230,7 @@ class StreamPredictor:
         self.seen = self.looked = self.answered = self.dropped = 0
         self.last, self.first, self.slot, self.delays, self.began = None, None, -1, deque(maxlen=1000), None
 
-# %% ../nbs/11_stream.ipynb #07128e05
+# %% ../nbs/11_stream.ipynb #4dd00ddf
 @patch
 def _prepare(self:StreamPredictor, frames):
     "`frames` `(H,W,3)` as a batch of one clip, by the transforms of validation"
@@ -252,7 +252,7 @@ def push(self:StreamPredictor,
     frame, # Array `(H,W,3)` uint8 RGB, PIL image, or `av.VideoFrame`; its size may change
     time=None, # When it was taken, in seconds; the `VideoFrame`'s own, or now, if None
     arrived=None # When it came in, by `time.perf_counter`; now, if None
-)->StreamAnswer: # `StreamForecast`, if frames to come were learnt; None while there are too few frames, and for frames that are passed over
+)->StreamAnswer: # `StreamForecast`, if frames to come were learnt; None while there are too few frames, for frames that are passed over, and between answers if `every` is more than 1
     "The next frame"
     now = _now()
     arrived = now if arrived is None else arrived
@@ -274,7 +274,7 @@ def push(self:StreamPredictor,
 
 _now = time.perf_counter
 
-# %% ../nbs/11_stream.ipynb #fba84e07
+# %% ../nbs/11_stream.ipynb #41d74ae9
 def _opened(source, timeout, **kwargs):
     "The frames of a camera or an address"
     try: container = av.open(str(source), timeout=timeout, **kwargs)
@@ -297,7 +297,7 @@ def run(self:StreamPredictor,
     timeout=10., # Seconds without a frame until a live source counts as stalled
     **kwargs # To `av.open`: `format='v4l2'`, `options={…}`
 ): # Generator of `StreamAnswer`s, or `StreamForecast`s
-    "Answers while `source` lasts. Raises VideoError when it cannot be opened, stalls or breaks off."
+    "Answers while `source` lasts. Raises FileNotFoundError without the file, VideoError when it cannot be opened, stalls or breaks off, TypeError for what is no source."
     is_file = isinstance(source, (str, Path)) and Path(source).is_file() and not kwargs
     named = isinstance(source, (str, Path))
     if not named and not hasattr(source, '__iter__'): raise TypeError(f"source={source!r}: expected a path, an address or an iterable of frames")
@@ -322,7 +322,7 @@ def report(self:StreamPredictor)->dict: # Frames `seen`, `looked` at, `dropped`;
     d, secs = 1000*np.array(self.delays or [0]), _now() - self.began if self.began is not None else 0
     return dict(seen=self.seen, looked=self.looked, dropped=self.dropped, answers=self.answered, delay_ms=round(float(np.median(d)), 2), worst_ms=round(float(d.max()), 2), fps=round(self.seen/secs, 1) if secs else 0.)
 
-# %% ../nbs/11_stream.ipynb #9f26a2fc
+# %% ../nbs/11_stream.ipynb #5156626c
 def _pictures(x):
     "Frames `(T,3,H,W)`, 0 to 1, as uint8 arrays `(T,H,W,3)`"
     return (x.clamp(0, 1)*255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
@@ -336,7 +336,7 @@ def continue_video(
     path, # A video, or a folder of frames
     dest, # File to write: .avi, .mp4, .mkv, .mov or .m4v
     n_out=None, # Frames to predict; as many as the model does at once, if None
-    fps=None, # Frames a second to write; the video's, if None
+    fps=None, # Frames a second to write; if None, as many as the model looks at: the video's (25 if it does not tell) divided by the learner's `stride`, or the learner's `fps`
     mark=True # Draw a red frame around what is predicted
 )->Path: # `dest`
     "Write the video `path` as the model sees it, and after it what the model expects to come. Raises ValueError for a learner of other targets, and for videos that are too short."

@@ -216,12 +216,12 @@ def _table(rows, name):
     return pd.DataFrame([dict(start=s, end=e, label=l if isinstance(l, str) or l is None else ';'.join(map(str, l)))
                          | {n if name.numbers else f'p_{n}': v for n,v in p.items()} for s,e,l,p in said])
 
-# %% ../nbs/11_timeline.ipynb #c9523510
+# %% ../nbs/11_timeline.ipynb #fdec4192
 @dataclass(repr=False)
 class Timeline:
     "What was said of the windows of a video, or of its frames; `predict_timeline` and `label_frames` make it"
     path: Path       # The video
-    df: pd.DataFrame # A row a window: `start`, `end` in seconds, `label`, and a column `p_…` for each class
+    df: pd.DataFrame # A row a window: `start`, `end` in seconds, `label` (several joined by `;`, empty below `thresh`), and a column `p_…` for each class, or one for each number
     numbers: bool    # Are the outputs numbers, and not probabilities?
     fps: float       # Frames a second
     frames: int      # Frames of the video

@@ -215,7 +215,7 @@ def _timm_vit(vit, pretrained):
     if not isinstance(vit.patch_drop, nn.Identity): raise ValueError("the image transformer drops patches in training; make it with patch_drop_rate=0")
     return vit
 
-# %% ../nbs/07_timesformer.ipynb #141639b8
+# %% ../nbs/07_timesformer.ipynb #d6c65266
 def timesformer_from_vit(
     vit, # A timm `VisionTransformer` (it becomes part of the model), or the name of one
     n_out=None, # Classes; None keeps the head of `vit`
@@ -224,7 +224,7 @@ def timesformer_from_vit(
     pretrained=True, # For a name: False, True (downloaded), or the path of a local file of weights
     checkpoint=False # Compute each block again in the backward pass: a fraction of the memory, a third more time
 )->VitTimeSformer: # From `ImageTuple` or `(B,T,3,H,W)` to `(B,n_out)`; normalised with its `stats`
-    "Space-time attention (arXiv 2102.05095, section 3) over an image transformer. Raises ValueError for one that cannot be extended."
+    "Space-time attention (arXiv 2102.05095, section 3) over an image transformer. Raises ValueError for one that cannot be extended, OSError for weights that cannot be had."
     if attention not in ('divided', 'joint', 'space'): raise ValueError(f"attention={attention!r}: choose 'divided', 'joint' or 'space'")
     if num_frames < 1: raise ValueError(f"num_frames={num_frames}: expected 1 or more")
     vit = _timm_vit(vit, pretrained)

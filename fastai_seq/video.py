@@ -265,10 +265,10 @@ def _frame_files(path):
             f"{path}: frame {i} is missing, {f.name} comes next; extract the clip again with force=True")
     return files
 
-# %% ../nbs/02_video.ipynb #77de18a8
+# %% ../nbs/02_video.ipynb #eebc9e53
 @dataclass(frozen=True)
 class VideoRange(os.PathLike):
-    "A part of a clip, by time: for `n_frames`, `read_frames` and the loaders a clip like any other"
+    "A part of a clip, by time: for `n_frames`, `read_frames` and the loaders a clip like any other. Raises ValueError unless 0 <= start < end"
     path: Path         # A video, or a folder of frames that knows its frames a second
     start: float = 0   # Seconds
     end: float = None  # Seconds, not included; the end of the video if None
@@ -283,7 +283,7 @@ class VideoRange(os.PathLike):
     def frames(self,
         on_error='raise' # A video that breaks off: 'raise', or 'keep' what came before
     )->tuple: # Number of the first frame, and how many there are
-        "Which frames of the clip these are. Raises VideoError if there are none."
+        "Which frames of the clip these are. Raises VideoError if there are none, or if the clip does not tell its frames a second."
         n, rate = n_frames(self.path, on_error), video_info(self.path).fps
         if not rate: raise VideoError(f"{self.path} does not tell its frames a second, so it has no parts by time")
         first, last = math.ceil(self.start*rate - 1e-6), n if self.end is None else min(n, math.ceil(self.end*rate - 1e-6))
@@ -342,13 +342,13 @@ def n_frames(
     if reason and on_error != 'keep': raise _not_whole(path, reason, n)
     return n
 
-# %% ../nbs/02_video.ipynb #70dc0083
+# %% ../nbs/02_video.ipynb #6083c3e0
 @dataclass
 class VideoInfo:
     "Facts about a clip"
     path: Path       # A video, or a folder of frames
-    frames: int      # Frames the header promises, 0 if it does not say
-    counted: int     # Frames that decode; None if not asked for
+    frames: int      # Frames the header promises, 0 if it does not say; of a folder, how many there are
+    counted: int     # Frames that decode; None if not asked for, but of a folder always
     fps: float       # Frames a second, on average; None if not known
     width: int       # Pixels, as shown, that is after rotation
     height: int      # Pixels, as shown
@@ -531,14 +531,14 @@ def _read_clip(path, idxs, size=None, method='crop', on_error='raise', **kwargs)
     if not path.is_dir(): return _read_video(path, idxs, size, method, on_error)
     return _read_array(path, idxs, size, method, on_error) if _is_array(path) else _read_folder(path, idxs, size, method, on_error, **kwargs)
 
-# %% ../nbs/02_video.ipynb #150faf21
+# %% ../nbs/02_video.ipynb #1f9506d1
 def read_frames(
     path, # A video or a folder of frames
     idxs, # Indices of the frames to read, 0-based, in any order, repeats allowed; or a sampler that picks them
     size=None, # None: as they are; an int: length of the short side; (height, width): exactly that
     method='crop', # To reach `(height, width)`: 'crop' the centre, or 'squish' the whole
     on_error='raise' # A clip that ends before the last index: 'raise', or 'keep' those that can be read
-)->np.ndarray: # uint8 RGB `(T,H,W,3)`, `T = len(idxs)`
+)->np.ndarray: # uint8 RGB `(T,H,W,3)`, `T` as many as `idxs`, or fewer with `on_error='keep'`
     "Read frames of a clip. Raises FileNotFoundError, or VideoError when it cannot be read or is too short."
     _one_of('on_error', on_error, 'raise', 'keep')
     frames = _read_clip(path, idxs, size, method, on_error)

@@ -133,9 +133,9 @@ def _trained_on(entry):
     frames, fps = find('clip_len'), find('frame_rate')
     return dict(seq_len=frames and int(frames), size=tuple(tfm.crop_size), resize=tuple(tfm.resize_size), fps=fps)
 
-# %% ../nbs/07_videonets.ipynb #3f18f828
+# %% ../nbs/07_videonets.ipynb #ca82e257
 class VideoNet(_MadeWith, Module):
-    "One of torchvision's video networks with a new head, for either form of batch. Raises ValueError for clips that it cannot take."
+    "One of torchvision's video networks with a new head, for either form of batch. Raises ValueError for clips that it cannot take, OSError for weights that cannot be had."
     def __init__(self,
         arch=r3d_18, # A function of torchvision.models.video: `r3d_18`, `s3d`, `mvit_v2_s`, `swin3d_t`, …
         n_out=101, # Classes
