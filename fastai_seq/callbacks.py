@@ -433,7 +433,7 @@ def all_batches(self:Learner):
         if _is_no_memory(e): e.add_note(_memory_knobs(self))
         raise
 
-# %% ../nbs/09_callbacks.ipynb #fcac784d
+# %% ../nbs/09_callbacks.ipynb #482c0c4f
 def _mixable(loss, dls):
     "Whether targets or their losses can be mixed: targets that are not numbers of classes, or a loss that fastai can ask for each clip's"
     tls = getattr(_loader_of(dls.train).dataset, 'tls', None)
@@ -442,7 +442,7 @@ def _mixable(loss, dls):
     return getattr(loss, 'y_int', False) and hasattr(loss, 'reduction')
 
 class CheckCallbacks(Callback):
-    "Raises ValueError before training, if callbacks do not fit each other, the loss or the model; warns of mixed precision on a CPU"
+    "Whether callbacks fit each other, the loss and the model. Raises ValueError before training, if not; warns of mixed precision on a CPU"
     order = -100
     def before_fit(self):
         has = lambda *cls: [cb for cb in self.learn.cbs if isinstance(cb, cls)]

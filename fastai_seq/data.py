@@ -218,13 +218,13 @@ def _split(files, splitter, *args, **kwargs):
     _check_splits(files, splits, *args, **kwargs)
     return splits
 
-# %% ../nbs/06_data.ipynb #3620735a
+# %% ../nbs/06_data.ipynb #2d844923
 def check_clips(
     files, # Clips: videos and folders of frames
     sampler=None, # The sampler to be used, to know that no clip is too short for it
     label_func=parent_label # Gives the class of a clip; None if there are no classes
 ):
-    "Raises VideoError that counts the clips that cannot be read and names the first 20, ValueError for no clips, or if there are not two classes to tell apart"
+    "Open every clip, and count the classes. Raises VideoError that counts those that cannot be read and names the first 20, ValueError for no clips, or if there are not two classes to tell apart"
     if not files: raise ValueError("no clips to learn from")
     labels = {label_func(f) for f in files} if label_func else ()
     if len(labels) == 1: raise ValueError(
