@@ -7,17 +7,19 @@ Docs: https://fastai-seq.github.io/fastai_seq/app.html.md"""
 # %% auto #0
 __all__ = ['demo_app']
 
-# %% ../nbs/12_app.ipynb #7a5aad62
+# %% ../nbs/12_app.ipynb #359ed6b0
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from uuid import uuid4
+
+import matplotlib.pyplot as plt
 
 from .core import _need
 from .inference import _Namer, _kind_of, _of_frames
 from .stream import StreamPredictor
 from .timeline import predict_timeline
 
-# %% ../nbs/12_app.ipynb #95cbffac
+# %% ../nbs/12_app.ipynb #d4d4c271
 def demo_app(
     learn, # A trained `Learner`, also one from a file
     window=None, # Seconds a window of the timeline; as `predict_timeline`, if None
@@ -27,14 +29,16 @@ def demo_app(
     folder=None # For the annotated videos; a temporary one, if None
 ): # gradio's `Blocks`; its `launch()` starts the server
     "A page on which to try `learn`: a video's timeline, or the camera"
-    gr, folder, kind = _need('gradio', 'the demo page', 'demo'), folder or TemporaryDirectory(), _kind_of(learn)
+    gr, tmp, kind = _need('gradio', 'the demo page', 'demo'), TemporaryDirectory(), _kind_of(learn)        # which lasts as long as the page
     numbers = _Namer(learn, kind=kind if isinstance(kind, _of_frames) else None).numbers
-    to = lambda: Path(getattr(folder, 'name', folder))/f'{uuid4().hex}.mp4'
+    to = lambda: Path(folder or tmp.name)/f'{uuid4().hex}.mp4'
     def timeline(video):
         if not video: return None, None, None
         try:
             tl = predict_timeline(learn, video, window, stride, progress=False)
-            return str(tl.to_video(to(), px=640)), tl.plot().figure, (tl.df if tl.numbers else tl.segments()).round(3)
+            plot = tl.plot().figure
+            plt.close(plot)                   # it is gradio's from here on
+            return str(tl.to_video(to(), px=640)), plot, (tl.df if tl.numbers else tl.segments()).round(3)
         except (ValueError, OSError) as e: raise gr.Error(str(e)) from e
     def camera(frame, stream):
         if frame is None: return None, '', None                   # the camera was switched off: begin anew

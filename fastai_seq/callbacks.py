@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/callbacks.html.md"""
 # %% auto #0
 __all__ = ['ProgressiveClips', 'EMA', 'Resumable', 'FiniteLoss', 'KeepRecord', 'CheckCallbacks', 'CompileModel', 'PerRank']
 
-# %% ../nbs/09_callbacks.ipynb #83f5fa72
+# %% ../nbs/09_callbacks.ipynb #06773cdf
 import random, warnings
 from copy import copy
 from functools import partial
@@ -35,12 +35,14 @@ from .core import ImageTuple, TensorVideo, clip_lengths, stack_frames
 from .data import _ClipTfm
 from .files import written_whole
 from .layers import _in_evaluation
-from .sampling import EveryFrame
+from .sampling import EveryFrame, PartOf
 from .targets import TensorFrameNumbers
 
-# %% ../nbs/09_callbacks.ipynb #a2d9f2d6
+# %% ../nbs/09_callbacks.ipynb #78d8f678
 def _fewer(sampler, share):
     "`sampler` with a `share` of its frames, over the same time"
+    if isinstance(sampler, PartOf) and share != 1: raise ValueError(
+        f"{sampler} takes a part of what another sampler takes, and a share of it would be other frames; pass stages that keep the frames, such as ((1, .5), (1, .7))")
     res = copy(sampler)
     res.seq_len = max(1, round(sampler.seq_len*share))
     gap = sampler.seq_len/res.seq_len
@@ -88,7 +90,10 @@ def _one_clip(dl, model):
         xb = [stack_frames(o) if isinstance(o, (TensorVideo, ImageTuple)) else o for o in b[:dl.n_inp]]
         model.to(xb[0].device)(*xb)
 
-# %% ../nbs/09_callbacks.ipynb #ff728594
+# %% ../nbs/09_callbacks.ipynb #38532525
+_unless_lr_find = property(lambda self: vars(self).get('_run', True) and not hasattr(self.learn, 'lr_finder'), lambda self, on: vars(self).update(_run=on))
+
+# %% ../nbs/09_callbacks.ipynb #ec30fbe2
 def _loader_of(dl):
     "The loader itself, where it is wrapped for training in several processes"
     return vars(dl).get('dl', dl)
@@ -123,7 +128,8 @@ class ProgressiveClips(Callback):
         bs = min(int(dl.bs/(frames*side**2)), max(dl.n, 1)) if self.grow_batch else dl.bs
         return _small_loader(dl, frames, side, self.multiple, bs)
 
-    def before_fit(self): self.run, self.tried = not hasattr(self.learn, 'lr_finder'), False
+    run = _unless_lr_find
+    def before_fit(self): self.tried = False
 
     def _try(self):
         if not any(isinstance(t, _ClipTfm) for tl in _loader_of(self.dls.train).dataset.tls for t in tl.tfms.fs): raise ValueError(
@@ -139,7 +145,7 @@ class ProgressiveClips(Callback):
         shares = self.plan(self.n_epoch)[self.epoch]
         if shares != (1,1): self.learn.dl = self.loader(*shares)
 
-# %% ../nbs/09_callbacks.ipynb #ac532399
+# %% ../nbs/09_callbacks.ipynb #9deb1362
 def _average(avgs, now, n, decay):
     "Move the tensors `avgs`, averages over `n` steps, towards the tensors `now`"
     if avgs[0].is_floating_point(): torch._foreach_lerp_(avgs, now, 1 - min(decay, (1+n.item())/(10+n.item())))
@@ -153,7 +159,8 @@ class EMA(Callback):
         if not 0 <= decay < 1: raise ValueError(f"decay={decay}: expected a share from 0 and below 1")
         self.decay, self.averaged, self.swapped = decay, None, False
 
-    def before_fit(self): self.run, self.averaged, self.swapped = not hasattr(self.learn, 'lr_finder'), None, False
+    run = _unless_lr_find
+    def before_fit(self): self.averaged, self.swapped = None, False
 
     def _start(self): self.averaged = AveragedModel(get_model(self.learn.model), multi_avg_fn=partial(_average, decay=self.decay), use_buffers=True)
 
@@ -341,11 +348,11 @@ def _finite(o):
     if isinstance(o, (tuple, list)): return all(map(_finite, o))
     return not isinstance(o, Tensor) or not o.is_floating_point() or bool(torch.isfinite(_unpadded(o)).all())
 
-# %% ../nbs/09_callbacks.ipynb #f280fd4c
+# %% ../nbs/09_callbacks.ipynb #de055cd2
 class FiniteLoss(Callback):
     "Stop at a loss that is not finite, with a FloatingPointError that names the step, the clips and the likely cause"
     order = -5    # before MixUp mixes the clips, and before the backward pass
-    def before_fit(self): self.run = not hasattr(self.learn, 'lr_finder')    # which goes on until the loss explodes
+    run = _unless_lr_find    # which goes on until the loss explodes
 
     def before_batch(self):
         self.batch = self.xb, self.yb

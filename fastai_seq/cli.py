@@ -11,7 +11,7 @@ __all__ = ['demo', 'doctor', 'extract', 'train', 'predict', 'serve', 'export', '
 import warnings
 warnings.filterwarnings('ignore', message='.*torch.jit', category=FutureWarning)
 
-# %% ../nbs/12_cli.ipynb #67221027
+# %% ../nbs/12_cli.ipynb #44156557
 import argparse, inspect, sys, time
 from importlib.metadata import version
 from collections import Counter
@@ -28,11 +28,12 @@ from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 from fastai.vision.core import imagenet_stats
 from fastcore.docments import docments
+from torch.nn.modules.batchnorm import _BatchNorm
 from .app import demo_app
 from .bundle import _networks, load_bundle, save_bundle
 from .export import export_onnx
 from .files import written_whole
-from .data import GroupSplitter, ImageSeqDataLoaders, examine_clips
+from .data import GroupSplitter, ImageSeqDataLoaders, _parts, examine_clips
 from .datasets import motion_clips
 from .inference import predict_video
 from .learner import seq_learner
@@ -102,7 +103,7 @@ def _remarks(df):
     if not df.group.notna().any(): yield "no name tells a recording group (v_Class_g03_c01.avi): if clips are cut from longer recordings, a random split will flatter"
     elif (lone < 2).any(): yield f"classes of one recording group, which cannot be split honestly: {', '.join(lone[lone < 2].index)}"
 
-# %% ../nbs/12_cli.ipynb #56774e34
+# %% ../nbs/12_cli.ipynb #9c70d69a
 def doctor(
     path:str, # Folder of clips, one folder a class
     seq_len:int=1, # Frames a clip should have at least
@@ -120,14 +121,14 @@ def doctor(
         print(f'\n{verdict}')
         for f,problem in rows.problem.head(20).items(): print(f'  {problem or f}')
         if len(rows) > 20: print(f'  … and {len(rows)-20} more')
-    with written_whole(out) as tmp: tmp.write_text(''.join(f'{f.relative_to(path)}\n' for f in bad.index), encoding='utf-8')    # empty, if all are fit
+    with written_whole(out) as tmp: tmp.write_text(''.join(f'{"./" if n[0] == "#" else ""}{n}\n' for n in (str(f.relative_to(path)) for f in bad.index)), encoding='utf-8')    # empty, if all are fit
     if len(bad): print(f'\n{len(bad)} clips to leave out are listed in {out}: fastai-seq train {path} --exclude {out}')
     return len(bad)
 
-# %% ../nbs/12_cli.ipynb #bfb524c7
+# %% ../nbs/12_cli.ipynb #3b195974
 def extract(
-    src:str, # Folder of videos, one folder a class
-    dest:str, # Folder that gets `Class/clip/0.jpg, …` and a `manifest.json`
+    src:str, # Folder of videos, one folder a class; or with the folders `train` and `valid` of such
+    dest:str, # Folder that gets `Class/clip/0.jpg, …` and a `manifest.json`; or `train` and `valid` of such
     size:int=None, # Length of the short side in pixels; as it is, if not given
     fps:float=None, # At most so many frames a second
     max_frames:int=None, # At most so many frames of a video
@@ -137,11 +138,11 @@ def extract(
     force:bool=False # Extract again what is already there
 )->int: # Videos that failed
     "Extract the frames of every video; goes on where an earlier run stopped"
-    report = extract_dataset(src, dest, size, fps, max_frames, quality, workers, on_error=on_error, force=force)
-    print(report)
-    return len(report.failed)
+    reports = [extract_dataset(o, Path(dest)/o.relative_to(src), size, fps, max_frames, quality, workers, on_error=on_error, force=force) for o in _parts(src) or [Path(src)]]
+    print(*reports, sep='\n')
+    return sum(len(o.failed) for o in reports)
 
-# %% ../nbs/12_cli.ipynb #5f631b46
+# %% ../nbs/12_cli.ipynb #4bda1952
 def train(
     path:str, # Folder of videos (or of folders of frames), one folder a class
     out:str='fastai_seq_train', # Folder for the learner, model.pkl, and the report
@@ -164,6 +165,7 @@ def train(
     "Train on your clips, report the accuracy on held-out ones, and save the learner"
     out, net = Path(out), _networks.get(arch) or _timm_arch(arch)
     if (out/'model.pkl').exists() and not force: raise ValueError(f"{out/'model.pkl'} is there already; choose another folder (--out), or replace it (--force)")
+    if epochs < 1: raise ValueError(f"epochs={epochs}: expected at least one")
     if split not in ('group', 'random'): raise ValueError(f"split={split!r}: choose 'group' or 'random'")
     set_seed(seed)
     splitter = GroupSplitter(str, valid_pct, seed) if split == 'random' else None
@@ -181,12 +183,15 @@ def train(
     print(f"model: {out/'model.pkl'}  (fastai-seq predict {out/'model.pkl'} FILE...)")
     return [row]
 
-# %% ../nbs/12_cli.ipynb #fe2fb95e
+# %% ../nbs/12_cli.ipynb #9f8cb357
 def _fit_cycles(learn, pretrained, epochs, fine_tune, lr):
     if pretrained and isinstance(learn.model, SeqModel): learn.fit_head(5*epochs, lr)
     else: learn.fit_one_cycle(epochs, lr)
     if fine_tune:
         learn.unfreeze()
+        if pretrained:
+            for m in getattr(learn.model, 'encoder', learn.model).modules():
+                if isinstance(m, _BatchNorm): m.requires_grad_(False)         # and so BnFreeze keeps its statistics
         learn.fit_one_cycle(fine_tune, slice(lr/200, lr/4))
 
 # %% ../nbs/12_cli.ipynb #203f92b3
@@ -227,7 +232,7 @@ def _timeline_lines(file, tl, form):
 
 def _csv_lines(rows): return pd.DataFrame(rows).to_csv(index=False).splitlines()
 
-# %% ../nbs/12_cli.ipynb #6ef0f5b4
+# %% ../nbs/12_cli.ipynb #7091dfb8
 def _open_model(path, timeline):
     "A learner, or what predicts with an ONNX file, which answers once for a clip"
     if Path(path).suffix.lower() != '.onnx': return _open_learner(path)
@@ -262,6 +267,8 @@ def predict(
     "Classify clips with a saved learner; a bad one is reported, and the others go on"
     if len(forms := [k for k,on in dict(json=json, csv=csv, html=html).items() if on]) > 1: raise ValueError(f"--{' and --'.join(forms)}: choose one")
     timeline = timeline or html
+    if not timeline and (window or stride): raise ValueError(f"window={window}, stride={stride}: say how a --timeline is made; add it, or leave them out")
+    if timeline and n_clips > 1: raise ValueError(f"n_clips={n_clips}: a timeline takes one look at each window; leave out one of both")
     if any(o is not None and o <= 0 for o in (window, stride)) or n_clips < 1: raise ValueError(f"window={window}, stride={stride}, n_clips={n_clips}: expected seconds above 0, and at least one look")
     if html and (twice := [n for n,k in Counter(Path(f).name for f in files).items() if k > 1]): raise ValueError(f"{twice[0]} is there twice, and the page of one would replace the other's; run them one by one, each with its own --out")
     learn, failed, form, head = _open_model(model, timeline), 0, (forms or [''])[0], None
@@ -288,7 +295,7 @@ def serve(
     "A page in the browser on which to try a saved learner: a video's timeline, or the camera (takes the extra `demo`)"
     demo_app(_open_learner(model), window, stride).launch(server_name=host, server_port=port)
 
-# %% ../nbs/12_cli.ipynb #25814ba4
+# %% ../nbs/12_cli.ipynb #ce24bf6c
 def export(
     model:str, # A bundle, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only what you trust
     onnx:str=None, # File to write: the model as ONNX, with all that a prediction needs
@@ -299,6 +306,7 @@ def export(
 ):
     "Write a saved learner in a form that needs no pickle, or no torch"
     if not (onnx or bundle): raise ValueError("say what to write: --onnx FILE, --bundle FOLDER, or both")
+    if int8 and not onnx or (license or notes) and not bundle: raise ValueError("--int8 is for --onnx FILE, --license and --notes are for --bundle FOLDER; say where to write it, or leave them out")
     learn = _open_learner(model)
     if bundle: print(f"bundle: {save_bundle(learn, bundle, license=license, notes=notes)}  (load_bundle('{bundle}'))")
     if onnx: print(_table([export_onnx(learn, onnx, int8=int8)]))
@@ -317,7 +325,7 @@ def _parser():
             else: p.add_argument(name, help=o.docment, **(dict(nargs='+') if o.anno is list else {}))
     return top
 
-# %% ../nbs/12_cli.ipynb #0aa11327
+# %% ../nbs/12_cli.ipynb #94b59f74
 def main(
     args:list=None # Words of the command line; the shell's, if None
 )->int: # Exit status: 0 if all went well, 1 if `doctor`, `extract` or `predict` found clips unfit, 2 for bad input, which is named, 130 if interrupted
@@ -331,5 +339,5 @@ def main(
         print(f'fastai-seq: error: {e}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print('fastai-seq: interrupted; what is whole is kept, and the same command goes on from there', file=sys.stderr)
+        print('fastai-seq: interrupted; what is written is whole, and `extract` goes on from there', file=sys.stderr)
         return 130

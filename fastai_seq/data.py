@@ -363,7 +363,7 @@ def show_batch(x:TensorVideo, y, samples, **kwargs):
     "Clips as strips of frames with their times, in a grid; with `animate=True` as clips that play, `fps` frames a second"
     return _show_clips(x, y, samples, **kwargs)
 
-# %% ../nbs/06_data.ipynb #8de1e93c
+# %% ../nbs/06_data.ipynb #406cfa60
 class ClipDL(TfmdDL):
     "A `TfmdDL` that draws alike whatever the number of workers, and can go on past a clip that cannot be read"
     def __init__(self,
@@ -384,6 +384,7 @@ class ClipDL(TfmdDL):
     def randomize(self):
         super().randomize()
         self.epoch_seed = self.rng.getrandbits(32)
+        self._tell_replaced()          # of an epoch that was not read to its end
         self.log = Path(tempfile.gettempdir())/f'fastai_seq_{uuid4().hex}.log'     # workers are other processes: a file tells this one
 
     def create_item(self, s):
@@ -421,6 +422,9 @@ class ClipDL(TfmdDL):
 
     def after_iter(self, x=None):
         super().after_iter(x)
+        self._tell_replaced()
+
+    def _tell_replaced(self):
         if not self.log or not self.log.exists(): return
         said = self.log.read_text().splitlines()
         self.log.unlink()
@@ -458,7 +462,7 @@ def create_batch(self:ClipDL, b):
         if len(set(map(len, clips))) > 1: x.lengths = tuple(map(len, clips))
     return res
 
-# %% ../nbs/06_data.ipynb #365a4ff7
+# %% ../nbs/06_data.ipynb #59581636
 @delegates(Datasets.dataloaders)
 def get_action_dataloaders(
     files, # Clips, `…/Class/clip`: videos or folders of frames
@@ -469,6 +473,7 @@ def get_action_dataloaders(
     **kwargs
 )->DataLoaders: # `x`: ImageTuple of `seq_len` tensors `(bs,3,image_size,image_size)`, normalised with ImageNet's statistics
     "`DataLoaders` of `ImageTuple`s. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
+    _check_names(kwargs, get_action_dataloaders)
     files, tfm = L(files).map(Path), ImageTupleTfm(seq_len)
     check_clips(files, tfm.sampler)
     if val_idxs is not None and not all(0 <= i < len(files) for i in val_idxs): raise ValueError(f"val_idxs: expected indices in range({len(files)}), got {val_idxs}")
@@ -557,10 +562,10 @@ def _classes_by(y_block, files, label_func):
         if isinstance(t, _OfFrames): return (lambda o: t.classes(o, label_func(o))) if t.classes else _no_classes, None
     return (lambda o: _classes(label_func(o))), None if any(is_listy(label_func(f)) for f in files) else label_func
 
-# %% ../nbs/06_data.ipynb #a021d15b
+# %% ../nbs/06_data.ipynb #f9e47285
 def _check_names(kwargs, f):
     "Raises TypeError for an argument that neither `f` nor fastai's loaders know, such as a misspelt one; fastai would drop it silently"
-    takers = f, DataBlock.dataloaders, Datasets.dataloaders, TfmdDL.__init__, DataLoader.__init__, torch.utils.data.DataLoader.__init__
+    takers = f, DataBlock.dataloaders, Datasets.dataloaders, TfmdDL.__init__, DataLoader.__init__
     known = sorted({p for t in takers for p in inspect.signature(t).parameters} - {'self', 'kwargs', 'args'})
     for k in kwargs:
         if k not in known:
@@ -640,7 +645,7 @@ def from_lists(cls:ImageSeqDataLoaders,
         if any(np.any(pd.isna(v)) for v in (l if is_listy(l) else [l])): raise ValueError(f"{f} has no label ({l}); leave it out, or label it")
     return cls.from_path_func(path, fnames, _Labels(zip(fnames, labels)), **kwargs)
 
-# %% ../nbs/06_data.ipynb #30087ca8
+# %% ../nbs/06_data.ipynb #5a1ac1bc
 @patch(cls_method=True)
 @delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
 def from_df(cls:ImageSeqDataLoaders,
@@ -675,7 +680,8 @@ def from_df(cls:ImageSeqDataLoaders,
     if valid_col is not None:
         if not set(col(valid_col)) <= {True, False}: raise ValueError(
             f"column {valid_col!r}: expected True or False (or 1 and 0) in every row, got e.g. {col(valid_col).iloc[0]!r}")
-        kwargs.setdefault('splitter', IndexSplitter([i for i,v in enumerate(col(valid_col)) if v]))
+        if kwargs.get('splitter') is not None: raise ValueError(f"valid_col={valid_col!r} and a splitter: one of both says what is held out; leave the other out")
+        kwargs['splitter'] = IndexSplitter([i for i,v in enumerate(col(valid_col)) if v])
     return cls.from_lists(path, files, labels, **kwargs)
 
 @patch(cls_method=True)
@@ -689,7 +695,7 @@ def from_csv(cls:ImageSeqDataLoaders,
     "Clips of a table in a file. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError for clips that cannot be read."
     return cls.from_df(pd.read_csv(Path(path)/csv_fname, header=header, delimiter=delimiter), path=path, **kwargs)
 
-# %% ../nbs/06_data.ipynb #490c5bf8
+# %% ../nbs/06_data.ipynb #c0f3443e
 _advice = {
     'read the clip': "more `num_workers`; fewer or smaller frames; `cache_clips`, which decodes and scales once",
     'item transforms': "do it on the batch (`RandomResizedCropGPU`, `aug_transforms`), or read at the size that is wanted",
@@ -711,6 +717,7 @@ def bench(self:DataLoaders,
         secs[step] += time.perf_counter() - start
         return res
     step = lambda xb: model(xb).sum().backward()
+    dl.before_iter()                   # batch transforms are told that this is training
     with _seeded(0):
         for k in range(n_batches+1):
             if k == 1: secs.clear()

@@ -8,11 +8,11 @@ Docs: https://fastai-seq.github.io/fastai_seq/evaluate.html.md"""
 __all__ = ['compare_splits', 'Evaluation', 'CategoryEvaluation', 'MultiCategoryEvaluation', 'RegressionEvaluation',
            'evaluate_clips', 'evaluate_folds']
 
-# %% ../nbs/10_evaluate.ipynb #aa6eebb5
+# %% ../nbs/10_evaluate.ipynb #0cbbf162
 import hashlib, json, os, platform, re
 from base64 import b64encode
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from html import escape
 from importlib.metadata import version
 from io import BytesIO
@@ -460,7 +460,7 @@ def _labelled(learn, dl, items, labels):
             f"{path} has no label: the loader's label function knows none ({e!r}); pass labels=, one each; {_unlabelled}") from e
     return like, paths, res
 
-# %% ../nbs/10_evaluate.ipynb #bc0121dc
+# %% ../nbs/10_evaluate.ipynb #be9f2f42
 def _target_tfm(learn):
     "The transform that tells what the learner's targets are: classes, several of them, or numbers"
     tls = learn.dls.valid.dataset.tls
@@ -478,7 +478,8 @@ def _targets(learn, paths, labels):
     kind = _target_tfm(learn)
     if isinstance(kind, RegressionSetup): return RegressionEvaluation, np.array(labels, dtype=float).reshape(len(labels), -1), None
     vocab = list(kind.vocab)
-    if isinstance(kind, EncodedMultiCategorize): return MultiCategoryEvaluation, np.array(labels).astype(int), vocab
+    several = partial(MultiCategoryEvaluation, thresh=getattr(learn.loss_func, 'thresh', .5))
+    if isinstance(kind, EncodedMultiCategorize): return several, np.array(labels).astype(int), vocab
     multi = isinstance(kind, MultiCategorize)
     if multi and (plain := [l for l in labels if isinstance(l, str)]): raise ValueError(
         f"label {plain[0]!r}: the learner tells several labels a video; give a list of them for each")
@@ -489,7 +490,7 @@ def _targets(learn, paths, labels):
         f"(first: {strange[0][0]}). Its classes are {', '.join(map(repr, vocab))}. Relabel these videos, leave them out, or train with them; {_unlabelled}")
     idxs = [[o2i[l] for l in ls] for ls in of_clip]
     if not multi: return CategoryEvaluation, np.array(idxs)[:,0], vocab
-    return MultiCategoryEvaluation, np.array([[i in ls for i in range(len(vocab))] for ls in map(set, idxs)]).astype(int), vocab
+    return several, np.array([[i in ls for i in range(len(vocab))] for ls in map(set, idxs)]).astype(int), vocab
 
 # %% ../nbs/10_evaluate.ipynb #42966041
 def _group(path, group_func):
@@ -534,7 +535,7 @@ def evaluate_clips(
     groups = [_group(p, group_func) for p in paths]
     return cls(paths, targets, preds, groups, vocab, _as_told(learn, dl, ds, groups, group_func, n_clips, given, n_boot, seed), n_boot, seed)
 
-# %% ../nbs/10_evaluate.ipynb #986452b0
+# %% ../nbs/10_evaluate.ipynb #6a2da913
 def _told(v): return re.sub(r' at 0x[0-9a-f]+', '', getattr(v, '__qualname__', None) or repr(v))
 
 def _fold_result(dest, fold, train, splitter, asked, kwargs):
@@ -544,11 +545,10 @@ def _fold_result(dest, fold, train, splitter, asked, kwargs):
         metrics = {k: {c: None if pd.isna(v) else float(v) for c,v in row.items()} for k,row in ev.metrics.iterrows()}
         res = dict(asked=asked, metrics=metrics, videos=len(ev.items), groups=len(set(ev.groups)), protocol=ev.protocol,
                    clips=hashlib.sha1('\n'.join(sorted(map(str, ev.items))).encode()).hexdigest())
-        with written_whole(dest) as tmp:
-            tmp.mkdir()
-            ev.to_frame().to_csv(tmp/'videos.csv', index=False)
-            ev.to_html(tmp/'page.html', f'Fold {fold}')
-            (tmp/'result.json').write_text(json.dumps(res, indent=1), encoding='utf-8')
+        dest.mkdir(parents=True, exist_ok=True)             # where `train` may keep its model
+        ev.to_frame().to_csv(dest/'videos.csv', index=False)
+        ev.to_html(dest/'page.html', f'Fold {fold}')
+        with written_whole(dest/'result.json') as tmp: tmp.write_text(json.dumps(res, indent=1), encoding='utf-8')     # the last, by which the fold is done
     res = json.loads((dest/'result.json').read_text(encoding='utf-8'))
     if res['asked'] != asked: raise ValueError(f"{dest} was evaluated with {res['asked']}, now {asked} are asked for; choose another folder, or delete it")
     return res

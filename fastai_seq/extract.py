@@ -399,9 +399,9 @@ def _array_bytes(videos, size, method, max_frames):
         need, read = need + 3*h*w*min(n, max_frames or n), read + path.stat().st_size
     return int(need/read*_bytes(videos)) if read else 0
 
-# %% ../nbs/03_extract.ipynb #5fe9ff40
+# %% ../nbs/03_extract.ipynb #117b9d5c
 def cache_clips(
-    src, # Folder of videos, `Class/clip.avi`, at any depth
+    src, # Folder of videos, `Class/clip.avi`, at any depth; only the last folder's name is kept, so cache `train` and `valid` separately
     dest, # Folder that gets the cached clips, `Class/clip/frames.npy`, and a `manifest.json`
     size=128, # As in `read_frames`: an int, length of the short side; `(height, width)`: exactly that; None: as they are
     method='crop', # To reach `(height, width)`: 'crop' the centre, or 'squish' the whole

@@ -14,7 +14,7 @@ from pathlib import Path
 from shutil import rmtree
 from uuid import uuid4
 
-# %% ../nbs/00_files.ipynb #026ed442
+# %% ../nbs/00_files.ipynb #bc64ceca
 def _drop(path):
     "Remove a file or a folder, if it is there"
     if path.is_dir(): rmtree(path)
@@ -27,12 +27,13 @@ def written_whole(
     dest, # File or folder to make; an old one is replaced, at the end
     work=None # Folder for the temporary path, on the same file system; the parent of `dest` if None
 ):
-    "Gives a hidden path to write to, which becomes `dest` if the block ends without an error, and is removed otherwise"
+    "Gives a hidden path to write to, which becomes `dest` if the block ends without an error, and is removed otherwise. No file replaces a folder: IsADirectoryError."
     dest = Path(dest).resolve()    # a link to a folder stays one
     dest.parent.mkdir(parents=True, exist_ok=True)
     tmp,old = (Path(work or dest.parent)/f'.{uuid4().hex[:8]}.tmp.{dest.name}' for _ in range(2))
     try:
         yield tmp
+        if dest.is_dir() and not tmp.is_dir(): raise IsADirectoryError(f"{dest} is a folder, which a file would replace with all that is in it; choose a file in it")
         for left in reversed(range(100)):
             with suppress(FileNotFoundError):                 # another process may have moved it first
                 if dest.is_dir(): dest.rename(old)

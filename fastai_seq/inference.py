@@ -27,7 +27,7 @@ def _kind_of(learn):
     fs = [_as_reader(t) for tl in learn.dls.valid.dataset.tls[1:2] for t in tl.tfms.fs]
     return next((t for t in fs if isinstance(t, (*_of_frames, FrameMasks, TensorVideoTfm))), None) or _target_tfm(learn)
 
-# %% ../nbs/11_inference.ipynb #7a3c29e7
+# %% ../nbs/11_inference.ipynb #44b83598
 @singledispatch
 def _label_by(kind): return _one_class
 
@@ -40,8 +40,9 @@ def _(kind:RegressionSetup|FrameNumbers): return _numbers
 class _Namer:
     "Names what the outputs of `learn` say; `kind` tells what its targets are, if they are not of clips"
     def __init__(self, learn, thresh=None, kind=None):
-        self.kind, self.thresh = kind or _target_tfm(learn), thresh
+        self.kind = kind or _target_tfm(learn)
         self.label = _label_by(self.kind)
+        self.thresh = getattr(learn.loss_func, 'thresh', None) if thresh is None and self.label is _classes else thresh      # as `learn.predict` has it
 
     @property
     def numbers(self): return self.label is _numbers

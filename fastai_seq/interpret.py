@@ -53,9 +53,10 @@ def _saved(draw, play, animate=False, save=None, title=''):
     plt.close(fig)
     return Path(save)
 
-# %% ../nbs/10_interpret.ipynb #6ef410ad
+# %% ../nbs/10_interpret.ipynb #57bf0a17
 def _load(dl, i=0):
     "Item `i` of `dl` as a batch for the model, and as uint8 frames to be seen"
+    dl.before_iter()              # transforms are told that this is no training
     with _seeded(0): b = dl.after_batch(to_device(dl.do_batch([dl.after_item(dl.create_item(i))]), dl.device))
     seen = stack_frames(dl.decode((b[0],))[0])[0].cpu()
     if seen.is_floating_point(): seen = (seen.clamp(0, 1)*255).round()

@@ -141,7 +141,7 @@ def _look(learn, dl):
         res += zip([v[:n].cpu() for v,n in zip(vecs, clip_lengths(b[0]) or (vecs.shape[1],)*len(vecs))], *(y.cpu() for y in b[learn.dls.n_inp:]))
     return res
 
-# %% ../nbs/09_learner.ipynb #e2040e45
+# %% ../nbs/09_learner.ipynb #3dbe4f79
 _not_alone = MixHandler, ProgressiveClips, Resumable, SaveModelCallback     # they want clips, or the whole model
 
 @patch
@@ -162,7 +162,7 @@ def fit_head(self:Learner,
         f"looks={looks} at {len(train.dataset)} training clips: expected at least one of each; a learner from a file has no clips, give it `learn.dls = …`")
     if bad := [type(cb).__name__ for cb in L(cbs) if isinstance(cb, _not_alone)]: raise ValueError(
         f"{bad[0]} does not work in fit_head, where no clips go through the whole model; train with fit_one_cycle or fine_tune")
-    asked, bs = train.new(shuffle=False, drop_last=False, get_idxs=lambda: list(range(len(train.dataset)))), bs or train.bs
+    asked, bs = train.new(shuffle=False, drop_last=False, get_idxs=partial(list, range(len(train.dataset)))), bs or train.bs
     kept = _Looks([_look(self, asked) for _ in range(looks)]), _Looks([_look(self, self.dls.valid)])
     dl = partial(DataLoader, bs=bs, create_batch=_features_together)
     dls = DataLoaders(dl(kept[0], get_idxs=lambda: train.get_idxs(), drop_last=len(kept[0]) > bs), dl(kept[1]), device=self.dls.device)

@@ -370,7 +370,7 @@ def _chunks(lengths, chunk, whole):
         res[-1].append(n)
     return [tuple(o) for o in res]
 
-# %% ../nbs/08_models.ipynb #1730d50a
+# %% ../nbs/08_models.ipynb #322966e3
 class SeqModel(Module):
     "Frames through `encoder`, joined by `head`"
     def __init__(self,
@@ -390,7 +390,7 @@ class SeqModel(Module):
         if len(parts) > 1 and not self.warned and any(isinstance(m, _BatchNorm) and m.training for m in enc.modules()):
             self.warned = True
             warnings.warn(f"chunk={self.chunk}: BatchNorm in training mode takes its statistics from {self.chunk} frames, not from all {len(frames)}; "
-                          "freeze it (train_bn=False, cbs=BnFreeze) for the result of one call")
+                          "freeze it (train_bn=False, cbs=BnFreeze, and no unfreeze) for the result of one call")
         if torch.is_grad_enabled() and (frames.requires_grad or any(p.requires_grad for p in enc.parameters())):
             run = partial(checkpoint, enc, use_reentrant=False, context_fn=lambda: (nullcontext(), _no_running_stats(enc)))
         return torch.cat([run(f, n) for f,n in zip(frames.split([sum(n) for n in parts]), parts)])

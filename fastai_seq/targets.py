@@ -9,7 +9,7 @@ __all__ = ['FutureFrames', 'FutureDataLoaders', 'show_batch', 'TensorFrameCatego
            'OfItsFrames', 'FrameCategorize', 'FrameCategoryBlock', 'FrameNumbers', 'FrameRegressionBlock', 'MaskLoss',
            'FrameMasks', 'FrameMaskBlock']
 
-# %% ../nbs/06_targets.ipynb #de1f027b
+# %% ../nbs/06_targets.ipynb #44630a94
 from functools import lru_cache, singledispatch
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from IPython.display import HTML, display
 
 from .augment import TemporalTfm, _family, _like_an_image, _window
 from .core import TensorVideo, clips_html
-from .data import (ClipDL, ImageSeqBlock, TensorVideoTfm, _check_names, _honest_splitter, _no_classes, _OfFrames, _one_label, _own_frames, _split,
+from .data import (ClipDL, ImageSeqBlock, TensorVideoTfm, _check_names, _honest_splitter, _no_classes, _OfFrames, _one_label, _own_frames, _parts, _split,
                               _without, check_clips)
 from .digits import MovingDigits
 from .sampling import FirstFrames, PartOf, RandomClip
@@ -103,11 +103,11 @@ class FutureDataLoaders(DataLoaders):
         dblock = DataBlock(cut.blocks(size, method=method), get_y=noop, splitter=lambda _: splits, item_tfms=item_tfms, batch_tfms=batch_tfms)
         return cls.from_dblock(dblock, fnames, path=path, bs=bs, **kwargs)
 
-# %% ../nbs/06_targets.ipynb #32c1a57c
+# %% ../nbs/06_targets.ipynb #a86279c4
 def _clips_below(path):
     "Videos and folders of frames at any depth below `path`; a folder that has videos in or below it is no folder of frames"
-    videos = get_videos(path)
-    folders = {f.parent for f in [*get_image_files(path), *Path(path).rglob(_array)]}
+    videos, hidden = get_videos(path), lambda f: any(o[0] == '.' for o in f.relative_to(path).parts)      # such as what is not finished
+    folders = {f.parent for f in [*get_image_files(path), *Path(path).rglob(_array)] if not hidden(f)}
     return (videos + list(folders - {p for v in videos for p in v.parents})).sorted()
 
 @patch(cls_method=True)
@@ -121,11 +121,10 @@ def from_folder(cls:FutureDataLoaders,
 )->DataLoaders: # `x`: TensorVideo `(bs,n_in,3,H,W)`, `y`: TensorVideo `(bs,n_out,3,H,W)`, 0 to 1
     "All clips below a folder. Raises VideoError naming clips that cannot be read or are too short, ValueError for bad arguments."
     _check_names(kwargs, cls.from_folder)
-    parts = [Path(path)/o for o in (train, valid)]
-    split = all(p.is_dir() for p in parts)
-    files = L(map(_clips_below, parts)).concat() if split else _clips_below(path)
+    parts = _parts(path, train, valid)
+    files = L(parts or [path]).map(_clips_below).concat()
     if exclude is not None: files = _without(files, Path(path), exclude)
-    if split: kwargs.setdefault('splitter', [[i for i,f in enumerate(files) if p in f.parents] for p in parts])
+    if parts and kwargs.get('splitter') is None: kwargs['splitter'] = [[i for i,f in enumerate(files) if p in f.parents] for p in parts]
     return cls.from_files(path, files, **kwargs)
 
 # %% ../nbs/06_targets.ipynb #6c26e576

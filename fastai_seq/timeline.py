@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/timeline.html.md"""
 # %% auto #0
 __all__ = ['predict_timeline', 'Timeline', 'label_frames']
 
-# %% ../nbs/11_timeline.ipynb #855d3e3c
+# %% ../nbs/11_timeline.ipynb #795baaed
 import json, math, shutil, warnings
 from base64 import b64encode
 from collections import deque
@@ -19,6 +19,7 @@ from html import escape
 from itertools import islice, tee, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import quote
 
 import av
 import matplotlib.pyplot as plt
@@ -201,7 +202,7 @@ def _fill(kept, learn, path, window, stride, info, sampler, tfm, then, bs, on_er
         if len(looks) == bs: answer()
     answer(n)
 
-# %% ../nbs/11_timeline.ipynb #c25d9651
+# %% ../nbs/11_timeline.ipynb #6fa98769
 def _counted_off(windows, n):
     "`windows`, with a progress bar of about `n`"
     bar = progress_bar(range(max(1, int(n) + 1)), leave=False)
@@ -213,8 +214,9 @@ def _counted_off(windows, n):
 def _table(rows, name):
     "A row a window"
     said = [(start, end, *name(np.array(p, dtype=np.float32))) for start,end,p in rows]
-    return pd.DataFrame([dict(start=s, end=e, label=l if isinstance(l, str) or l is None else ';'.join(map(str, l)))
-                         | {n if name.numbers else f'p_{n}': v for n,v in p.items()} for s,e,l,p in said])
+    df = pd.DataFrame([dict(start=s, end=e, label=None) | {n if name.numbers else f'p_{n}': v for n,v in p.items()} for s,e,_,p in said])
+    df['label'] = pd.Series([l if isinstance(l, str) or l is None else ';'.join(map(str, l)) for _,_,l,_ in said], dtype=object)   # in a column of text None would be nan
+    return df
 
 # %% ../nbs/11_timeline.ipynb #fdec4192
 @dataclass(repr=False)
@@ -331,7 +333,7 @@ def to_video(self:Timeline,
     codec = next(c for c in ('libx264', 'libopenh264', 'mpeg4') if c in av.codecs_available)      # browsers play the first two
     return write_video(path, frames(), Fraction(self.fps).limit_denominator(1001), codec if Path(path).suffix.lower() == '.mp4' else 'mpeg4')
 
-# %% ../nbs/11_timeline.ipynb #91e04886
+# %% ../nbs/11_timeline.ipynb #0cc2f047
 _page = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title>
 <style>body{{font:15px/1.4 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}}video{{width:100%;max-height:70vh;background:#000}}
 #bar{{position:relative;height:26px;background:#eee;cursor:pointer}}#bar i{{position:absolute;top:0;bottom:0}}#bar b{{position:absolute;top:-3px;bottom:-3px;width:2px;background:#000}}
@@ -356,8 +358,9 @@ def to_html(self:Timeline,
         video = self.to_video(Path(d)/'video.mp4', px)
         if video.stat().st_size <= max_bytes: src = f'data:video/mp4;base64,{b64encode(video.read_bytes()).decode()}'
         else:
-            src = f'{path.stem}.labelled.mp4'
-            with written_whole(path.with_name(src)) as beside: shutil.copyfile(video, beside)
+            beside = path.with_name(f'{path.stem}.labelled.mp4')
+            src = quote(beside.name)
+            with written_whole(beside) as tmp: shutil.copyfile(video, tmp)
     segments = [] if self.numbers else list(self.segments().itertuples())
     color = _colors(list(self.values))
     css = lambda o: 'rgb({:.0%} {:.0%} {:.0%})'.format(*color.get(o, (.5,.5,.5))[:3])

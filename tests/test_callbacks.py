@@ -9,7 +9,7 @@ from fastai.vision.all import (CSVLogger, Callback, CancelFitException, CrossEnt
 from fastai_seq.callbacks import CheckCallbacks, EMA, FiniteLoss, PerRank, ProgressiveClips, Resumable
 from fastai_seq.data import ImageSeqDataLoaders, get_action_dataloaders, get_instances
 from fastai_seq.models import RNNModel, simple_splitter, rnnmodel_splitter
-from fastai_seq.sampling import EveryFrame, RandomClip, SegmentFrames
+from fastai_seq.sampling import EveryFrame, PartOf, RandomClip, SegmentFrames
 
 def loaders(clips, **kwargs):
     set_seed(0)
@@ -322,3 +322,19 @@ if __name__ == '__main__':
     one.metrics = [accuracy, F1Score()]
     one.model.load_state_dict(a['end'])
     assert list(one.validate()) == pytest.approx(a['values'][-1][1:], abs=1e-6)
+
+@pytest.mark.parametrize('cls', [FiniteLoss, EMA, partial(ProgressiveClips, ((.5, 1),))])
+def test_an_interrupted_lr_find_turns_nothing_off(clips, tmp_path, cls):
+    own = cls()
+    learn, ran = learner(clips, tmp_path, [own]), []
+    with pytest.raises(Stop), learn.added_cbs([cb(after_batch=lambda self: ran.append(own.run)), stop_at(0, 1)]): learn.lr_find(num_it=6, show_plot=False)
+    assert ran == [False]
+    learn.fit(1, cbs=cb(after_batch=lambda self: ran.append(own.run)))
+    assert all(ran[1:]) and len(ran) > 2
+    own.run = False
+    learn.fit(1, cbs=cb(before_batch=lambda self: ran.append(own.run)))
+    assert not ran[-1]
+
+def test_a_share_of_a_part_is_refused(clips):
+    from fastai_seq.callbacks import _fewer
+    with pytest.raises(ValueError, match='a share of it'): _fewer(PartOf(RandomClip(6), 0, 4), .5)

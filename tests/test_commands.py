@@ -42,7 +42,7 @@ def test_a_mistake_ends_a_process_without_traceback(tmp_path):
     assert res.returncode == 2 and res.stderr.startswith('fastai-seq: error: ') and 'Traceback' not in res.stderr
 
 @pytest.mark.parametrize('args', ['predict {tmp}/junk.pkl x.avi', 'predict {tmp}/none.pkl x.avi', 'predict {tmp}/m.onnx x.avi --timeline', 'train {clips} --weights {tmp}/junk.pkl', 'train {clips} --weights {tmp}/none.pth',
-    'train {clips} --bs 0', 'train {clips} --bs 99', 'train {clips} --seq_len 0', 'train {clips} --arch resnet', 'train {clips} --head rnn', 'train {tmp}/nowhere', 'train {tmp}'])
+    'train {clips} --bs 0', 'train {clips} --epochs 0', 'predict {tmp}/junk.pkl x.avi --window 1', 'predict {tmp}/junk.pkl x.avi --timeline --n_clips 2', 'export {tmp}/junk.pkl --bundle {tmp}/b --int8', 'train {clips} --bs 99', 'train {clips} --seq_len 0', 'train {clips} --arch resnet', 'train {clips} --head rnn', 'train {tmp}/nowhere', 'train {tmp}'])
 def test_mistakes_take_one_line(args, clips, tmp_path, capsys):
     (tmp_path/'junk.pkl').write_text('junk')
     args = args.format(tmp=tmp_path, clips=clips).split() + (['--out', str(tmp_path/'out')] if args.startswith('train') else [])
@@ -55,3 +55,32 @@ def test_the_seed_fixes_training(clips, tmp_path, capsys):
         assert cli.main(['train', str(clips), '--out', str(tmp_path/str(i)), *small, '--seed', str(seed)]) == 0
         losses.append(re.search(r'\[0, ([\d., ]+)', capsys.readouterr().out)[1])
     assert losses[0] == losses[1] != losses[2]
+
+def test_no_file_replaces_a_folder(clips, tmp_path, capsys):
+    (tmp_path/'thesis').mkdir(); (tmp_path/'thesis/all.txt').write_text('years')
+    assert cli.main(['doctor', str(clips), '--out', str(tmp_path/'thesis'), '--workers', '1']) == 2
+    assert 'is a folder' in capsys.readouterr().err and (tmp_path/'thesis/all.txt').read_text() == 'years' and len(list(tmp_path.iterdir())) == 1
+
+@pytest.fixture(scope='module')
+def split(clips, tmp_path_factory):
+    "Data that come split: the recordings g02 are to validate on"
+    path = tmp_path_factory.mktemp('split')
+    for f in get_instances(clips):
+        to = path/('valid' if 'g02' in f.name else 'train')/f.parent.name
+        to.mkdir(parents=True, exist_ok=True)
+        shutil.copy(f, to)
+    return path
+
+def test_data_that_come_split_stay_so(split, tmp_path):
+    assert cli.main(['train', str(split), '--out', str(tmp_path/'t'), *small]) == 0
+    assert set(re.findall(r'_g0(\d)', (tmp_path/'t/report.html').read_text())) == {'2'}
+    assert cli.main(['extract', str(split), str(tmp_path/'f'), '--size', '16', '--workers', '1']) == 0
+    assert {p.name: len(get_instances(p)) for p in (tmp_path/'f').iterdir()} == {'train': 18, 'valid': 6}
+
+def test_exclude_lists_of_odd_names(clips, tmp_path):
+    shutil.copytree(clips, tmp_path/'c')
+    (tmp_path/'c/MoveLeft').rename(tmp_path/'c/#1')
+    bad = get_instances(tmp_path/'c')[0]
+    bad.write_text('no video')
+    assert cli.main(['doctor', str(tmp_path/'c'), '--out', str(tmp_path/'x.txt'), '--workers', '1']) == 1
+    assert bad.parent.name == '#1' and bad not in get_instances(tmp_path/'c', tmp_path/'x.txt')

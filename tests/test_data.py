@@ -10,13 +10,13 @@ from fastai.data.all import Categorize, CategoryBlock, DataBlock, Datasets, Norm
 from fastai.layers import SimpleCNN
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
-from fastai.vision.augment import aug_transforms
+from fastai.vision.augment import RandTransform, aug_transforms
 from fastai.vision.core import imagenet_stats
 
 from fastai_seq import data as data_module
 from fastai_seq.augment import ReverseTime
 from fastai_seq.core import TensorVideo, clip_lengths
-from fastai_seq.data import ClipDL, GroupSplitter, ImageSeqBlock, ImageSeqDataLoaders, ImageTupleTfm, TensorVideoTfm, examine_clips, get_instances, group_of
+from fastai_seq.data import ClipDL, GroupSplitter, ImageSeqBlock, ImageSeqDataLoaders, ImageTupleTfm, TensorVideoTfm, examine_clips, get_action_dataloaders, get_instances, group_of
 from fastai_seq.extract import cache_clips, extract_dataset
 from fastai_seq.models import SimpleModel
 from fastai_seq.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames, UniformFrames
@@ -321,3 +321,26 @@ def test_parts_of_the_data_are_told_from_classes(clips, tmp_path):
 @pytest.mark.parametrize('wrong,said', [(dict(sampler='random'), "sampler='random'.*RandomClip"), (dict(splitter='random'), "splitter='random'.*GroupSplitter")])
 def test_a_word_where_an_object_is_wanted_is_told_what(clips, wrong, said):
     with pytest.raises(ValueError, match=said): ImageSeqDataLoaders.from_folder(clips, seq_len=2, size=16, bs=2, **wrong)
+
+def test_what_says_what_is_held_out_is_said_once(clips):
+    files = get_instances(clips)
+    df = pd.DataFrame(dict(name=[str(f.relative_to(clips)) for f in files], label=[f.parent.name for f in files], held=[i % 4 == 0 for i in range(len(files))]))
+    table = partial(ImageSeqDataLoaders.from_df, df, clips, valid_col='held', seq_len=3, size=16, bs=4, num_workers=0)
+    assert list(table(splitter=None).valid.items) == [f for i, f in enumerate(files) if i % 4 == 0]
+    with pytest.raises(ValueError, match="valid_col='held' and a splitter"): table(splitter=RandomSplitter())
+
+@pytest.mark.parametrize('name', ['size', 'splitter', 'bach_tfms'])
+def test_the_walk_throughs_loaders_know_their_arguments(clips, name):
+    with pytest.raises(TypeError, match=name): get_action_dataloaders(get_instances(clips), bs=4, **{name: None})
+
+@pytest.mark.parametrize('name', ['collate_fn', 'worker_init_fn', 'prefetch_factor'])
+def test_arguments_that_fastai_drops_are_refused(clips, name):
+    with pytest.raises(TypeError, match=name): load(clips, **{name: None})
+
+def test_bench_times_what_training_does(clips):
+    class Training(RandTransform):
+        def __init__(self): super().__init__(); self.n = 0
+        def encodes(self, x: TensorVideo): self.n += 1; return x
+    tfm = Training()
+    load(clips, batch_tfms=tfm, num_workers=0).bench()
+    assert tfm.n == 4

@@ -2,7 +2,7 @@
 import re, shutil
 from functools import partial
 
-import av, matplotlib, numpy as np, pytest, torch
+import av, matplotlib.pyplot, numpy as np, pytest, torch
 from fastai.layers import SimpleCNN
 from PIL import Image
 
@@ -66,6 +66,14 @@ def test_the_camera_gets_answers(page):
     page.get_by_text('Record', exact=True).first.click()
     page.wait_for_selector('text=/\\d{2,} frames, .* a second; an answer takes/')     # ten and more
     assert re.search(r'Move(Left|Right)\n\d+%', page.inner_text('body'))
+
+def test_annotated_videos_go_where_they_are_asked_for(page, tmp_path):
+    _, learn, tmp = page
+    figures = len(matplotlib.pyplot.get_fignums())
+    app = demo_app(learn, 1., .5, folder=tmp_path/'a/b')
+    timeline = next(f.fn for f in app.fns.values() if f.api_name == 'timeline')
+    video, _, _ = timeline(str(tmp/'v.mp4'))
+    assert [str(o) for o in (tmp_path/'a/b').iterdir()] == [video] and len(matplotlib.pyplot.get_fignums()) == figures
 
 def test_the_page_of_a_timeline_plays_with_its_labels(page):
     page, learn, tmp = page

@@ -308,14 +308,16 @@ def test_folds_go_on(clips, tmp_path):
     def train(splitter):
         made.append(splitter)
         if len(made) - 1 in fail: raise KeyboardInterrupt
+        kept = tmp_path/f'r/fold_{len(made)}/model.pkl'           # beside the results, where others look for it
+        kept.parent.mkdir(parents=True, exist_ok=True); kept.write_text('model')
         return learner(ImageSeqDataLoaders.from_folder(clips, seq_len=2, size=16, bs=4, splitter=splitter, num_workers=0))
     folds = partial(evaluate_folds, train, tmp_path/'r', folds=range(3), splitter=partial(KFoldSplitter, 3), n_clips=1, n_boot=20)
     with pytest.raises(KeyboardInterrupt): folds()
-    assert [p.name for p in (tmp_path/'r').iterdir()] == ['fold_0']
+    assert [p.parent.name for p in (tmp_path/'r').glob('*/result.json')] == ['fold_0']
     df = folds()
     assert len(made) == 4 and folds().equals(df) and len(made) == 4
     assert df.index.tolist() == [0, 1, 2, 'mean'] and df.accuracy['mean'] == df.accuracy[:3].mean() and df.videos[:3].sum() == 24
-    assert {p.name for p in (tmp_path/'r/fold_2').iterdir()} == {'result.json', 'videos.csv', 'page.html'}
+    assert {p.name for p in (tmp_path/'r/fold_2').iterdir()} == {'result.json', 'videos.csv', 'page.html'} and len(list((tmp_path/'r').glob('*/model.pkl'))) == 3
     assert pd.read_csv(tmp_path/'r/fold_2/videos.csv').correct.mean() == df.accuracy[2]
     with pytest.raises(ValueError, match="n_clips.*'1'.*'5'.*another folder"): folds(n_clips=5)
 

@@ -3,6 +3,7 @@ import io, json, sys, tempfile, threading
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
 import av, matplotlib, numpy as np, pandas as pd, pytest, torch
 from fastai.data.all import Transform
@@ -95,6 +96,16 @@ def test_several_labels_and_numbers(clips, long):
         assert isinstance(tl.said(0), str)
     assert set(timeline(many, long, thresh=0.).segments().label) == {'a;b'}
     with pytest.raises(ValueError, match='make no segments'): tl.segments()
+
+def test_the_threshold_of_the_loss_is_the_threshold(clips):
+    files = get_instances(clips)
+    many = learner(ImageSeqDataLoaders.from_lists(clips, files, [['a', 'b'] if i % 2 else ['b'] for i in range(len(files))], seq_len=3, size=32, bs=4, num_workers=0, valid_pct=.3, seed=0))
+    p = sorted(many.predict(files[0])[2].tolist())
+    for thresh in (p[0]/2, sum(p)/2, 2*p[1]):
+        many.loss_func.thresh = thresh
+        said = list(many.predict(files[0])[0])
+        assert predict_video(many, files[0], 1).label == said
+        assert evaluate_clips(many, items=files[:1], labels=[['b']], n_clips=1, n_boot=10).thresh == thresh
 
 def test_another_vocabulary_is_named(learn):
     other = learner(learn.dls, n_out=3)
@@ -512,6 +523,16 @@ def test_predict_speaks_json_csv_and_html(learn, model, shell, long, tmp_path):
         assert rc == 2 and err.splitlines()[-1].startswith('fastai-seq: error: ')
     rc, out, _ = shell('predict', model, long, '--timeline', '--json', '--thresh', '.999')
     assert json.loads(out)['segments'] == []
+    best = tl.values.max(1)
+    between = str((best.min() + best.max())/2)                 # some windows have a label, some have none
+    rc, out, _ = shell('predict', model, long, '--timeline', '--json', '--thresh', between)
+    said = [w['label'] for w in json.loads(out, parse_constant=pytest.fail)['windows']]
+    assert rc == 0 and None in said and any(said)
+    assert shell('predict', model, long, '--html', '--thresh', between, '--out', tmp_path)[0] == 0
+
+def test_a_page_finds_the_video_beside_it(learn, long, tmp_path):
+    page = timeline(learn, long).to_html(tmp_path/'50% #1?.html', max_bytes=0)
+    assert f"src=\"{quote('50% #1?.labelled.mp4')}\"" in page.read_text() and (tmp_path/'50% #1?.labelled.mp4').exists()
 
 def test_serve_without_gradio_says_so(model, shell, monkeypatch):
     monkeypatch.setitem(sys.modules, 'gradio', None)

@@ -5,6 +5,7 @@ from functools import partial
 import matplotlib, numpy as np, pandas as pd, pytest, torch
 from fastai.data.all import MultiCategoryBlock, RegressionBlock
 from fastai.layers import SimpleCNN
+from fastai.vision.augment import RandomResizedCrop
 from fastai.learner import Learner, load_learner
 from fastai.metrics import accuracy
 from matplotlib import pyplot as plt
@@ -531,3 +532,11 @@ def test_it_plays_in_a_browser(trained, flash, tmp_path):
     shot = np.asarray(Image.open(tmp_path/'shot.png').convert('RGB')).astype(int)
     dark = (shot.sum(2) < 500).any(0)
     assert shot.std() > 10 and 300 < dark.sum() < 400          # two pictures of 160 pixels, and their titles
+
+def test_what_is_explained_is_what_is_predicted(tmp_path):
+    "Also where the size is reached by transforms that draw in training"
+    path = motion_clips(tmp_path/'clips', n_classes=2, n_groups=4, clips_per_group=2, n_frames=6, size=(48, 32))
+    learn = untrained(ImageSeqDataLoaders.from_folder(path, seq_len=3, size=(32, 48), item_tfms=RandomResizedCrop(24), bs=4, seed=0, num_workers=0), 'gru')
+    f = learn.dls.valid.items[0]
+    e = evidence(learn, f, target=0)
+    assert np.isclose(e.values[-1], learn.predict(f)[2][0], atol=1e-6)

@@ -1,9 +1,11 @@
 "What fastai's Learner can do it can do with every head and with video networks; a head trained on kept features is the learner's own."
+import pickle
 from functools import partial
 
 import pytest, torch
 from fastai.callback.core import Callback
 from fastai.callback.data import WeightedDL
+from fastai.callback.training import BnFreeze
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import parent_label
 from fastai.layers import SimpleCNN
@@ -13,8 +15,10 @@ from fastai.torch_core import Module, set_seed
 from fastai.vision.augment import aug_transforms
 from torchvision.models import video
 
+from fastai_seq import learner as room
 from fastai_seq.augment import LabelledFlip
 from fastai_seq.callbacks import Resumable
+from fastai_seq.cli import _fit_cycles
 from fastai_seq.data import ImageSeqDataLoaders, get_instances
 from fastai_seq.learner import seq_learner
 from fastai_seq.models import _heads
@@ -142,3 +146,21 @@ def test_labels_are_not_mirrored_in_test_time_augmentation(clips, tmp_path):
     learn = Learner(dls, Side(), path=tmp_path)
     with learn.no_bar(): torch.testing.assert_close(learn.tta(n=1, beta=0.)[0], learn.get_preds()[0])
     with learn.no_bar(): assert learn.tta(dl=dls.test_dl(list(dls.valid_ds.items[:2])), n=1)[0].shape == (2,2)
+
+def test_statistics_stay_when_the_encoder_learns_too(clips, tmp_path):
+    "As `fastai-seq train --fine_tune` has it"
+    learn = seq_learner(load(clips), arch('shift'), pretrained=False, head='avg', path=tmp_path, train_bn=False, cbs=BnFreeze)
+    bns = [m for m in learn.model.encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    before = [(m.running_mean.clone(), m.weight.clone()) for m in bns]
+    conv = next(m for m in learn.model.encoder.modules() if isinstance(m, torch.nn.Conv2d)).weight.clone()
+    with learn.no_bar(), learn.no_logging(): _fit_cycles(learn, True, 1, 1, 1e-2)
+    assert bns and all(torch.equal(m.running_mean, a) and torch.equal(m.weight, b) for m, (a, b) in zip(bns, before))
+    assert not torch.equal(next(m for m in learn.model.encoder.modules() if isinstance(m, torch.nn.Conv2d)).weight, conv)
+
+def test_fit_head_where_processes_start_anew(clips, monkeypatch):
+    "Their loaders are pickled (Linux does so from Python 3.14 on)"
+    learn = seq_learner(load(clips), tiny, pretrained=False, head='avg')
+    seen, look = [], room._look
+    monkeypatch.setattr(room, '_look', lambda learn, dl: (seen.append(pickle.dumps(dl.get_idxs)), look(learn, dl))[1])
+    with learn.no_bar(), learn.no_logging(): learn.fit_head(1)
+    assert seen

@@ -1,4 +1,5 @@
 "Targets that are sequences: what does not fit is named before or when it is drawn, whole folders load as they lie, measures do not depend on batches."
+import shutil
 from functools import partial
 
 import matplotlib, numpy as np, pytest, torch
@@ -9,10 +10,11 @@ from fastai.vision.augment import Hue, RandomErasing, Rotate
 
 from fastai_seq.data import ImageSeqBlock, ImageSeqDataLoaders
 from fastai_seq.digits import frame_labels
+from fastai_seq.extract import cache_clips
 from fastai_seq.sampling import EveryFrame, FirstFrames, UniformFrames
 from fastai_seq.seq2seq import ConvGRUForecaster, SimVP, TemporalUNet
 from fastai_seq.seq2seq_learner import MaskIoU, ScheduledSampling, f1_at, mask_iou, segmental_f1, seq2seq_learner
-from fastai_seq.targets import FrameCategoryBlock, FrameMaskBlock, FrameRegressionBlock, FutureDataLoaders, FutureFrames
+from fastai_seq.targets import FrameCategoryBlock, FrameMaskBlock, FrameRegressionBlock, FutureDataLoaders, FutureFrames, _clips_below
 from fastai_seq.video import get_videos, n_frames, write_video
 matplotlib.use('agg')
 
@@ -261,3 +263,14 @@ def test_results_without_targets_are_refused_in_words(videos, kind, capsys):
     with learn.no_bar():
         with pytest.raises(ValueError, match='with_labels=True'): learn.show_results(dl=learn.dls.test_dl(files, bs=2, num_workers=0))
         learn.show_results(dl=learn.dls.test_dl(files, bs=2, num_workers=0, with_labels=True))
+
+def test_folders_to_train_and_to_validate_on_stay_so(tmp_path):
+    make_videos(tmp_path/'train'); make_videos(tmp_path/'valid', (6,)*3, name='b')
+    for splitter in ({}, dict(splitter=None)): assert sorted(f.name for f in future(tmp_path, **splitter).valid.items) == [f'b_g0{i}_c01.avi' for i in (1, 2, 3)]
+
+def test_what_is_not_finished_is_no_clip(videos, tmp_path):
+    cache_clips(videos, tmp_path/'c', size=16, workers=0)
+    done = [*(tmp_path/'c').rglob('frames.npy')]
+    (tmp_path/'c/.unfinished/x').mkdir(parents=True)
+    shutil.copy(done[0], tmp_path/'c/.unfinished/x/frames.npy')
+    assert set(_clips_below(tmp_path/'c')) == {f.parent for f in done}
