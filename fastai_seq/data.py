@@ -280,15 +280,20 @@ def _verdict(o, seq_len):
     if o.problem: return 'broken off: not whole' if o.frames else 'unreadable: no frame can be read'
     return f'too short: fewer than {seq_len} frames' if o.frames < seq_len else ''
 
-# %% ../nbs/06_data.ipynb #6a44f104
+# %% ../nbs/06_data.ipynb #c68a580b
 class _ClipTfm(Transform):
     "Base of what reads clips: draws frames at random in training (fastai calls it with `split_idx=0` there), and only there"
     input_types = Path, str, VideoRange     # fastai lets a later item be what the first one was, if it is not told
 
-    def __init__(self, sampler, seq_len, short):
+    def __init__(self, sampler, seq_len, short, usual):
         if not (isinstance(sampler, FrameSampler) or callable(sampler)): raise ValueError(
             f"sampler={sampler!r}: expected a sampler such as RandomClip(8, stride=4), or a class: UniformFrames, SegmentFrames, FirstFrames, RandomClip, EveryFrame")
-        self.sampler = sampler if isinstance(sampler, FrameSampler) else sampler(seq_len, short=short)
+        if isinstance(sampler, FrameSampler):
+            for what,asked,has in (('seq_len', seq_len, None if sampler.varies else sampler.seq_len), ('short', short, sampler.short)):
+                if None not in (asked, has) and asked != has: raise ValueError(
+                    f"{what}={asked!r} beside {sampler!r}, which says that itself: leave {what} out, or pass the class")
+        else: sampler = sampler(usual if seq_len is None else seq_len, short=short or 'repeat_last')
+        self.sampler = sampler
         self.random_sampler, self.training = self.sampler.for_training(), False
 
     def __call__(self, x, split_idx=None, **kwargs):
@@ -308,15 +313,15 @@ class _ClipTfm(Transform):
     @property
     def name(self): return f"{super().name} -- {', '.join(f'{k}={v!r}' for k,v in vars(self).items() if k[0] != '_' and k not in ('random_sampler', 'training'))}"
 
-# %% ../nbs/06_data.ipynb #654c910f
+# %% ../nbs/06_data.ipynb #c833f66d
 class ImageTupleTfm(_ClipTfm):
     "Clip (a video or a folder of frames) to `ImageTuple` of `seq_len` `PILImage`s"
     def __init__(self,
-        seq_len=20, # Number of frames
+        seq_len=None, # Number of frames; the sampler's own, or 20, if None
         sampler=FirstFrames, # Which frames: a sampler class, called with `seq_len` and `short`; or a sampler, which knows them
-        short='repeat_last' # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
+        short=None # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'; the sampler's own, or 'repeat_last', if None
     ):
-        super().__init__(sampler, seq_len, short)
+        super().__init__(sampler, seq_len, short, 20)
         if self.sampler.varies: raise ValueError(f"{self.sampler} gives clips of several lengths, which only a TensorVideo can be filled up for; use TensorVideoTfm")
 
     def encodes(self, path:Path|str|VideoRange): return ImageTuple(PILImage.create(f) for f in self.read(path)[0])
@@ -483,19 +488,17 @@ def get_action_dataloaders(
     return ds.dataloaders(bs=bs, after_item=[Resize(image_size), ToTensor],
                           after_batch=[IntToFloatTensor, Normalize.from_stats(*imagenet_stats)], **kwargs)
 
-# %% ../nbs/06_data.ipynb #08395807
+# %% ../nbs/06_data.ipynb #113a1f56
 class TensorVideoTfm(_ClipTfm):
     "Clip (a video or a folder of frames) to `TensorVideo`: uint8 `(T,3,H,W)`, as many frames as the sampler takes"
     def __init__(self,
         seq_len=None, # Number of frames; the sampler's own, or 16, if None
         size=112, # Height and width in pixels, or `(height, width)`
         sampler=UniformFrames, # Which frames: a sampler class, called with `seq_len` and `short`; or a sampler, which knows them
-        short='repeat_last', # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
+        short=None, # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'; the sampler's own, or 'repeat_last', if None
         method='crop' # A frame of another shape: 'crop' its centre, or 'squish' the whole
     ):
-        if isinstance(sampler, FrameSampler) and not sampler.varies and seq_len not in (None, sampler.seq_len): raise ValueError(
-            f"seq_len={seq_len} beside {sampler!r}, which says itself how many frames it takes: leave seq_len out, or pass the class")
-        super().__init__(sampler, 16 if seq_len is None else seq_len, short)
+        super().__init__(sampler, seq_len, short, 16)
         self.method, self.size = method, tuple(size) if is_listy(size) else (size,size)
         if len(self.size) != 2 or not all(isinstance(o, Integral) and o > 0 for o in self.size): raise ValueError(
             f"size={size!r}: expected whole pixels, height and width in one number or as (height, width)")
@@ -572,7 +575,7 @@ def _check_names(kwargs, f):
             near = difflib.get_close_matches(k, known, 3, .5)
             raise TypeError(f"no argument {k!r}" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; there are {', '.join(known)}"))
 
-# %% ../nbs/06_data.ipynb #5c501b59
+# %% ../nbs/06_data.ipynb #7f094957
 class ImageSeqDataLoaders(DataLoaders):
     "`DataLoaders` of clips as `TensorVideo`"
     @classmethod
@@ -587,7 +590,7 @@ class ImageSeqDataLoaders(DataLoaders):
         seed=None, # Fixes the split
         splitter=None, # Function from clips to indices `(train, valid)`, or these; by recording group where names tell it, if None
         sampler=UniformFrames, # Which frames: a sampler class, or a sampler with its own `seq_len` and `short`, e.g. `RandomClip(8, stride=4)`
-        short='repeat_last', # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
+        short=None, # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'; the sampler's own, or 'repeat_last', if None
         method='crop', # A frame of another shape: 'crop' its centre, or 'squish' the whole
         y_block=None, # fastai's block for the labels; by their type, if None
         item_tfms=None, # Transforms for each item

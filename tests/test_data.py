@@ -337,6 +337,12 @@ def test_the_walk_throughs_loaders_know_their_arguments(clips, name):
 def test_arguments_that_fastai_drops_are_refused(clips, name):
     with pytest.raises(TypeError, match=name): load(clips, **{name: None})
 
+@pytest.mark.parametrize('tfm', [ImageTupleTfm, TensorVideoTfm])
+def test_a_sampler_that_is_made_says_all(tfm):
+    assert tfm(sampler=FirstFrames(3, short='error')).sampler.short == 'error' and tfm(3, sampler=FirstFrames(3)).sampler.seq_len == 3
+    for kwargs, named in ((dict(seq_len=5), 'seq_len=5'), (dict(short='error'), "short='error'")):
+        with pytest.raises(ValueError, match=f'{named} beside FirstFrames'): tfm(sampler=FirstFrames(3), **kwargs)
+
 def test_bench_times_what_training_does(clips):
     class Training(RandTransform):
         def __init__(self): super().__init__(); self.n = 0
