@@ -467,6 +467,16 @@ def create_batch(self:ClipDL, b):
         if len(set(map(len, clips))) > 1: x.lengths = tuple(map(len, clips))
     return res
 
+# %% ../nbs/06_data.ipynb #f9e47285
+def _check_names(kwargs, f):
+    "Raises TypeError for an argument that neither `f` nor fastai's loaders know, such as a misspelt one; fastai would drop it silently"
+    takers = f, DataBlock.dataloaders, Datasets.dataloaders, TfmdDL.__init__, DataLoader.__init__
+    known = sorted({p for t in takers for p in inspect.signature(t).parameters} - {'self', 'kwargs', 'args'})
+    for k in kwargs:
+        if k not in known:
+            near = difflib.get_close_matches(k, known, 3, .5)
+            raise TypeError(f"no argument {k!r}" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; there are {', '.join(known)}"))
+
 # %% ../nbs/06_data.ipynb #59581636
 @delegates(Datasets.dataloaders)
 def get_action_dataloaders(
@@ -564,16 +574,6 @@ def _classes_by(y_block, files, label_func):
         if isinstance(t, (RegressionSetup, _ClipTfm)): return _no_classes, None
         if isinstance(t, _OfFrames): return (lambda o: t.classes(o, label_func(o))) if t.classes else _no_classes, None
     return (lambda o: _classes(label_func(o))), None if any(is_listy(label_func(f)) for f in files) else label_func
-
-# %% ../nbs/06_data.ipynb #f9e47285
-def _check_names(kwargs, f):
-    "Raises TypeError for an argument that neither `f` nor fastai's loaders know, such as a misspelt one; fastai would drop it silently"
-    takers = f, DataBlock.dataloaders, Datasets.dataloaders, TfmdDL.__init__, DataLoader.__init__
-    known = sorted({p for t in takers for p in inspect.signature(t).parameters} - {'self', 'kwargs', 'args'})
-    for k in kwargs:
-        if k not in known:
-            near = difflib.get_close_matches(k, known, 3, .5)
-            raise TypeError(f"no argument {k!r}" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else f"; there are {', '.join(known)}"))
 
 # %% ../nbs/06_data.ipynb #7f094957
 class ImageSeqDataLoaders(DataLoaders):
