@@ -127,6 +127,16 @@ def test_a_clip_that_breaks_on_the_way(clips, tmp_path):
         finally: broken.write_bytes(good)
     with pytest.raises(ValueError, match="on_error='skip'"): load(tmp_path/'c', on_error='skip')
 
+def test_what_was_replaced_is_told_of_an_epoch_that_was_not_read_to_its_end(clips, tmp_path):
+    shutil.copytree(clips, tmp_path/'c')
+    dls = load(tmp_path/'c', num_workers=0, on_error='replace', bs=18)
+    broken = dls.train.items[2]
+    broken.write_bytes(b'gone')
+    next(iter(dls.train)); log = dls.train.log
+    with pytest.warns(UserWarning, match=f'1 times a clip(?s:.*){broken.name}'): next(iter(dls.train))
+    assert not log.exists()
+    dls.train.log.unlink()
+
 def test_nothing_leaks_over_epochs(clips):
     handles = lambda: len(os.listdir('/proc/self/fd'))
     if not Path('/proc/self/fd').exists(): pytest.skip('no /proc')
