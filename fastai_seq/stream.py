@@ -34,7 +34,7 @@ from .sampling import LastFrames
 from .seq2seq import Forecaster, PerFrame
 from .seq2seq_learner import forecast
 from .targets import FrameMasks
-from .video import VideoError, _Video, _decoding, _rgb, n_frames, video_info, write_video
+from .video import VideoError, _Video, _decoding, _rgb, n_frames, open_av, video_info, write_video
 
 # %% ../nbs/11_stream.ipynb #b9a68796
 class _FrameRing:
@@ -277,7 +277,7 @@ _now = time.perf_counter
 # %% ../nbs/11_stream.ipynb #41d74ae9
 def _opened(source, timeout, **kwargs):
     "The frames of a camera or an address"
-    try: container = av.open(str(source), timeout=timeout, **kwargs)
+    try: container = open_av(source, timeout=timeout, **kwargs)
     except (av.FFmpegError, ValueError, OverflowError) as e:
         raise VideoError(f"{source} cannot be opened as a stream ({getattr(e, 'strerror', None) or e}); check the address, and that the camera is on") from e
     with container:
