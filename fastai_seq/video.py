@@ -163,7 +163,8 @@ class _Video:
             raise VideoError(f"{path} has no video stream that can be decoded; leave it out")
         self.stream, self.reason = streams[0], ''
         self.stream.codec_context.thread_count = 1
-        self.rate = self.stream.average_rate or self.stream.guessed_rate
+        rate = self.stream.average_rate or self.stream.guessed_rate       # None, or a 0, where it is not known
+        self.rate = Fraction(rate) if rate else None
 
     def __enter__(self): return self
     def __exit__(self, *args): self.container.close()

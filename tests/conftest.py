@@ -1,4 +1,4 @@
-"What the tests share: the repository's root, the real material beside it, small clips made once, and a writer of archives."
+"What the tests share: the repository's root, the names of the modules, the real material beside it, small clips made once, and a writer of archives."
 import struct, zlib
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import pytest
 
 root = Path(__file__).parent.parent
 shared = root.parent/'shared'
+modules = sorted(p.stem for p in root.glob('fastai_seq/*.py') if p.stem[0] != '_')
 
 def real(*parts):
     "A path in ../shared; the test is skipped where it is absent"
