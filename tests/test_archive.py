@@ -264,6 +264,7 @@ def test_limits(form, tmp_path, refused):
     assert refused(fname, 'max_members=3', max_members=3)
     extract_archive(fname, tmp_path/'dest', max_bytes=n, max_members=4)
 
+@pytest.mark.slow
 def test_zip_bomb(tmp_path, refused):
     bomb = zip_of(tmp_path/'x.zip', [(f'{i}', bytes(1<<26)) for i in range(17)], compression=zipfile.ZIP_DEFLATED)
     assert refused(bomb, 'max_bytes=1073741824')
@@ -313,6 +314,7 @@ def test_what_breaks_off_is_refused(name, tmp_path, refused):
         assert refused(fname, 'breaks off' if name == 'x.rar' and n > 10_000 else '')
 
 @every
+@pytest.mark.slow
 def test_a_flipped_bit_is_seen_or_harmless(form, tmp_path):
     "Any byte of the archive wrong: refused as a ValueError that names it, or extracted, with nothing left beside"
     small = [('Set/a', b'one'), ('Set/b', b'two')]
@@ -375,6 +377,7 @@ def test_without_a_program(tmp_path, refused, program):
     ("while True: print('x'*1000)", "stopped, having written more than 1 MB of messages"),
     ("time.sleep(60)", "stopped, having written nothing for timeout=1 seconds"),
     ("sys.exit('I am broken')", "'Set/a' is missing (I am broken)")])
+@pytest.mark.slow
 def test_a_program_is_not_believed(code, says, tmp_path, refused, program):
     program('unrar', code)
     began = time.monotonic()
@@ -423,6 +426,7 @@ def wait(run, until):
     while run.poll() is None and not until(): time.sleep(.001)
 
 @every
+@pytest.mark.slow
 def test_killed_in_the_middle(form, tmp_path):
     "What a killed run leaves is hidden and is not taken for finished; starting again completes it"
     many = [(f'Set/{i}', bytes([i])*200_000) for i in range(200)]
@@ -435,6 +439,7 @@ def test_killed_in_the_middle(form, tmp_path):
         assert not (folder/'dest').exists() and all(f.name[0] == '.' for f in folder.iterdir())
     assert tree(extract_archive(fname, folder/'dest')) == {n[4:]: b for n,b in many}
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_program_too(tmp_path, program):
     program('unar', f"Path({str(tmp_path/'pid')!r}).write_text(str(os.getpid())+' '); time.sleep(60)")
     run = start(rar_of(tmp_path/'x.rar', one, 0x33), tmp_path/'data/dest')
@@ -444,6 +449,7 @@ def test_ctrl_c_ends_the_program_too(tmp_path, program):
     assert list((tmp_path/'data').iterdir()) == []
 
 @pytest.mark.skipif(sys.platform != 'linux', reason="the system's own limit is set on Linux")
+@pytest.mark.slow
 def test_a_program_that_is_not_watched_any_more_does_not_fill_the_disk(tmp_path, program):
     "The watcher is killed while the program waits; then it writes, 2 MB at most"
     program('unar', f"""go, pid = Path({str(tmp_path/'go')!r}), Path({str(tmp_path/'pid')!r})

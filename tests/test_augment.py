@@ -46,6 +46,7 @@ batch_tfms = dict(
 
 @pytest.mark.parametrize('form', forms)
 @pytest.mark.parametrize('name', batch_tfms)
+@pytest.mark.slow
 def test_batch_transform_is_fastais_on_each_frame(name, form):
     for seed in seeds:
         for split_idx in (0, 1):
@@ -61,6 +62,7 @@ def test_batch_transform_is_fastais_on_each_frame(name, form):
 
 @pytest.mark.parametrize('form', forms)
 @pytest.mark.parametrize('name', batch_tfms)
+@pytest.mark.slow
 def test_equal_frames_stay_equal_and_clips_differ(name, form):
     differ = False
     for seed in seeds:
@@ -71,6 +73,7 @@ def test_equal_frames_stay_equal_and_clips_differ(name, form):
     assert differ == (name not in ('flip_always', 'det_flip', 'det_dihedral', 'rrc_gpu', 'rrc_valid', 'norm', 'aug_batch')), name
 
 @pytest.mark.parametrize('form', forms)
+@pytest.mark.slow
 def test_masks_and_copies_agree(form):
     "A frame, its mask in white, and its channels in another order, as three frames: after moving pixels they still lie on one another"
     for seed in seeds:
@@ -106,6 +109,7 @@ def pil_frames(seed, n=T, h=H, w=W):
     return [PILImage.create((f*255).byte().permute(1,2,0).numpy()) for f in smooth(n, 3, h, w)]
 
 @pytest.mark.parametrize('name', item_tfms)
+@pytest.mark.slow
 def test_item_transform_is_pils_on_each_frame(name):
     for seed in seeds:
         for split_idx in (0, 1):
@@ -120,6 +124,7 @@ def test_item_transform_is_pils_on_each_frame(name):
                     assert a.shape == c.shape and np.abs(a.astype(int) - c).max() <= 2, (name, seed, split_idx, (h, w))     # of 255
 
 @pytest.mark.parametrize('name', item_tfms)
+@pytest.mark.slow
 def test_frames_that_are_tensors_already(name):
     for seed in seeds:
         frames = pil_frames(seed)
@@ -143,6 +148,7 @@ numbered = lambda *clips, n=9: torch.arange(n).view(n,1,1,1).expand(*clips,n,3,2
 order = lambda x: stacked(x)[...,0,0,0]
 
 @pytest.mark.parametrize('name', temporal)
+@pytest.mark.slow
 def test_temporal_transforms(name):
     tfm = temporal[name]
     drawn = set()
@@ -224,6 +230,7 @@ def mixed(mix, items, y, loss, epochs=4):
 @pytest.mark.parametrize('one_hot', [False, True])
 @pytest.mark.parametrize('form', forms)
 @pytest.mark.parametrize('mix', [MixUp, CutMix])
+@pytest.mark.slow
 def test_mixing_is_fastais_on_each_frame(mix, form, one_hot):
     set_seed(0); x, y = smooth(4, T, 3, H, W), torch.arange(4) % 2
     if one_hot: y = torch.eye(2)[y]
@@ -244,6 +251,7 @@ def test_mixing_is_fastais_on_each_frame(mix, form, one_hot):
 
 @pytest.mark.parametrize('workers', [0, 2])
 @pytest.mark.parametrize('form', forms)
+@pytest.mark.slow
 def test_from_files_to_a_prediction(form, workers, clips):
     "Every kind of transform in one loader: reproducible under a seed, drawn anew each time, fixed in validation; shown, trained, predicted"
     plt.switch_backend('agg')

@@ -59,6 +59,7 @@ models = {
     **{f'vit, {a}': partial(lambda a: timesformer_from_vit(tiny_vit(), num_frames=4, attention=a), a) for a in ('divided', 'joint', 'space')}}
 
 @pytest.mark.parametrize('kind', models)
+@pytest.mark.slow
 def test_every_model_answers_as_before(kind, dls, clip, tmp_path):
     if kind == 'timm': pytest.importorskip('timm')
     learn = Learner(dls, models[kind]())
@@ -83,6 +84,7 @@ def targets(clips, kind):
     return ImageSeqDataLoaders.from_lists(clips, files, labels, seq_len=2, size=32, bs=4, seed=0, num_workers=0)
 
 @pytest.mark.parametrize('kind', ['several labels', 'numbers'])
+@pytest.mark.slow
 def test_other_targets(kind, clips, clip, tmp_path):
     dls = targets(clips, kind)
     learn = seq_learner(dls, squeezenet1_1, pretrained=False)
@@ -101,6 +103,7 @@ readings = {
     'fps': lambda clips: ImageSeqDataLoaders.from_folder(clips, size=32, sampler=FirstFrames(3, 'wrap', fps=7.5), bs=4, num_workers=0)}
 
 @pytest.mark.parametrize('kind', readings)
+@pytest.mark.slow
 def test_clips_are_read_as_before(kind, clips, clip, tmp_path):
     learn = seq_learner(readings[kind](clips), squeezenet1_1, pretrained=False, loss_func=LabelSmoothingCrossEntropyFlat())
     again = load_bundle(save_bundle(learn, tmp_path/'b'))
@@ -196,6 +199,7 @@ def test_written_whole_or_not_at_all(saved, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='is no bundle; choose another'): save_bundle(learn, tmp_path/'photos')
     assert (tmp_path/'photos/cat.jpg').exists()
 
+@pytest.mark.slow
 def test_card(saved, clips, tmp_path):
     with saved[0].no_bar(): ev = evaluate_clips(saved[0], n_clips=1)
     text = (save_bundle(saved[0], tmp_path/'Left or right', license='mit', notes='For tests.', metrics=ev)/'README.md').read_text()

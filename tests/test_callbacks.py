@@ -61,13 +61,16 @@ def resumed(clips, tmp_path, train, stops, **kwargs):
 
 def one_cycle(learn, cbs): learn.fit_one_cycle(4, 1e-2, cbs=cbs)
 
+@pytest.mark.slow
 def test_stopped_twice(clips, tmp_path): resumed(clips, tmp_path, one_cycle, [stop_at(1), stop_at(3)])
 
 @pytest.mark.parametrize('cbs', [[MixUp], [CutMix, partial(EMA, .9)], [partial(GradientAccumulation, 6), partial(ProgressiveClips, ((.5,1),))]], ids=['mixup', 'cutmix, ema', 'accumulation, growing clips'])
+@pytest.mark.slow
 def test_with_callbacks_that_draw_or_remember(clips, tmp_path, cbs):
     def train(learn, more): learn.fit_one_cycle(3, 1e-2, cbs=[c() for c in cbs] + more)
     resumed(clips, tmp_path, train, [stop_at(2)])
 
+@pytest.mark.slow
 def test_with_augmentation(clips, tmp_path):
     def train(learn, cbs):
         learn.dls = loaders(clips, item_tfms=RandomResizedCrop(12), batch_tfms=aug_transforms(), sampler=RandomClip)
@@ -75,9 +78,11 @@ def test_with_augmentation(clips, tmp_path):
     resumed(clips, tmp_path, train, [stop_at(2)])
 
 @pytest.mark.parametrize('fit', [0, 1])
+@pytest.mark.slow
 def test_fine_tune_goes_on_in_the_right_phase(clips, tmp_path, fit):
     resumed(clips, tmp_path, lambda learn, cbs: learn.fine_tune(2, 1e-2, freeze_epochs=2, cbs=cbs), [stop_at(1, fit=fit)])
 
+@pytest.mark.slow
 def test_best_model_and_early_stopping_are_as_if_undisturbed(clips, tmp_path):
     def train(learn, cbs): learn.fit(5, 5e-2, cbs=[SaveModelCallback('accuracy'), EarlyStoppingCallback('accuracy', patience=2), CSVLogger(), *cbs])
     whole, parts = resumed(clips, tmp_path, train, [stop_at(2)])
@@ -86,10 +91,12 @@ def test_best_model_and_early_stopping_are_as_if_undisturbed(clips, tmp_path):
     rows = [[l.rsplit(',', 1)[0] for l in (tmp_path/o/'history.csv').read_text().splitlines()] for o in ('whole', 'parts')]
     assert rows[0] == rows[1]
 
+@pytest.mark.slow
 def test_a_torch_optimiser(clips, tmp_path):
     from fastai.optimizer import OptimWrapper
     resumed(clips, tmp_path, one_cycle, [stop_at(2)], opt_func=partial(OptimWrapper, opt=torch.optim.AdamW))
 
+@pytest.mark.slow
 def test_another_process_with_workers(clips, tmp_path, capsys):
     "Killed in writing its third checkpoint, with two workers: the second one is whole; workers or not, the result is the same"
     code = f"""
@@ -142,6 +149,7 @@ def test_other_settings_are_named(clips, tmp_path):
 
 # ProgressiveClips
 
+@pytest.mark.slow
 def test_growing_clips_with_workers_read_what_is_needed_and_validate_whole(clips, tmp_path):
     shapes = []
     def note(self): shapes.append((self.training, self.epoch, tuple(self.x.shape[1:]), max(i for _,idxs in self.x.source for i in idxs)))
@@ -154,6 +162,7 @@ def test_growing_clips_with_workers_read_what_is_needed_and_validate_whole(clips
     assert max(m for t,e,_,m in shapes if t and e < 2) > 6    # the whole clip of 12 frames is looked at
     assert learn.dls.train is before and before.one_batch()[0].shape[1:] == (4,3,16,16)
 
+@pytest.mark.slow
 def test_growing_clips_draw_new_each_epoch_and_alike_with_workers(clips, tmp_path):
     def run(workers):
         seen = []
@@ -228,6 +237,7 @@ def test_autocast_is_left(clips, tmp_path):
     message(nan_at(learn, lambda self: self.model.head.classify[-1].weight.data.fill_(float('nan'))))
     assert not torch.is_autocast_enabled()
 
+@pytest.mark.slow
 def test_finite_loss_changes_nothing(clips, tmp_path):
     a, b = learner(clips, tmp_path, [MixUp()]), learner(clips, tmp_path, [MixUp(), FiniteLoss(), CheckCallbacks(), PerRank()])
     for l in (a, b): set_seed(3); l.fit(2)
@@ -243,6 +253,7 @@ def test_clips_of_several_lengths(clips, tmp_path):
 
 @pytest.mark.parametrize('error', [torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'), MemoryError(), RuntimeError('[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes')], ids=['cuda', 'python', 'cpu'])
 @pytest.mark.parametrize('validating', [False, True])
+@pytest.mark.slow
 def test_memory_errors_get_a_note_of_the_knobs(clips, tmp_path, error, validating):
     learn = learner(clips, tmp_path)
     def fail(mod, args):
@@ -278,6 +289,7 @@ def test_mixed_precision_on_a_cpu_is_told_to_do_nothing(clips, tmp_path, device)
 
 # several processes
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_does(clips, tmp_path):
     "Under torchrun with gloo: each clip is trained on in one process and counts once in validation, draws differ, weights agree, a checkpoint holds both"
     pytest.importorskip('accelerate')
@@ -324,6 +336,7 @@ if __name__ == '__main__':
     assert list(one.validate()) == pytest.approx(a['values'][-1][1:], abs=1e-6)
 
 @pytest.mark.parametrize('cls', [FiniteLoss, EMA, partial(ProgressiveClips, ((.5, 1),))])
+@pytest.mark.slow
 def test_an_interrupted_lr_find_turns_nothing_off(clips, tmp_path, cls):
     own = cls()
     learn, ran = learner(clips, tmp_path, [own]), []

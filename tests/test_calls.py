@@ -52,14 +52,12 @@ def unknown(tree, scope):
         if names[0] == 'av' or names[-1] in ('reformat', 'add_stream', 'from_ndarray', 'seek'): known = of_av.get(names[-1], known)
         if known and '**' not in known: yield from ((call.lineno, '.'.join(names), a) for a in sorted(given - known))
 
-@pytest.mark.fast
 @pytest.mark.parametrize('name', modules)
 def test_the_installed_releases_know_every_argument(name):
     scope = import_module(f'fastai_seq.{name}')
     tree = ast.parse(Path(scope.__file__).read_text(encoding='utf-8'))
     assert [*unknown(tree, scope)] == []
 
-@pytest.mark.fast
 @pytest.mark.parametrize('code, argument', [("av.open(path, metadata_errer='ignore')", 'metadata_errer'), ("scaler.reformat(frame, widht=3)", 'widht'),
     ("np.asarray(x, dtipe=int)", 'dtipe'), ("Fraction(1, denom=2)", 'denom'), ("blake2b(b'', digest_size=16)", None)])
 def test_an_argument_that_none_knows_is_found(code, argument):

@@ -21,6 +21,7 @@ def test_train_and_predict_in_fresh_processes(clips, tmp_path):
     for line, f in zip(res.stdout.strip().splitlines(), files, strict=True): assert re.fullmatch(rf'{f}\tMove(Left|Right)\t[01]\.\d{{3}}', line)
 
 @pytest.mark.parametrize('arch', ['resnet10t', 'mc3_18'])       # timm's, and a video network
+@pytest.mark.slow
 def test_train_takes_other_networks(clips, tmp_path, arch, capsys):
     ask = ['train', clips, '--out', tmp_path, '--weights', 'none', '--arch', arch, '--epochs', 1, '--size', 32, '--seq_len', 4]
     main = lambda *more: cli.main([*map(str, ask), *more])
@@ -37,6 +38,7 @@ def test_of_two_copies_the_original_is_kept(clips, tmp_path, capsys):
     assert cli.main(['doctor', str(tmp_path/'c'), '--out', str(tmp_path/'x.txt'), '--workers', '1']) == 1
     assert (tmp_path/'x.txt').read_text().strip() == f'{first.parent.name}/{first.stem} (1){first.suffix}'
 
+@pytest.mark.slow
 def test_a_mistake_ends_a_process_without_traceback(tmp_path):
     res = fastai_seq('train', tmp_path/'nowhere')
     assert res.returncode == 2 and res.stderr.startswith('fastai-seq: error: ') and 'Traceback' not in res.stderr
@@ -55,6 +57,7 @@ def test_options_that_would_count_for_nothing_are_named(args, named, clips, tmp_
     args = args.format(tmp=tmp_path, clips=clips).split() + (['--out', str(tmp_path/'out')] if args.startswith('train') else [])
     assert cli.main(args) == 2 and named in capsys.readouterr().err
 
+@pytest.mark.slow
 def test_the_seed_fixes_training(clips, tmp_path, capsys):
     losses = []
     for i,seed in enumerate((5, 5, 6)):
@@ -77,6 +80,7 @@ def split(clips, tmp_path_factory):
         shutil.copy(f, to)
     return path
 
+@pytest.mark.slow
 def test_data_that_come_split_stay_so(split, tmp_path):
     assert cli.main(['train', str(split), '--out', str(tmp_path/'t'), *small]) == 0
     assert set(re.findall(r'_g0(\d)', (tmp_path/'t/report.html').read_text())) == {'2'}

@@ -288,6 +288,7 @@ def test_untar_hmdb51_through_a_link(hmdb, tmp_path):
 # Folds
 
 @pytest.mark.parametrize('fold,n_train,n_test', [(1,9537,3783), (2,9586,3734), (3,9624,3696)])
+@pytest.mark.slow
 def test_ucf101_folds_are_the_published_ones(fold, n_train, n_test):
     read = lambda kind: [l.split()[0] for l in real('splits', 'ucf101', f'{kind}list{fold:02}.txt').read_text().splitlines() if l.strip()]
     train, test = read('train'), read('test')

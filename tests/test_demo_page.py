@@ -12,6 +12,8 @@ from fastai_seq.learner import seq_learner
 from fastai_seq.timeline import predict_timeline
 from fastai_seq.video import write_video
 
+pytestmark = pytest.mark.slow
+
 matplotlib.use('agg')
 gradio = pytest.importorskip('gradio')
 driver = pytest.importorskip('playwright.sync_api')

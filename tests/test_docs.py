@@ -1,11 +1,14 @@
 "What README, the tutorials and CONTRIBUTING show without running it runs: but for sizes, epochs, downloads, an archive and a camera, in a folder such as they speak of."
 import re, shlex, shutil, socket, subprocess, sys
 
-import nbformat, pytest, timm, torchvision
+import pytest, torchvision
 
 import fastai_seq.all as lib
 from conftest import root
 from fastai_seq import cli
+
+pytestmark = pytest.mark.slow
+nbformat, timm = map(pytest.importorskip, ('nbformat', 'timm'))       # the developers' environment has them
 
 text, contributing = ((root/name).read_text(encoding='utf-8') for name in ('README.md', 'CONTRIBUTING.md'))
 smaller = {r'\bsize=\d+': 'size=64', r'--size \d+': '--size 32', r'seq_len=\d+': 'seq_len=4', r'(Random(?:Resized)?Crop)\(\d+': r'\1(24', r'fine_tune\(\d+': 'fine_tune(1',

@@ -42,6 +42,7 @@ def category(p, y, groups=None, **kwargs):
 # --- the same path as validation ---
 
 @pytest.mark.parametrize('kind', ['random', 'every', 'folders', 'wide', 'squish', 'normal', 'workers', 'augmented', 'tuple'])
+@pytest.mark.slow
 def test_one_look_is_validation_to_the_bit(clips, tmp_path, kind):
     path, kwargs = clips, dict(random=dict(sampler=RandomClip(3, stride=2)), every=dict(sampler=EveryFrame(5)), wide=dict(size=(32, 20)), squish=dict(size=(16, 40), method='squish'),
                                workers=dict(num_workers=2, sampler=SegmentFrames),
@@ -213,6 +214,7 @@ def test_calibration():
     e = category(np.array([[.95, .05]]*4 + [[.55, .45]]*4), [0, 0, 0, 1, 0, 1, 1, 1])    # by hand: half of it .95 said, .75 came; half .55 said, .25 came
     assert np.isclose(e.ece, .5*.2 + .5*.3)
 
+@pytest.mark.slow
 def test_intervals_count_recordings():
     "Recordings that stand or fall together: by clips far too narrow, by groups about right; independent clips: the same"
     def coverage(unit, together, n=120):
@@ -251,6 +253,7 @@ def test_a_big_set_is_quick():
 
 # --- other targets ---
 
+@pytest.mark.slow
 def test_several_labels_and_numbers_through_a_learner(clips, tmp_path):
     files = get_instances(clips)
     both = [[f.parent.name, 'early' if 'g01' in f.name else 'late'] for f in files]
@@ -303,6 +306,7 @@ def test_page_is_one_file_and_escapes(tmp_path):
 
 # --- folds ---
 
+@pytest.mark.slow
 def test_folds_go_on(clips, tmp_path):
     made, fail = [], {1}
     def train(splitter):
@@ -321,10 +325,12 @@ def test_folds_go_on(clips, tmp_path):
     assert pd.read_csv(tmp_path/'r/fold_2/videos.csv').correct.mean() == df.accuracy[2]
     with pytest.raises(ValueError, match="n_clips.*'1'.*'5'.*another folder"): folds(n_clips=5)
 
+@pytest.mark.slow
 def test_a_splitter_that_is_not_passed_on_is_noticed(clips, tmp_path):
     with pytest.raises(ValueError, match='pass its splitter on'):
         evaluate_folds(lambda splitter: learner(load(clips)), tmp_path, splitter=partial(KFoldSplitter, 3), n_boot=10)
 
+@pytest.mark.slow
 def test_official_folds_of_ucf101(tmp_path):
     "Names as UCF101's: each fold holds out its own groups"
     path = motion_clips(tmp_path/'ucf', n_classes=2, n_groups=25, clips_per_group=1, n_frames=2, size=(16, 16))
@@ -332,6 +338,7 @@ def test_official_folds_of_ucf101(tmp_path):
     df = evaluate_folds(train, tmp_path/'r', n_boot=10)
     assert df.videos[:3].tolist() == [14, 14, 14] and df.groups[:3].tolist() == [14, 14, 14]
 
+@pytest.mark.slow
 def test_folds_of_another_training_are_not_taken_for_these(clips, tmp_path):
     from fastai_seq.evaluate import evaluate_folds
     from fastai_seq.data import KFoldSplitter

@@ -72,6 +72,7 @@ readings = {'image tuples': lambda c: get_action_dataloaders(get_instances(c), b
             'oblong, squished': lambda c: load(c, seq_len=3, size=(32,48), method='squish', sampler=RandomClip(3, 'wrap', fps=9))}
 
 @pytest.mark.parametrize('kind', readings)
+@pytest.mark.slow
 def test_clips_are_read_as_by_the_loaders(kind, clips, tmp_path):
     learn = learner(readings[kind](clips))
     export_onnx(learn, tmp_path/'m.onnx')
@@ -82,6 +83,7 @@ def test_clips_are_read_as_by_the_loaders(kind, clips, tmp_path):
         if kind != 'image tuples': assert (predict.read(clip) == x.numpy()).all()
 
 @pytest.mark.parametrize('kind', ['several labels', 'numbers'])
+@pytest.mark.slow
 def test_other_targets(kind, clips, tmp_path):
     files = get_instances(clips)
     labels = [float(i) for i,_ in enumerate(files)] if kind == 'numbers' else [[f.parent.name, 'clip'][:1+i%2] for i,f in enumerate(files)]
@@ -94,6 +96,7 @@ def test_other_targets(kind, clips, tmp_path):
     if kind == 'numbers': assert list(said.probs.values()) == said.label and np.allclose(said.label, p.tolist(), rtol=1e-4, atol=1e-4)
     else: assert said.label == list(cls) and np.allclose(list(said.probs.values()), p.tolist(), atol=1e-4) and predict(files[0], thresh=0).label == list(learn.dls.vocab)
 
+@pytest.mark.slow
 def test_programs_of_torch(made, clips, tmp_path):
     shift = Learner(load(clips), create_seq_model(mobilenet_v3_small, 2, 'shift', pretrained=False))
     told = export_program(shift, tmp_path/'m.pt2')
@@ -103,12 +106,14 @@ def test_programs_of_torch(made, clips, tmp_path):
     with torch.no_grad(): assert torch.allclose(run(x)[1], shift.model.eval()(x/255), atol=1e-4) and told['difference'] < 1e-5
     assert json.loads(extra['fastai_seq.json'])['answer']['vocab'] == list(shift.dls.vocab)
 
+@pytest.mark.slow
 def test_int8_is_smaller_and_told(clips, tmp_path):
     learn = learner(load(clips), 'transformer', dim=128, depth=2)
     whole, small = (export_onnx(learn, tmp_path/f'{i}.onnx', int8=i) for i in (False, True))
     assert small['bytes'] < .45*whole['bytes'] and 0 < small['int8_difference'] < .3 and small['difference'] < 1e-4
     assert np.allclose(*(list(OnnxPredictor(o['path'])(get_instances(clips)[0]).probs.values()) for o in (whole, small)), atol=.1)
 
+@pytest.mark.slow
 def test_what_cannot_be_exported_leaves_nothing(made, clips, tmp_path, monkeypatch):
     class Branches(nn.Module):
         def __init__(self): super().__init__(); self.lin = nn.Linear(1, 2)
@@ -121,6 +126,7 @@ def test_what_cannot_be_exported_leaves_nothing(made, clips, tmp_path, monkeypat
     with pytest.raises(ValueError, match='does not answer as torch does'): export_onnx(made[0], tmp_path/'m.onnx')
     assert list(tmp_path.iterdir()) == []
 
+@pytest.mark.slow
 def test_files_that_are_not_known_are_refused(made, clips, tmp_path):
     import onnx
     def change(f):
@@ -141,6 +147,7 @@ def test_files_that_are_not_known_are_refused(made, clips, tmp_path):
     export_onnx(learn, tmp_path/'r.onnx')
     with pytest.raises(ValueError, match='RandomResizedCrop in validation'): OnnxPredictor(tmp_path/'r.onnx')
 
+@pytest.mark.slow
 def test_any_length_is_not_said_of_a_burnt_in_window(clips, tmp_path):
     "S3D pools over as many frames as it was traced with: a clip four times as long would be answered wrongly"
     from torchvision.models.video import s3d

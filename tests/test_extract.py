@@ -45,6 +45,7 @@ def wait_for(frames, n, run):
     while written(frames) < n and run.poll() is None: time.sleep(.002)
 
 @pytest.mark.parametrize('workers', (0, 2))
+@pytest.mark.slow
 def test_killed_at_twenty_moments(videos, undisturbed, tmp_path, workers):
     "What has its name is whole, each run goes on, and the last gives the same bytes as one that nobody disturbed"
     frames, rng, moments = tmp_path/'frames', random.Random(workers), 20//2
@@ -81,6 +82,7 @@ def test_single_extractions_at_once(videos, tmp_path):
     assert [o.name for o in (tmp_path/'A').iterdir()] == ['0']
 
 @pytest.mark.parametrize('workers', (0, 2))
+@pytest.mark.slow
 def test_interrupted_by_ctrl_c(videos, undisturbed, tmp_path, workers):
     many, frames = tmp_path/'videos', tmp_path/'frames'
     for v in get_videos(videos):
@@ -130,6 +132,7 @@ def test_the_room_is_estimated(videos, undisturbed):
     assert .8 < frames_bytes(get_videos(videos), fps=5, max_frames=6)/(real/length*6) < 1.25
     assert frames_bytes([]) == 0
 
+@pytest.mark.slow
 def test_on_a_cluster(videos, undisturbed, tmp_path):
     "Two worker processes of dask.distributed, which see the same files"
     distributed = pytest.importorskip('distributed')
@@ -157,6 +160,7 @@ from fastai_seq.extract import extract_dataset
 """
 
 @pytest.mark.parametrize('guarded', [True, False])
+@pytest.mark.slow
 def test_processes_that_are_started_anew(videos, undisturbed, tmp_path, guarded):
     "As on macOS and Windows: works, or says what to do; it must neither hang nor blame the videos"
     script = tmp_path/'script.py'
@@ -215,6 +219,7 @@ def test_frames_wanted(videos, tmp_path):
     clip = json.loads((tmp_path/'manifest.json').read_text())['clips']['A/0']
     assert (clip['frames'], clip['fps'], clip['source']) == (7, 10, '0.avi')
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_video(tmp_path):
     if not Path('/proc/self/status').exists(): pytest.skip('no /proc to read the peak of memory from')
     code = ("import sys; from fastai_seq.extract import avi2frames; avi2frames(sys.argv[1], sys.argv[2]); "

@@ -8,6 +8,7 @@ from fastai_seq.data import ImageSeqDataLoaders, ImageTupleTfm, check_clips, get
 from fastai_seq.extract import avi2frames, extract_dataset
 from fastai_seq.video import VideoError, extract_frames, n_frames, read_frames, write_video
 
+@pytest.mark.slow
 def test_killed_extraction_goes_on(tmp_path):
     "Killed at several moments, what has its name is whole, and the last run completes the rest"
     for i in range(12): write_video(tmp_path/f'videos/A/{i}.avi', (np.full((96,128,3), (i*20+t) % 255, np.uint8) for t in range(40)))

@@ -3,10 +3,12 @@ import ast, os, re, shutil, subprocess, sys, zipfile
 from importlib import import_module
 from sysconfig import get_path
 
-import nbformat, pytest
+import pytest
 
 from conftest import root
 from fastai_seq.video import get_videos
+
+nbformat = pytest.importorskip('nbformat')       # the developers' environment has it
 from make_readme import readme
 
 notebooks = sorted(p for p in root.glob('nbs/**/*.ipynb') if '.ipynb_checkpoints' not in p.parts)
@@ -73,6 +75,7 @@ def test_imports_are_cheap():
         code = f"import sys, {name}; print([m for m in ('torch', 'fastai', 'numpy', 'av') if m in sys.modules])"
         assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
 
+@pytest.mark.slow
 def test_importing_all_brings_in_no_extra():
     "What a notebook waits for is fastai.vision.all; packages that only some users need are imported when they are used"
     from configparser import ConfigParser
@@ -83,6 +86,7 @@ def test_importing_all_brings_in_no_extra():
     new = tops('fastai_seq.all') - tops('fastai.vision.all')
     assert {'fastai_seq', 'av'} <= new and len(extras) > 5 and not new & extras
 
+@pytest.mark.slow
 def test_wheel_holds_the_library_and_works_elsewhere(tmp_path, clips):
     src = tmp_path/'src'
     shutil.copytree(root, src, ignore=shutil.ignore_patterns('.git', '.venv', '*.egg-info', 'build', 'dist'))
@@ -113,6 +117,7 @@ def test_wheel_holds_the_library_and_works_elsewhere(tmp_path, clips):
     res = run(py, 'splits.py')
     assert res.returncode == 0, res.stderr
 
+@pytest.mark.slow
 def test_what_is_imported_is_required():
     "By us, or by fastai: the developers' environment has more, a user's has not. What only a function imports may be an extra's"
     from configparser import ConfigParser

@@ -118,6 +118,7 @@ kinds = dict(uniform={}, segments=dict(sampler=SegmentFrames), dense=dict(sample
              wide=dict(size=(16, 40)), squish=dict(size=(24, 40), method='squish'), augmented=dict(batch_tfms=aug_transforms(size=24)), workers=dict(num_workers=2))
 
 @pytest.mark.parametrize('kind', kinds)
+@pytest.mark.slow
 def test_a_window_is_the_clip_it_would_be(clips, long, kind):
     l = learner(load(clips, **kinds[kind]), head='lstm', hidden_size=8, pool_size=2)
     for window, stride in ((2, .5), (1.05, .33), (.7, 1.5)):
@@ -126,6 +127,7 @@ def test_a_window_is_the_clip_it_would_be(clips, long, kind):
         assert len(np.unique(tl.values.round(6))) > 2
 
 @pytest.mark.parametrize('head', ['mean', 'attention', 'convgru', 'transformer', 'shift', 'diff'])
+@pytest.mark.slow
 def test_a_window_is_the_clip_it_would_be_for_each_head(clips, long, head):
     arch = tiny if head != 'shift' else 'resnet10t'
     if head == 'shift': pytest.importorskip('timm')
@@ -194,6 +196,7 @@ def test_frames_that_differ_from_window_to_window_are_not_shared(clips, long):
 # --- odd videos ---
 
 @pytest.mark.parametrize('name', ['nasa_13013_rotated.mp4', 'test_non_zero_start.mp4', 'testsrc2_vp8.webm', 'h265_10bits.mp4', 'testsrc2_odd_height_and_width_mpeg2.mp4', 'discard_first_keyframe.mp4'])
+@pytest.mark.slow
 def test_odd_videos(learn, name, tmp_path):
     path = real('odd', name)
     tl = timeline(learn, path, .5, .25)
@@ -331,6 +334,7 @@ def offline(learn, frames):
         finally: tfm.sampler = old
 
 @pytest.mark.parametrize('head', heads)
+@pytest.mark.slow
 def test_a_stream_is_the_clip_it_would_be(clips, head):
     kwargs = dict(hidden_size=8, num_rnn_layers=2) if head in ('lstm', 'gru') else {}
     l = learner(load(clips, seq_len=4), head=head, **kwargs)
@@ -360,6 +364,7 @@ class Backwards(LSTMHead):
     def steps(self, x, lengths=None): return super().steps(x.flip(1), lengths)
 
 @pytest.mark.parametrize('kind', ['bidirectional', 'own', 'shift', 'video', 'timesformer', 'tuples'])
+@pytest.mark.slow
 def test_networks_without_a_state(clips, kind):
     dls = load(clips, seq_len=4)
     if kind == 'bidirectional': l = learner(dls, head='lstm', bidirectional=True, hidden_size=8)
@@ -502,6 +507,7 @@ def test_predict_goes_on_past_broken_files(learn, model, shell, tmp_path):
     told = [json.loads(l) for l in shell('predict', model, good[0], junk, '--json')[1].splitlines()]
     assert [o['file'] for o in told] == [str(good[0]), str(junk)] and 'label' in told[0] and 'cannot be opened' in told[1]['error']
 
+@pytest.mark.slow
 def test_predict_speaks_json_csv_and_html(learn, model, shell, long, tmp_path):
     files = learn.dls.valid.items[:2]
     rows = [json.loads(l) for l in shell('predict', model, *files, '--json')[1].splitlines()]

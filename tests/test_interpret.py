@@ -51,7 +51,9 @@ def flash(tmp_path_factory):
 
 def fit(learn, epochs, lr=5e-3):
     learn.remove_cb(learn.progress)
-    with learn.no_logging(): learn.fit_one_cycle(epochs, lr)
+    for _ in range(3):              # another processor or release may need another round
+        with learn.no_logging(): learn.fit_one_cycle(epochs, lr)
+        if learn.final_record[-1] > .85: break
     assert learn.final_record[-1] > .85, 'it has not learnt enough for its evidence to mean anything'
     return learn
 
@@ -83,6 +85,7 @@ def with_model(dls, model):
 
 def shown(flash): return [(f, *flash[1][f]) for f in flash[0].valid.items]
 
+@pytest.mark.slow
 def test_the_running_prediction_rises_where_the_letter_is(trained, flash):
     rises = []
     for f, when, _ in shown(flash):
@@ -93,6 +96,7 @@ def test_the_running_prediction_rises_where_the_letter_is(trained, flash):
 
 @pytest.mark.parametrize('head', ['gru', 'attention', 'timesformer'])
 @pytest.mark.parametrize('fill', ['mean', 'neighbours'])
+@pytest.mark.slow
 def test_occlusion_misses_the_frames_that_tell(trained, flash, head, fill):
     "Of all that the score falls, most falls there; what all three show is missed where all of it is taken away"
     learn, found = trained(head), []
@@ -121,6 +125,7 @@ def test_grad_cam_lies_on_the_letter(trained, flash, head, least):
 def test_rollout_lies_on_the_letter(trained, flash):
     assert np.median([energy(attention_rollout(trained('timesformer'), f), mask) for f, _, mask in shown(flash)]) > 3
 
+@pytest.mark.slow
 def test_grad_cam_for_motion_lies_on_what_moves(tmp_path):
     "The direction is the class, so no single frame tells it. Where the F is: what the median over time is not"
     n, path = 6, motion_clips(tmp_path/'clips', n_classes=2, n_groups=16, clips_per_group=5, n_frames=6, size=(SIDE, SIDE))
@@ -149,6 +154,7 @@ def test_running_is_the_answer_for_the_clip_cut_off(flash, head):
 @pytest.mark.parametrize('window', [None, 1, 3])
 @pytest.mark.parametrize('fill', ['mean', 'neighbours'])
 @pytest.mark.parametrize('head', ['gru', 'shift'])
+@pytest.mark.slow
 def test_occlusion_is_the_fall_of_the_score(flash, window, fill, head):
     "The whole model on clips that are put together by hand; a temporal shift sees its neighbours too"
     dls, f = flash[0], flash[0].valid.items[1]
@@ -197,6 +203,7 @@ def test_grad_cam_of_a_linear_head_is_known(flash, shared):
     assert not ((other > 1e-6) & (cam.values > 1e-6)).any()      # two classes: what speaks for one speaks against the other
 
 @pytest.mark.parametrize('arch,size', [(r3d_18, 32), (s3d, 32), (swin3d_t, 32)])
+@pytest.mark.slow
 def test_grad_cam_of_video_networks(tmp_path, arch, size):
     "Frozen or not; of the residual network it is the classifier's weights times the last maps"
     dls = ImageSeqDataLoaders.from_folder(motion_clips(tmp_path, n_classes=2, n_groups=4, clips_per_group=1, n_frames=8, size=(32, 32)), seq_len=8, size=size, bs=2, seed=0, num_workers=0)
@@ -311,6 +318,7 @@ def same(a, b): return all(torch.equal(u, v) if isinstance(u, torch.Tensor) else
 @pytest.mark.parametrize('make,calls', [
     (lambda: SeqModel, ['evidence', 'occlusion', 'cam']), (lambda: MyTimeSformer(dim=16, image_size=SIDE, patch_size=16, num_frames=T, num_classes=2, depth=1, heads=2, dim_head=8), ['evidence', 'rollout']),
     (lambda: VideoNet(mc3_18, 2, False), ['evidence', 'cam'])], ids=['seq', 'timesformer', 'videonet'])
+@pytest.mark.slow
 def test_a_model_is_as_it_was(flash, make, calls, training):
     "Modes of each module, hooks, attributes, gradients, weights, running statistics, generators; after an error too"
     model = make()

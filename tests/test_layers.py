@@ -74,6 +74,7 @@ branches = dict(resnet18=8, resnet50=16, resnext50_32x4d=16, regnet_y_400mf=16, 
                 efficientnet_v2_s=35, convnext_tiny=18)
 
 @pytest.mark.parametrize('name', branches)
+@pytest.mark.slow
 def test_shift_goes_into_residual_branches(name):
     net = torchvision.models.get_model_builder(name)()
     assert add_temporal_shift(net) == branches[name]
@@ -98,6 +99,7 @@ def test_shift_leaves_the_way_around_alone(name, last):
     add_temporal_shift(net)
     with torch.no_grad(), clip_frames(net, (4,)): assert same(net(x), before)
 
+@pytest.mark.slow
 def test_no_shift_where_nothing_adds_its_input():
     "Nor where a stage of blocks only looks like one of them"
     timm = pytest.importorskip('timm')

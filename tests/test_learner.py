@@ -48,6 +48,7 @@ def kept(learn, *args, **kwargs):
         return list(learn.final_record)[1:], list(learn.validate())
 
 @pytest.mark.parametrize('head', [*_heads, 'r3d_18'])
+@pytest.mark.slow
 def test_a_learner_with_every_head(clips, tmp_path, head):
     dls = load(clips, batch_tfms=aug_transforms())
     kwargs = {} if head == 'r3d_18' else dict(head=head)
@@ -66,6 +67,7 @@ def test_the_model_is_asked_on_the_device_of_the_data(clips):
     assert next(learn.model.parameters()).device.type == 'meta'
 
 @pytest.mark.parametrize('head', _heads)
+@pytest.mark.slow
 def test_a_head_on_kept_features_is_the_learners_own(clips, tmp_path, head):
     "What the last row says is what `validate` says; the encoder is as it was, its BatchNorm too; the head is not"
     learn = seq_learner(load(clips, batch_tfms=aug_transforms()), arch(head), head=head, pretrained=False, metrics=accuracy, path=tmp_path)
@@ -82,6 +84,7 @@ def uneven(tmp_path_factory):
     return path
 
 @pytest.mark.parametrize('head', ['mean', 'attention', 'gru', 'convgru', 'transformer', 'diff'])
+@pytest.mark.slow
 def test_kept_features_of_clips_of_any_length(uneven, tmp_path, head):
     learn = seq_learner(load(uneven, sampler=EveryFrame, seq_len=8, bs=2), tiny, head=head, pretrained=False, metrics=accuracy, path=tmp_path)
     last, told = kept(learn, 1, 1e-2)
@@ -98,6 +101,7 @@ def test_padding_is_no_frame_in_training_validation_and_prediction(uneven, tmp_p
         learn.fit(1)
     assert len(seen) == 1 and len(set(seen[0])) > 1
 
+@pytest.mark.slow
 def test_same_seed_same_head(clips, tmp_path):
     def trained():
         set_seed(3)

@@ -26,6 +26,7 @@ def check_groups(model):
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('name', features)
+@pytest.mark.slow
 def test_encoder_of_every_family(name):
     model = SimpleModel(torchvision.models.get_model_builder(name), n_out=3, pretrained=False)
     assert model.encoder.n_features == features[name]
@@ -42,6 +43,7 @@ timm_features = dict(resnet18=512, mobilenetv3_small_050=288, efficientnet_b0=12
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('name', timm_features)
+@pytest.mark.slow
 def test_encoder_of_timms_families(name):
     pytest.importorskip('timm')
     model = create_seq_model(name, 3, 'gru', pretrained=False, hidden_size=8)
@@ -137,6 +139,7 @@ def tiny_model(head, **kw): return create_seq_model(shiftable, 3, head, pretrain
 def test_all_heads_are_tested(): assert {*blind, *aware, 'shift'} == set(_heads)
 
 @pytest.mark.parametrize('head', _heads)
+@pytest.mark.slow
 def test_every_head(head):
     torch.manual_seed(0)
     model, x = tiny_model(head), torch.rand(3, 5, 3, 16, 16)
@@ -211,6 +214,7 @@ def test_own_head():
     assert create_seq_model(tiny, 3, Plain, pretrained=False)(torch.rand(2, 4, 3, 16, 16)).shape == (2, 3)
 
 @pytest.mark.parametrize('head', _heads)
+@pytest.mark.slow
 def test_no_obstacle_to_export(head):
     "torch's own export goes through every model, and what it makes says the same"
     model, x = tiny_model(head), torch.rand(2, 4, 3, 16, 16)
@@ -226,6 +230,7 @@ def dots(n, maps):
     return (x[:, :, None, None] if maps else x), y                              # or it is in the map, (n,6,1,1,8)
 
 @pytest.mark.parametrize('head', [*blind, *aware])
+@pytest.mark.slow
 def test_order_aware_heads_learn_direction(head):
     torch.manual_seed(0)
     maps = head.startswith('conv')
@@ -241,6 +246,7 @@ def test_order_aware_heads_learn_direction(head):
     with torch.no_grad(): acc = (model(x).argmax(1) == y).float().mean()
     assert acc > .95 if head in aware else abs(acc - .5) < .1, acc
 
+@pytest.mark.slow
 def test_shift_learns_direction():
     "The same dots, drawn as pictures, since the shift acts inside of the encoder"
     torch.manual_seed(0)
@@ -267,6 +273,7 @@ def outcome(model, x, *args):
 @pytest.mark.parametrize('head', ['avg', 'lstm', 'shift'])
 @pytest.mark.parametrize('chunk', [1, 3, 7, 100])
 @pytest.mark.parametrize('lengths', [None, (5,2,4)], ids=['full', 'padded'])
+@pytest.mark.slow
 def test_chunks_change_nothing(head, chunk, lengths):
     model, x = tiny_model(head).double(), torch.rand(3, 5, 3, 16, 16).double()
     model.head.train()                                             # training, with the encoder's BatchNorm frozen

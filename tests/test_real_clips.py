@@ -33,6 +33,7 @@ def test_every_real_clip_reads_alike(ucf):
         for i, frame in zip(idxs, read_frames(f, idxs)): assert np.array_equal(frame, frames[i])
         assert frames[0].std() > 5
 
+@pytest.mark.slow
 def test_walk_through_on_real_clips(ucf, tmp_path):
     assert extract_dataset(ucf, tmp_path/'frames').failed == []
     folders, videos = get_instances(tmp_path/'frames'), get_instances(ucf)
@@ -49,6 +50,7 @@ def test_walk_through_on_real_clips(ucf, tmp_path):
     learn.show_results(); dls.show_batch(); plt.close('all')
     assert learn.predict(videos[0])[0] in dls.vocab
 
+@pytest.mark.slow
 def test_gestures_are_split_by_recording():
     dls = ImageSeqDataLoaders.from_folder(real('gestures'), seq_len=4, size=48, seed=0, num_workers=0)
     assert len(dls.train_ds) + len(dls.valid_ds) == 240 and dls.c == 8

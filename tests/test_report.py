@@ -38,6 +38,7 @@ def recorded(learn):
     yield
     vars(learn.recorder).update(had)
 
+@pytest.mark.slow
 def test_all_of_it_is_there_and_says_what_is_so(learn, tmp_path):
     figures = len(plt.get_fignums())
     page = quick(learn, tmp_path/'new'/'r.html', title='One & two')
@@ -64,6 +65,7 @@ def test_a_leak_is_told_and_not_warned_of(clips, tmp_path):
         html = quick(l, tmp_path/'r.html').read_text()
     assert re.search(r'\d recording groups are on both sides, so the numbers flatter: v_Move', html) and 'No training is on record' in html
 
+@pytest.mark.slow
 def test_names_that_tell_no_recording(clips, tmp_path):
     for i, f in enumerate(get_instances(clips)): (tmp_path/'c'/f.parent.name).mkdir(parents=True, exist_ok=True); shutil.copy(f, tmp_path/'c'/f.parent.name/f'{i}.avi')
     assert 'The names tell no recordings' in quick(learner(load(tmp_path/'c')), tmp_path/'r.html').read_text()
@@ -80,6 +82,7 @@ def test_a_learner_from_a_file_and_given_clips(learn, tmp_path):
     assert not (tmp_path/'s.html').exists()
 
 @pytest.mark.parametrize('kind', ['numbers', 'pairs', 'labels', 'uneven'])
+@pytest.mark.slow
 def test_other_targets_and_uneven_clips(clips, tmp_path, kind):
     files = get_instances(clips)
     labels = dict(numbers=[float(i % 7) for i in range(len(files))], pairs=[[float(i % 7), 1.] for i in range(len(files))], labels=[['all', f.parent.name] for f in files]).get(kind)
@@ -88,6 +91,7 @@ def test_other_targets_and_uneven_clips(clips, tmp_path, kind):
     html = quick(l, tmp_path/'r.html').read_text()
     assert dict(numbers='mean error', pairs='output 1', labels='wrong labels', uneven='accuracy')[kind] in html and html.count('image/webp') == 4
 
+@pytest.mark.slow
 def test_size_is_bounded_and_no_clip_is_shown_twice(learn, tmp_path):
     small, all_ = (quick(learn, tmp_path/'r.html', k=k, max_bytes=b).read_text() for k, b in ((2, 2_000), (50, 10**6)))
     sizes = [sum(map(len, re.findall(r'data:image/webp;base64,([^"]*)', h))) for h in (small, all_)]

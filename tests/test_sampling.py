@@ -14,6 +14,7 @@ names = ['uniform', 'segments', 'first', 'dense', 'dense3', 'first2', 'dense at 
 @pytest.mark.parametrize('make', made, ids=names)
 @pytest.mark.parametrize('training', [False, True])
 @pytest.mark.parametrize('short', ['repeat_last', 'wrap'])
+@pytest.mark.slow
 def test_every_length(make, short, training):
     random.seed(0)
     for n in lengths:

@@ -88,6 +88,7 @@ def test_transforms_move_both_alike(changing):
 
 @pytest.mark.parametrize('tfm', [ReverseTime, SpeedJitter, DropFrames, RandomStride])
 @pytest.mark.parametrize('where', ['item_tfms', 'batch_tfms'])
+@pytest.mark.slow
 def test_targets_go_with_their_frames(tmp_path, tfm, where):
     "Frames as bright as their number: label, number and mask must tell it, whatever happens to time"
     for i in range(6): write_video(tmp_path/f'{i}.avi', [np.full((32, 32, 3), 12*k, np.uint8) for k in range(16)])
@@ -161,6 +162,7 @@ def test_every_parameter_learns(make):
     assert not [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
 
 @pytest.mark.parametrize('make', [partial(ConvGRUForecaster, hidden=(8,)), partial(SimVP, hid_s=8, hid_t=32, n_t=2, kernels=(3, 5)), lambda n_in, n_out: TemporalUNet(2, widths=(8, 16))])
+@pytest.mark.slow
 def test_models_can_be_exported_as_graphs(make):
     model, x = make(n_in=4, n_out=3).eval(), clip(1, 4)
     graph = torch.export.export(model, (x,)).module()

@@ -24,6 +24,7 @@ def page(clips, monkeypatch):
 def test_a_batch_is_small_and_whole(page):
     assert page.count('<img') == 9 and len(page) < 2_000_000 and 'src="http' not in page and 'MoveLeft' in page
 
+@pytest.mark.slow
 def test_the_bound_holds():
     torch.manual_seed(0)
     noise = [TensorVideo(torch.randint(0, 255, (32, 3, 224, 224), dtype=torch.uint8)) for _ in range(9)]

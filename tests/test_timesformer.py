@@ -40,12 +40,14 @@ def test_equal_to_the_library(rotary, shift, masked):
 
 @pytest.mark.parametrize('kw', [dict(heads=1, dim_head=4), dict(heads=3, dim_head=6), dict(dim=25), dict(depth=1), dict(num_frames=1), dict(patch_size=24), dict(image_size=40),
                                 dict(dim=25, shift_tokens=True), dict(num_frames=1, shift_tokens=True), dict(channels=1)], ids=str)
+@pytest.mark.slow
 def test_equal_at_every_size(kw):
     ref, ours = pair(**kw)
     x = torch.rand(2, {**small, **kw}['num_frames'], kw.get('channels', 3), *[kw.get('image_size', 24)]*2)
     assert_same(ref, ours, x)
 
 @pytest.mark.parametrize('rotary', (True, False))
+@pytest.mark.slow
 def test_equal_without_gradients(rotary):
     "Inference, as it is and traced"
     ref, ours = pair(rotary_emb=rotary, shift_tokens=True)

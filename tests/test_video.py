@@ -41,6 +41,7 @@ def long_videos(tmp_path_factory):
             long_video(d/'mpeg4.avi', 400, 30, 'mpeg4'), long_video(d/'bframes.avi', 400, 30, 'mpeg4', bf='2'),
             long_video(d/'mpeg2.ts', 400, 30, 'mpeg2video', bf='2'), long_video(d/'vp9.webm', 300, 60, 'libvpx-vp9', deadline='realtime')]
 
+@pytest.mark.slow
 def test_jumping_gives_the_frame_that_decoding_gives(long_videos, monkeypatch):
     rng, jumps = random.Random(0), []
     jump = video_module._jump
@@ -58,6 +59,7 @@ def test_jumping_gives_the_frame_that_decoding_gives(long_videos, monkeypatch):
         for i in (len(frames)-1, 200): assert np.array_equal(read_frames(path, [i])[0], frames[i]), (path.name, i)     # not counted before
         if path.suffix in ('.mp4', '.webm'): assert len(jumps) == 2
 
+@pytest.mark.slow
 def test_every_frame_of_real_videos_is_the_frame_of_that_number(monkeypatch):
     monkeypatch.setattr(video_module, '_worth', -2)     # jump wherever the stamps allow it
     for path in [*get_videos(real('clips')), *(real('odd', o) for o in odd)]:
@@ -122,6 +124,7 @@ def test_no_video_in_it():
         for f in (n_frames, video_info, lambda p: read_frames(p, [0]), lambda p: list(extract_frames(p))):
             with pytest.raises(VideoError, match=name): f(real('odd', name))
 
+@pytest.mark.slow
 def test_frames_are_counted_in_the_pass_that_reads_them(long_videos):
     "The header's count is a guess; what is read must not depend on it"
     paths = long_videos + ([*get_videos(real('clips'))] if shared.exists() else [])
@@ -131,6 +134,7 @@ def test_frames_are_counted_in_the_pass_that_reads_them(long_videos):
             first = read_frames(path, sampler, size=32)
             assert np.array_equal(first, read_frames(path, sampler(n_frames(path)), size=32)), path.name
 
+@pytest.mark.slow
 def test_cut_files_are_named_and_kept_on_request(tmp_path, long_videos):
     whole = {'.avi': long_videos[2], '.mkv': long_videos[1], '.webm': long_videos[5]}
     fast = tmp_path/'fast.mp4'
@@ -233,6 +237,7 @@ for path in sys.argv[1:]:
 print(json.dumps(out))
 """
 
+@pytest.mark.slow
 def test_flipped_bits_give_the_right_count_or_a_named_error(tmp_path, long_videos):
     "A hundred seeded flips of one to fifty bits, in another process: if that hangs or crashes, the test fails"
     sources = ['v_ApplyEyeMakeup_g01_c01.avi', 'TrumanShow_wave_f_nm_np1_fr_med_26.avi'] if shared.exists() else []

@@ -22,6 +22,7 @@ def close(a, b, rel):
     return (a.float() - b.float()).abs().max() < rel*b.float().std().clamp(min=1e-6)
 
 @pytest.mark.parametrize('name', names)
+@pytest.mark.slow
 def test_every_network(name):
     "Odd sizes, either form of batch, gradients for all, three groups, bf16 and channels-last, pickled and opened"
     torch.manual_seed(0)
@@ -46,6 +47,7 @@ def test_every_network(name):
         assert all(p.grad is not None and (amp or p.grad.isfinite().all()) for p in model.parameters())
 
 @pytest.mark.parametrize('name, t, px', [('r3d_18', 4, 48), ('mc3_18', 4, 48), ('r2plus1d_18', 3, 40), ('s3d', 13, 209), ('swin3d_t', 4, 48)])
+@pytest.mark.slow
 def test_same_as_bare(name, t, px):
     model = small(name).eval()
     bare = getattr(video, name)(num_classes=3).eval()
@@ -54,6 +56,7 @@ def test_same_as_bare(name, t, px):
     with torch.no_grad(): assert torch.allclose(model(x), bare(x.transpose(1, 2).contiguous()), atol=1e-5)
 
 @pytest.mark.parametrize('name, size', [('mvit_v1_b', (32, 64)), ('mvit_v2_s', (64, 64))])
+@pytest.mark.slow
 def test_mvit_of_another_size_is_torchvisions_of_that_size(name, size, monkeypatch):
     "Its class can be built for any size, its functions cannot: the same weights, relative positions stretched, give the same"
     made = dict(rel_pos_embed=False, proj_after_attn=False)
@@ -69,6 +72,7 @@ def test_mvit_of_another_size_is_torchvisions_of_that_size(name, size, monkeypat
     with torch.no_grad(): assert torch.allclose(model(x), bare(x.transpose(1, 2)), atol=1e-5)
 
 @pytest.mark.parametrize('name, ok, bad', [('r3d_18', [(1, 1)], []), ('swin3d_t', [(1, 1)], []), ('s3d', [(5, 17)], [(4, 17), (5, 16)])])
+@pytest.mark.slow
 def test_least_clips(name, ok, bad):
     model = small(name).eval()
     with torch.no_grad():
@@ -86,6 +90,7 @@ def test_mvit_takes_what_gives_its_tokens():
             with pytest.raises(ValueError, match=rf'made for 4 frames of 32x36 pixels, the batch has {t} of {h}x{w}; .*size=\({h}, {w}\)'):
                 model(torch.rand(1, t, 3, h, w))
 
+@pytest.mark.slow
 def test_s3d_learns_its_statistics_in_a_short_training():
     "With torchvision's momentum the running means are at 3% after 30 batches, and evaluation has nothing to do with training"
     model, x = small('s3d').train(), torch.rand(4, 5, 3, 33, 33) + 3
@@ -96,6 +101,7 @@ def test_s3d_learns_its_statistics_in_a_short_training():
     assert torch.allclose(bn.running_mean, seen, rtol=.1, atol=1e-3)
 
 @pytest.mark.parametrize('name', ['r3d_18', 's3d', 'mvit_v1_b', 'mvit_v2_s', 'swin3d_t'])
+@pytest.mark.slow
 def test_downloaded_weights_are_used_but_for_the_head(name, monkeypatch):
     arch = getattr(video, name)
     kinetics = {k: torch.randn_like(v) if v.is_floating_point() else v for k, v in arch(num_classes=400).state_dict().items()}
@@ -121,6 +127,7 @@ def test_local_weights_of_every_kind(tmp_path):
         model = VideoNet(video.mc3_18, 3, pretrained=tmp_path/f'{i}.pth')
         assert torch.equal(model.net.layer4[1].conv2[0].weight, net.layer4[1].conv2[0].weight) and model.net.fc.out_features == 3
 
+@pytest.mark.slow
 def test_local_weights_that_do_not_fit(tmp_path):
     w = video.mc3_18(num_classes=9).state_dict()
     torch.save(w, tmp_path/'mc3.pth')
@@ -138,6 +145,7 @@ def test_local_weights_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match='text.pth is no file of weights alone.*with_opt=False'): VideoNet(video.mc3_18, 3, pretrained=tmp_path/'text.pth')
     with pytest.raises(OSError, match='none.pth'): VideoNet(video.mc3_18, 3, pretrained=tmp_path/'none.pth')
 
+@pytest.mark.slow
 def test_positions_learned_for_another_clip(tmp_path):
     "They follow their place: what grew from left to right still does, between the same ends; their own size leaves them as they are"
     w = video.mvit_v1_b(num_classes=400).state_dict()

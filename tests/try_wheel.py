@@ -56,7 +56,7 @@ def tried(python, wheel, folder, junit):
     run(py, '-c', show)
     path = os.pathsep.join([str(binaries(env)), os.environ['PATH']])
     report = [f'--junitxml={junit/(Path(folder).name + ".xml")}'] if junit else []
-    return subprocess.run([py, '-m', 'pytest', '-q', '-m', 'fast', '-p', 'no:cacheprovider', *report, root/'tests'], cwd=home,
+    return subprocess.run([py, '-m', 'pytest', '-q', '-m', 'not slow', '-p', 'no:cacheprovider', *report, root/'tests'], cwd=home,
                           env={k: v for k,v in os.environ.items() if k != 'PYTHONPATH'} | dict(PATH=path, MPLBACKEND='agg')).returncode
 
 if __name__ == '__main__':
