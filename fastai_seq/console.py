@@ -50,7 +50,7 @@ class ConsoleProgress(Callback):
         self.stream, self.done, self.shown = self.out or sys.stdout, 0, 0
         if self.guess and (a_clip := _seconds_a_clip(self.learn)):
             seconds = sum(s*len(dl.dataset) for s,dl in zip(a_clip, self.dls))*self.n_epoch
-            print(f'about {_duration(seconds)} for {self.n_epoch} epochs', file=self.stream)
+            print(f'about {_duration(seconds)} for {self.n_epoch} epoch{"s"*(self.n_epoch > 1)}', file=self.stream)
         names = [*self.recorder.metric_names, 'left']
         self.widths = [max(len(n), 5 if n in ('epoch', 'time', 'left') else 9) for n in names]
         self._line(names)
