@@ -197,7 +197,7 @@ def train(
 def _check_train(out, epochs, split, force):
     "Raises before anything is done, if it could not end well"
     model = out/'model.pkl'
-    _may_replace(model, '')
+    _may_replace(model, '', force=True)              # a folder is refused in any case
     if model.exists() and not force: raise ValueError(f"{model} is there already; choose another folder (--out), or replace it (--force)")
     _may_replace(out/'report.html', _page_mark, force)
     if epochs < 1: raise ValueError(f"epochs={epochs}: expected at least one")
