@@ -1,11 +1,15 @@
 "fastai for vision, and everything of fastai_seq: for notebooks, `from fastai_seq.all import *`"
-from fastai.vision.all import *
+from fastai_seq.quiet import quiet_fastai
+with quiet_fastai():
+    from fastai.vision.all import *
 from fastai_seq.core import *
 from fastai_seq.files import *
+from fastai_seq.quiet import *
 from fastai_seq.sampling import *
 from fastai_seq.video import *
 from fastai_seq.archive import *
 from fastai_seq.extract import *
+from fastai_seq.clips import *
 from fastai_seq.datasets import *
 from fastai_seq.digits import *
 from fastai_seq.augment import *
@@ -18,6 +22,7 @@ from fastai_seq.videonets import *
 from fastai_seq.models import *
 from fastai_seq.seq2seq import *
 from fastai_seq.callbacks import *
+from fastai_seq.console import *
 from fastai_seq.learner import *
 from fastai_seq.seq2seq_learner import *
 from fastai_seq.evaluate import *

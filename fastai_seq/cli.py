@@ -7,44 +7,17 @@ Docs: https://fastai-seq.github.io/fastai_seq/cli.html.md"""
 # %% auto #0
 __all__ = ['demo', 'doctor', 'extract', 'train', 'predict', 'serve', 'export', 'main']
 
-# %% ../nbs/12_cli.ipynb #106a80b2
-import warnings
-warnings.filterwarnings('ignore', message='.*torch.jit', category=FutureWarning)
-
 # %% ../nbs/12_cli.ipynb #44156557
 import argparse, inspect, sys, time
-from importlib.metadata import version
 from collections import Counter
-from functools import partial, singledispatch
+from functools import partial
+from importlib.metadata import version
 from json import dumps as json_line
 from pathlib import Path
 
-import pandas as pd
-from fastai.callback.training import BnFreeze
-from fastai.data.transforms import Normalize
-from fastai.layers import SimpleCNN
-from fastai.learner import Learner, load_learner
-from fastai.metrics import accuracy
-from fastai.torch_core import set_seed
-from fastai.vision.core import imagenet_stats
 from fastcore.docments import docments
-from torch.nn.modules.batchnorm import _BatchNorm
-from .app import demo_app
-from .bundle import _networks, load_bundle, save_bundle
-from .export import export_onnx
-from .files import written_whole
-from .data import GroupSplitter, ImageSeqDataLoaders, _parts, examine_clips
-from .datasets import motion_clips
-from .inference import predict_video
-from .learner import seq_learner
-from .models import SeqModel, _timm_arch, _video_archs
-from .report import report
-from .runtime import OnnxPredictor
-from .sampling import SegmentFrames
-from .timeline import predict_timeline
-from .timesformer import MyTimeSformer
-from .extract import _human, extract_dataset, frames_bytes
-from .video import video_extensions
+from .files import _may_replace, _no_room, _page_mark, written_whole
+from .quiet import quiet_fastai
 
 # %% ../nbs/12_cli.ipynb #8b9d3194
 def _table(rows):
@@ -55,15 +28,16 @@ def _table(rows):
 
 # %% ../nbs/12_cli.ipynb #276b8883
 def _fit(name, learn, fit):
-    "Run `fit`; a row of the table"
-    print(f"\n{name}\n[epoch, train loss, valid loss, {', '.join(learn.metrics.attrgot('name'))}, time]", flush=True)
+    "Run `fit`, which tells of itself; a row of the table"
+    print(f"\n{name}", flush=True)
     start = time.time()
-    with learn.no_bar(): fit()
+    with learn.no_bar(), learn.no_logging(): fit()
     return {'model': name, 'accuracy': f'{learn.final_record[-1]:.3f}', 'clips trained on': len(learn.dls.train_ds),
             'clips held out': len(learn.dls.valid_ds), 'seconds': f'{time.time() - start:.0f}'}
 
 def _report(learn, path, title, text, rows):
     "Write the page, with the table `rows` and `text` at its top, and print these"
+    from .report import report
     notes = f'{_table(rows)}\n\n{text}'
     report(learn, path, title=title, notes=notes, n_clips=1)         # one look, so that the page and the table tell the same accuracy
     print(f'\n{notes}\nreport: {path}')
@@ -71,25 +45,46 @@ def _report(learn, path, title, text, rows):
 # %% ../nbs/12_cli.ipynb #9d60b19d
 def demo(
     out:str='fastai_seq_demo', # Folder for the clips and the report
-    seed:int=0 # Of clips, split and training
+    seed:int=0, # Of clips, split and training
+    force:bool=False # Replace a report.html in `out` that is not of this library
 )->list: # Rows of the table
     "Make clips of motion, train three models on them, and show which of them understand motion"
+    from .datasets import motion_clips
     out, start = Path(out), time.time()
+    _may_replace(out/'report.html', _page_mark, force)
     path = motion_clips(out/'clips', n_classes=4, n_groups=24, clips_per_group=6, seed=seed)
-    set_seed(seed)
-    dls = ImageSeqDataLoaders.from_folder(path, seq_len=8, size=64, bs=16, seed=seed, batch_tfms=Normalize.from_stats(*imagenet_stats))
-    cnn, learners, rows = partial(SimpleCNN, [3,16,32,64,64]), {}, []
-    learners['mean over frames'] = seq_learner(dls, cnn, head='mean', pretrained=False, metrics=accuracy)
-    learners['LSTM'] = seq_learner(dls, cnn, head='lstm', pretrained=False, hidden_size=128, pool_size=4, metrics=accuracy)
-    learners['TimeSformer'] = Learner(dls, MyTimeSformer(num_classes=dls.c, num_frames=8, image_size=64, dim=128, depth=2, heads=4,
-                                                         dim_head=32, shift_tokens=True), metrics=accuracy)
-    for (name,learn),epochs,lr in zip(learners.items(), (5,10,8), (4e-3,4e-3,2e-3)):
-        rows.append(_fit(name, learn, partial(learn.fit_one_cycle, epochs, lr)))
+    learners = _demo_learners(path, seed)
+    rows = [_fit(name, learn, fit) for name,(learn,fit) in learners.items()]
     text = ("Clips of four motions; opposite motions show the same frames in opposite order. Whole recording groups are held out. "
             "Chance is 0.25. A model that ignores the order of frames answers alike for a motion and its opposite, so it can hardly exceed 0.5.")
-    _report(learners['LSTM'], out/'report.html', 'fastai_seq: who understands motion? The answers of the LSTM', text, rows)
+    title = 'fastai_seq: who understands motion? The answers of the LSTM'
+    _report(learners['LSTM'][0], out/'report.html', title, text, rows)
     print(f'{time.time()-start:.0f} seconds in all')
     return rows
+
+# %% ../nbs/12_cli.ipynb #4e27a274
+def _demo_learners(path, seed):
+    "Of each of the three models the learner, and what trains it"
+    from fastai.data.transforms import Normalize
+    from fastai.layers import SimpleCNN
+    from fastai.learner import Learner
+    from fastai.metrics import accuracy
+    from fastai.torch_core import set_seed
+    from fastai.vision.core import imagenet_stats
+    from .console import ConsoleProgress
+    from .data import ImageSeqDataLoaders
+    from .learner import seq_learner
+    from .timesformer import MyTimeSformer
+    set_seed(seed)
+    norm = Normalize.from_stats(*imagenet_stats)
+    dls = ImageSeqDataLoaders.from_folder(path, seq_len=8, size=64, bs=16, seed=seed, batch_tfms=norm)
+    cnn, kwargs = partial(SimpleCNN, [3,16,32,64,64]), dict(pretrained=False, metrics=accuracy)
+    mean = seq_learner(dls, cnn, head='mean', **kwargs)
+    lstm = seq_learner(dls, cnn, head='lstm', hidden_size=128, pool_size=4, **kwargs)
+    net = MyTimeSformer(num_classes=dls.c, num_frames=8, image_size=64, dim=128, depth=2, heads=4, dim_head=32, shift_tokens=True)
+    former = Learner(dls, net, metrics=accuracy)
+    fit = lambda learn, epochs, lr: (learn, partial(learn.fit_one_cycle, epochs, lr, cbs=ConsoleProgress()))
+    return {'mean over frames': fit(mean, 5, 4e-3), 'LSTM': fit(lstm, 10, 4e-3), 'TimeSformer': fit(former, 8, 2e-3)}
 
 # %% ../nbs/12_cli.ipynb #e6e633ae
 def _remarks(df):
@@ -104,26 +99,45 @@ def _remarks(df):
     elif (lone < 2).any(): yield f"classes of one recording group, which cannot be split honestly: {', '.join(lone[lone < 2].index)}"
 
 # %% ../nbs/12_cli.ipynb #9c70d69a
+_list_mark = '# Clips to leave out, by `fastai-seq doctor`'
+
+def _list_line(path, base):
+    "A clip's line in the list; one that begins with # would be a comment"
+    name = str(path.relative_to(base))
+    return f'./{name}\n' if name[0] == '#' else f'{name}\n'
+
 def doctor(
     path:str, # Folder of clips, one folder a class
     seq_len:int=1, # Frames a clip should have at least
     out:str='exclude.txt', # File to write: the clips to leave out, for `train --exclude`
-    workers:int=None # Processes; one a core if not given
+    workers:int=None, # Processes; one a core if not given
+    force:bool=False # Replace a file `out` that is no such list
 )->int: # Clips to leave out
     "Read every clip to its end, and say which are unfit for use, and why"
+    from .clips import examine_clips
+    _may_replace(out, _list_mark, force)
     df = examine_clips(path, seq_len, workers)
-    bad, ok = df[df.verdict != ''], df[df.verdict == '']
-    videos = [f for f in ok.index if f.suffix.lower() in video_extensions]
-    print(_table([dict(clips=len(df), classes=df.cls.nunique(), groups=df.group.nunique(), frames=df.frames.sum(), shortest=df.frames.min(), longest=df.frames.max(), unfit=len(bad))]))
+    bad = df[df.verdict != '']
+    _print_findings(df, bad)
+    with written_whole(out) as tmp:
+        tmp.write_text(f'{_list_mark}\n' + ''.join(_list_line(f, path) for f in bad.index), encoding='utf-8')
+    if len(bad): print(f'\n{len(bad)} clips to leave out are listed in {out}: fastai-seq train {path} --exclude {out}')
+    return len(bad)
+
+# %% ../nbs/12_cli.ipynb #e5a7e6a3
+def _print_findings(df, bad):
+    "The table of all clips, remarks, and what is wrong with those that are `bad`"
+    from .extract import _human, frames_bytes
+    from .video import video_extensions
+    print(_table([dict(clips=len(df), classes=df.cls.nunique(), groups=df.group.nunique(), frames=df.frames.sum(),
+                       shortest=df.frames.min(), longest=df.frames.max(), unfit=len(bad))]))
     for r in _remarks(df): print(f'note: {r}')
+    videos = [f for f in df.index[df.verdict == ''] if f.suffix.lower() in video_extensions]
     if videos: print(f'note: frames extracted as JPEG would take about {_human(frames_bytes(videos))}; training reads videos as they are')
     for verdict,rows in bad.groupby('verdict'):
         print(f'\n{verdict}')
         for f,problem in rows.problem.head(20).items(): print(f'  {problem or f}')
         if len(rows) > 20: print(f'  … and {len(rows)-20} more')
-    with written_whole(out) as tmp: tmp.write_text(''.join(f'{"./" if n[0] == "#" else ""}{n}\n' for n in (str(f.relative_to(path)) for f in bad.index)), encoding='utf-8')    # empty, if all are fit
-    if len(bad): print(f'\n{len(bad)} clips to leave out are listed in {out}: fastai-seq train {path} --exclude {out}')
-    return len(bad)
 
 # %% ../nbs/12_cli.ipynb #3b195974
 def extract(
@@ -138,7 +152,10 @@ def extract(
     force:bool=False # Extract again what is already there
 )->int: # Videos that failed
     "Extract the frames of every video; goes on where an earlier run stopped"
-    reports = [extract_dataset(o, Path(dest)/o.relative_to(src), size, fps, max_frames, quality, workers, on_error=on_error, force=force) for o in _parts(src) or [Path(src)]]
+    from .clips import _parts
+    from .extract import extract_dataset
+    settings = dict(size=size, fps=fps, max_frames=max_frames, quality=quality, workers=workers, on_error=on_error, force=force)
+    reports = [extract_dataset(o, Path(dest)/o.relative_to(src), **settings) for o in _parts(src) or [Path(src)]]
     print(*reports, sep='\n')
     return sum(len(o.failed) for o in reports)
 
@@ -160,39 +177,85 @@ def train(
     valid_pct:float=0.2, # Share of the clips held out
     split:str='group', # What is held out: group, whole recordings where names tell them (the clips of `path/valid`, where the data come split); or random, single clips
     seed:int=0, # Of split and training
-    force:bool=False # Replace the model of an earlier training in `out`
+    force:bool=False # Replace the model of an earlier training in `out`, and a report.html that is not of this library
 )->list: # The row of the table
     "Train on your clips, report the accuracy on held-out ones, and save the learner"
-    out, net = Path(out), _networks.get(arch) or _timm_arch(arch)
-    if (out/'model.pkl').exists() and not force: raise ValueError(f"{out/'model.pkl'} is there already; choose another folder (--out), or replace it (--force)")
-    if epochs < 1: raise ValueError(f"epochs={epochs}: expected at least one")
-    if split not in ('group', 'random'): raise ValueError(f"split={split!r}: choose 'group' or 'random'")
-    set_seed(seed)
-    splitter = GroupSplitter(str, valid_pct, seed) if split == 'random' else None
-    dls = ImageSeqDataLoaders.from_folder(path, seq_len=seq_len, size=size, method=method, bs=bs, valid_pct=valid_pct,
-                                          sampler=SegmentFrames, seed=seed, splitter=splitter, exclude=exclude)
-    out.mkdir(parents=True, exist_ok=True)
-    head = {'head': head or 'lstm'} if net not in _video_archs else {'head': head} if head else {}
-    build = partial(seq_learner, dls, net, **head, metrics=accuracy, path=out, train_bn=False, cbs=BnFreeze)
-    learn, pretrained = _with_weights(build, weights)
+    out = Path(out)
+    _check_train(out, epochs, split, force)
+    learn, pretrained, head = _train_learner(path, out, arch, head, weights, seed, exclude, split,
+                                             seq_len=seq_len, size=size, method=method, bs=bs, valid_pct=valid_pct)
     name = ', '.join([arch, *head.values(), 'pretrained' if pretrained else 'from scratch'])
     row = _fit(name, learn, partial(_fit_cycles, learn, pretrained, epochs, fine_tune, lr))
-    learn.export('model.pkl')
-    text = f"{path}: {seq_len} frames a clip at {size} pixels, {dls.c} classes (chance is {1/dls.c:.2f}), seed {seed}."
+    _save_learner(learn, out/'model.pkl')
+    c = learn.dls.c
+    text = f"{path}: {seq_len} frames a clip at {size} pixels, {c} classes (chance is {1/c:.2f}), seed {seed}."
     _report(learn, out/'report.html', f'fastai_seq: {Path(path).resolve().name}', text, [row])
     print(f"model: {out/'model.pkl'}  (fastai-seq predict {out/'model.pkl'} FILE...)")
     return [row]
 
+# %% ../nbs/12_cli.ipynb #ce309e1d
+def _check_train(out, epochs, split, force):
+    "Raises before anything is done, if it could not end well"
+    model = out/'model.pkl'
+    _may_replace(model, '', force=True)              # a folder is refused in any case
+    if model.exists() and not force: raise ValueError(f"{model} is there already; choose another folder (--out), or replace it (--force)")
+    _may_replace(out/'report.html', _page_mark, force)
+    if epochs < 1: raise ValueError(f"epochs={epochs}: expected at least one")
+    if split not in ('group', 'random'): raise ValueError(f"split={split!r}: choose 'group' or 'random'")
+
+# %% ../nbs/12_cli.ipynb #4b345837
+def _train_learner(path, out, arch, head, weights, seed, exclude, split, **kwargs):
+    "The learner, whether its encoder has weights, and the `head` that it was asked for"
+    from fastai.callback.training import BnFreeze
+    from fastai.metrics import accuracy
+    from fastai.torch_core import set_seed
+    from .bundle import _networks
+    from .data import GroupSplitter, ImageSeqDataLoaders
+    from .learner import seq_learner
+    from .models import _timm_arch, _video_archs
+    from .sampling import SegmentFrames
+    net = _networks.get(arch) or _timm_arch(arch)
+    set_seed(seed)
+    splitter = GroupSplitter(str, kwargs['valid_pct'], seed) if split == 'random' else None
+    dls = ImageSeqDataLoaders.from_folder(path, sampler=SegmentFrames, seed=seed, splitter=splitter, exclude=exclude, **kwargs)
+    out.mkdir(parents=True, exist_ok=True)
+    head = {'head': head or 'lstm'} if net not in _video_archs else {'head': head} if head else {}
+    build = partial(seq_learner, dls, net, **head, metrics=accuracy, path=out, train_bn=False, cbs=BnFreeze)
+    return *_with_weights(build, weights), head
+
+# %% ../nbs/12_cli.ipynb #95c11a01
+def _save_learner(learn, path):
+    "`learn.export`, whole or not at all; torch, if the disk is full, raises a RuntimeError"
+    with written_whole(path) as tmp:
+        try: learn.export(tmp)
+        except RuntimeError as e: raise OSError(f"{path} could not be written ({str(e).splitlines()[0]}); is the disk full?") from e
+
 # %% ../nbs/12_cli.ipynb #9f8cb357
 def _fit_cycles(learn, pretrained, epochs, fine_tune, lr):
-    if pretrained and isinstance(learn.model, SeqModel): learn.fit_head(5*epochs, lr)
-    else: learn.fit_one_cycle(epochs, lr)
-    if fine_tune:
-        learn.unfreeze()
-        if pretrained:
-            for m in getattr(learn.model, 'encoder', learn.model).modules():
-                if isinstance(m, _BatchNorm): m.requires_grad_(False)         # and so BnFreeze keeps its statistics
-        learn.fit_one_cycle(fine_tune, slice(lr/200, lr/4))
+    "The head alone, or all of the network; then all of it, if it is to be fine-tuned"
+    from .console import ConsoleProgress
+    from .models import SeqModel
+    if pretrained and isinstance(learn.model, SeqModel): _fit_head(learn, 5*epochs, lr)
+    else: learn.fit_one_cycle(epochs, lr, cbs=ConsoleProgress())
+    if not fine_tune: return
+    learn.unfreeze()
+    if pretrained: _freeze_statistics(getattr(learn.model, 'encoder', learn.model))
+    learn.fit_one_cycle(fine_tune, slice(lr/200, lr/4), cbs=ConsoleProgress())
+
+def _freeze_statistics(net):
+    "No BatchNorm of `net` learns, and so BnFreeze keeps its statistics"
+    from torch.nn.modules.batchnorm import _BatchNorm
+    for m in net.modules():
+        if isinstance(m, _BatchNorm): m.requires_grad_(False)
+
+# %% ../nbs/12_cli.ipynb #ed4f7f54
+def _fit_head(learn, n_epoch, lr, looks=4):
+    "`fit_head`, of which the features take most of the time"
+    from .console import ConsoleProgress, _duration, _seconds_a_clip
+    if a_clip := _seconds_a_clip(learn):
+        seconds = a_clip[0]*(looks*len(learn.dls.train_ds) + len(learn.dls.valid_ds))
+        print(f'about {_duration(seconds)} for features of the clips, at {looks} looks each; then {n_epoch} short epochs of the head', flush=True)
+    learn.fit_head(n_epoch, lr, looks=looks, cbs=ConsoleProgress(guess=False))
 
 # %% ../nbs/12_cli.ipynb #203f92b3
 def _with_weights(build, weights):
@@ -207,6 +270,9 @@ def _with_weights(build, weights):
 # %% ../nbs/12_cli.ipynb #0791ee00
 def _open_learner(path):
     "fastai's `load_learner`, whose failures name the file; a folder is a bundle"
+    import warnings
+    from fastai.learner import load_learner
+    from .bundle import load_bundle
     if Path(path).is_dir(): return load_bundle(path)
     try:
         with warnings.catch_warnings(action='ignore'): return load_learner(path)
@@ -230,27 +296,50 @@ def _timeline_lines(file, tl, form):
     if tl.numbers: return [f'{file}\t{s:.2f}\t{e:.2f}\t{tl.said(i)}' for i,(s,e) in enumerate(zip(tl.df.start, tl.df.end))]
     return [f"{file}\t{o['start']:.2f}\t{o['end']:.2f}\t{o['label']}\t{o['confidence']:.3f}" for o in segments]
 
-def _csv_lines(rows): return pd.DataFrame(rows).to_csv(index=False).splitlines()
+def _csv_lines(rows):
+    import pandas as pd
+    return pd.DataFrame(rows).to_csv(index=False).splitlines()
 
 # %% ../nbs/12_cli.ipynb #7091dfb8
-def _open_model(path, timeline):
-    "A learner, or what predicts with an ONNX file, which answers once for a clip"
-    if Path(path).suffix.lower() != '.onnx': return _open_learner(path)
-    if timeline: raise ValueError(f"{path}: an ONNX file answers once for a clip; --timeline and --html take the learner or its bundle")
-    return OnnxPredictor(path)
+def _asker(path, timeline):
+    "What answers for a clip, as a function of its path: of an ONNX file without torch, of a learner for windows of time, or once"
+    if Path(path).suffix.lower() == '.onnx':
+        if timeline: raise ValueError(f"{path}: an ONNX file answers once for a clip; --timeline and --html take the learner or its bundle")
+        from .runtime import OnnxPredictor
+        return OnnxPredictor(path)
+    learn = _open_learner(path)
+    from .inference import predict_video
+    from .timeline import predict_timeline
+    return partial(predict_timeline, learn, progress=False) if timeline else partial(predict_video, learn)
 
-@singledispatch
-def _answer(learn, file, n_clips, thresh): return predict_video(learn, file, n_clips, thresh=thresh)
+def _page(file, out): return Path(out)/f'{Path(file).name}.html'
 
-@_answer.register
-def _(model:OnnxPredictor, file, n_clips, thresh): return model(file, n_clips, thresh)
+def _answer_lines(ask, file, form, out, timeline, **kwargs):
+    "What is said of the clip `file`, as lines"
+    a = ask(file, **kwargs)
+    if form == 'html': return [str(a.to_html(_page(file, out)))]
+    return _timeline_lines(file, a, form) if timeline else _clip_lines(file, a, form)
 
-def _answer_lines(learn, file, timeline, window, stride, n_clips, thresh, form, out):
-    "What `learn` says of the clip `file`, as lines"
-    if not timeline: return _clip_lines(file, _answer(learn, file, n_clips, thresh), form)
-    tl = predict_timeline(learn, file, window, stride, thresh=thresh, progress=False)
-    return _timeline_lines(file, tl, form) if form != 'html' else [str(tl.to_html(Path(out)/f'{file.name}.html'))]
+# %% ../nbs/12_cli.ipynb #53c5b169
+def _check_pages(files, out, force):
+    "Raises if a page would replace another clip's, or what is no page of a timeline"
+    pages = [_page(f, out) for f in files]
+    if twice := [p.stem for p,k in Counter(pages).items() if k > 1]: raise ValueError(
+        f"{twice[0]} is there twice, and the page of one would replace the other's; run them one by one, each with its own --out")
+    for p in pages:
+        beside = p.with_name(f'{p.stem}.labelled.mp4')         # of a long video, whose page is there too
+        if beside.exists() and not p.exists() and not force: raise FileExistsError(f"{beside} is there already; choose another folder (--out), or replace it (--force)")
+        _may_replace(p, _page_mark, force)
 
+def _check_predict(forms, timeline, window, stride, n_clips):
+    "Raises for options that do not go together"
+    if len(forms) > 1: raise ValueError(f"--{' and --'.join(forms)}: choose one")
+    if not timeline and (window or stride): raise ValueError(f"window={window}, stride={stride}: say how a --timeline is made; add it, or leave them out")
+    if timeline and n_clips > 1: raise ValueError(f"n_clips={n_clips}: a timeline takes one look at each window; leave out one of both")
+    if any(o is not None and o <= 0 for o in (window, stride)) or n_clips < 1: raise ValueError(
+        f"window={window}, stride={stride}, n_clips={n_clips}: expected seconds above 0, and at least one look")
+
+# %% ../nbs/12_cli.ipynb #b91fc383
 def predict(
     model:str, # A bundle or an ONNX file, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only what you trust
     files:list, # Clips: videos or folders of frames
@@ -262,19 +351,19 @@ def predict(
     json:bool=False, # An object of JSON a line, for a clip that failed too
     csv:bool=False, # A table, with the probability of each class
     html:bool=False, # Of the timeline a page for each video, which plays it with its labels
-    out:str='.' # Folder for the pages
+    out:str='.', # Folder for the pages
+    force:bool=False # Replace files there that are no such pages
 )->int: # Clips that failed
     "Classify clips with a saved learner; a bad one is reported, and the others go on"
-    if len(forms := [k for k,on in dict(json=json, csv=csv, html=html).items() if on]) > 1: raise ValueError(f"--{' and --'.join(forms)}: choose one")
-    timeline = timeline or html
-    if not timeline and (window or stride): raise ValueError(f"window={window}, stride={stride}: say how a --timeline is made; add it, or leave them out")
-    if timeline and n_clips > 1: raise ValueError(f"n_clips={n_clips}: a timeline takes one look at each window; leave out one of both")
-    if any(o is not None and o <= 0 for o in (window, stride)) or n_clips < 1: raise ValueError(f"window={window}, stride={stride}, n_clips={n_clips}: expected seconds above 0, and at least one look")
-    if html and (twice := [n for n,k in Counter(Path(f).name for f in files).items() if k > 1]): raise ValueError(f"{twice[0]} is there twice, and the page of one would replace the other's; run them one by one, each with its own --out")
-    learn, failed, form, head = _open_model(model, timeline), 0, (forms or [''])[0], None
+    forms, timeline = [k for k,on in dict(json=json, csv=csv, html=html).items() if on], timeline or html
+    _check_predict(forms, timeline, window, stride, n_clips)
+    if html: _check_pages(files, out, force)
+    ask, failed, form, head = _asker(model, timeline), 0, (forms or [''])[0], None
+    looks = dict(window=window, stride=stride) if timeline else dict(n_clips=n_clips)
     for f in map(Path, files):
-        try: lines = _answer_lines(learn, f, timeline, window, stride, n_clips, thresh, form, out)
+        try: lines = _answer_lines(ask, f, form, out, timeline, thresh=thresh, **looks)
         except (ValueError, OSError) as e:
+            if getattr(e, 'errno', None) in _no_room: raise
             failed += 1
             print(f'failed: {e}', file=sys.stderr)
             if form == 'json': print(json_line(dict(file=str(f), error=str(e))), flush=True)
@@ -293,23 +382,32 @@ def serve(
     stride:float=None # Seconds from one window to the next; 0.5 if not given
 ):
     "A page in the browser on which to try a saved learner: a video's timeline, or the camera (takes the extra `demo`)"
+    from .app import demo_app
     demo_app(_open_learner(model), window, stride).launch(server_name=host, server_port=port)
 
 # %% ../nbs/12_cli.ipynb #ce24bf6c
+_onnx_mark = '\n\nfastai_seq\x12'       # as the key of the metadata stands in the file
+
 def export(
     model:str, # A bundle, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only what you trust
     onnx:str=None, # File to write: the model as ONNX, with all that a prediction needs
     bundle:str=None, # Folder to write: safetensors, JSON and a model card, which are safe to open
     int8:bool=False, # Keep the weights of the ONNX file's linear layers as int8
     license:str=None, # Of the weights, for the card
-    notes:str='' # For the card: what it was trained on, what it is for
+    notes:str='', # For the card: what it was trained on, what it is for
+    force:bool=False # Replace a file that is no such ONNX file; a folder that is no bundle stays
 ):
     "Write a saved learner in a form that needs no pickle, or no torch"
     if not (onnx or bundle): raise ValueError("say what to write: --onnx FILE, --bundle FOLDER, or both")
     if int8 and not onnx or (license or notes) and not bundle: raise ValueError("--int8 is for --onnx FILE, --license and --notes are for --bundle FOLDER; say where to write it, or leave them out")
+    if onnx: _may_replace(onnx, _onnx_mark, force, within=None)
     learn = _open_learner(model)
-    if bundle: print(f"bundle: {save_bundle(learn, bundle, license=license, notes=notes)}  (load_bundle('{bundle}'))")
-    if onnx: print(_table([export_onnx(learn, onnx, int8=int8)]))
+    if bundle:
+        from .bundle import save_bundle
+        print(f"bundle: {save_bundle(learn, bundle, license=license, notes=notes)}  (load_bundle('{bundle}'))")
+    if onnx:
+        from .export import export_onnx
+        print(_table([export_onnx(learn, onnx, int8=int8)]))
 
 # %% ../nbs/12_cli.ipynb #55583e1e
 def _parser():
@@ -332,7 +430,7 @@ def main(
     "The command `fastai-seq`"
     args = vars(_parser().parse_args(args))
     try:
-        unfit = args.pop('run')(**args)
+        with quiet_fastai(): unfit = args.pop('run')(**args)
         return int(isinstance(unfit, int) and unfit > 0)
     except BrokenPipeError: return 1            # `| head` has seen enough
     except (ValueError, OSError, ImportError, FloatingPointError) as e:

@@ -30,7 +30,7 @@ from sklearn.metrics import (average_precision_score, confusion_matrix, f1_score
                              r2_score, recall_score)
 from .core import ImageTuple, TensorVideo
 from .data import ClipDL, GroupSplitter, ImageTupleTfm, TensorVideoTfm, UCF101Splitter, _ClipTfm, _fit_all, group_of
-from .files import written_whole
+from .files import _page_mark, written_whole
 from .targets import _as_reader
 from .video import VideoRange, _read_clip, _scaled, video_info
 
@@ -228,7 +228,7 @@ def _write_page(path, title, parts):
     "One self-contained page of the HTML `parts`"
     style = 'body{font:14px sans-serif;margin:2em}table{border-collapse:collapse;margin:1em 0}td,th{padding:2px 8px;text-align:right}td:first-child{text-align:left}img{max-width:100%}'
     with written_whole(path) as tmp: tmp.write_text(
-        f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{style}</style>{"".join(parts)}</html>', encoding='utf-8')
+        f'<!DOCTYPE html><html lang="en"><meta charset="utf-8">{_page_mark}<title>{escape(title)}</title><style>{style}</style>{"".join(parts)}</html>', encoding='utf-8')
     return Path(path)
 
 @patch

@@ -10,6 +10,7 @@ __all__ = ['written_whole']
 # %% ../nbs/00_files.ipynb #3d6ee936
 import errno
 from contextlib import contextmanager, suppress
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from shutil import rmtree
 from uuid import uuid4
@@ -21,6 +22,7 @@ def _drop(path):
     else: path.unlink(missing_ok=True)
 
 _occupied = {errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.EACCES}
+_no_room = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @contextmanager
 def written_whole(
@@ -42,7 +44,27 @@ def written_whole(
                 if e.errno not in _occupied or not left: raise
                 _drop(old)
             else: break
+    except OSError as e:
+        if e.errno in _no_room and e.filename is None: e.filename = str(dest)      # a full disk does not say which file
+        raise
     finally:
         if tmp.exists() and old.exists() and not dest.exists():   # the new one could not take its place
             with suppress(OSError): old.rename(dest)
         for p in (tmp, old): _drop(p)
+
+# %% ../nbs/00_files.ipynb #d609a8a6
+_page_mark = '<meta name="generator" content="fastai_seq">'
+
+def _carries(path, mark, within=None):
+    "Whether the file `path` holds the bytes `mark`, in its first `within` bytes; an empty file, with nothing to lose, holds any"
+    if not path.stat().st_size: return True
+    with open(path, 'rb') as f, mmap(f.fileno(), 0, access=ACCESS_READ) as m: return m.find(mark, 0, within or len(m)) >= 0
+
+def _may_replace(path, mark, force=False, within=500):
+    "Raises OSError that says what to do if something at `path` must not be replaced: a folder; or, unless `force`, a file without the `mark`"
+    path = Path(path)
+    if path.is_dir(): raise IsADirectoryError(f"{path} is a folder, which a file would replace with all that is in it; choose a file in it")
+    if not path.exists(): return
+    if not path.is_file(): raise FileExistsError(f"{path} is no ordinary file; choose another path")
+    if not force and not _carries(path, mark.encode(), within): raise FileExistsError(
+        f"{path} is there already, and is no such file as this command writes; choose another path, or replace it (--force)")

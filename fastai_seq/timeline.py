@@ -33,7 +33,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .core import stack_frames
 from .data import TensorVideoTfm
 from .evaluate import _ask, _clip_tfms, _look
-from .files import written_whole
+from .files import _page_mark, written_whole
 from .inference import _Given, _Namer, _frames_of, _kind_of, _of_frames, _sized
 from .layers import _in_evaluation
 from .models import SeqModel
@@ -334,7 +334,7 @@ def to_video(self:Timeline,
     return write_video(path, frames(), Fraction(self.fps).limit_denominator(1001), codec if Path(path).suffix.lower() == '.mp4' else 'mpeg4')
 
 # %% ../nbs/11_timeline.ipynb #0cc2f047
-_page = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title>
+_page = f"""<!doctype html><html lang="en"><meta charset="utf-8">{_page_mark}""" + """<title>{name}</title>
 <style>body{{font:15px/1.4 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem}}video{{width:100%;max-height:70vh;background:#000}}
 #bar{{position:relative;height:26px;background:#eee;cursor:pointer}}#bar i{{position:absolute;top:0;bottom:0}}#bar b{{position:absolute;top:-3px;bottom:-3px;width:2px;background:#000}}
 td,th{{text-align:left;padding:1px 14px 1px 0}}tr{{cursor:pointer}}s{{display:inline-block;width:.8em;height:.8em;margin-right:.5em}}</style><h1>{name}</h1>

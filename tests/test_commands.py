@@ -1,5 +1,5 @@
 "The commands as a shell sees them: exit status, what is printed, and the same in processes of their own."
-import re, shutil, subprocess
+import os, re, shutil, subprocess, sys
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_of_two_copies_the_original_is_kept(clips, tmp_path, capsys):
     first = get_instances(tmp_path/'c')[0]
     shutil.copy(first, first.with_name(f'{first.stem} (1){first.suffix}'))
     assert cli.main(['doctor', str(tmp_path/'c'), '--out', str(tmp_path/'x.txt'), '--workers', '1']) == 1
-    assert (tmp_path/'x.txt').read_text().strip() == f'{first.parent.name}/{first.stem} (1){first.suffix}'
+    assert (tmp_path/'x.txt').read_text().splitlines()[1:] == [f'{first.parent.name}/{first.stem} (1){first.suffix}']
 
 @pytest.mark.slow
 def test_a_mistake_ends_a_process_without_traceback(tmp_path):
@@ -62,7 +62,7 @@ def test_the_seed_fixes_training(clips, tmp_path, capsys):
     losses = []
     for i,seed in enumerate((5, 5, 6)):
         assert cli.main(['train', str(clips), '--out', str(tmp_path/str(i)), *small, '--seed', str(seed)]) == 0
-        losses.append(re.search(r'\[0, ([\d., ]+)', capsys.readouterr().out)[1])
+        losses.append(re.search(r'^0 +([\d.]+ +[\d.]+)', capsys.readouterr().out, re.M)[1])
     assert losses[0] == losses[1] != losses[2]
 
 def test_no_file_replaces_a_folder(clips, tmp_path, capsys):
@@ -94,3 +94,92 @@ def test_exclude_lists_of_odd_names(clips, tmp_path):
     bad.write_text('no video')
     assert cli.main(['doctor', str(tmp_path/'c'), '--out', str(tmp_path/'x.txt'), '--workers', '1']) == 1
     assert bad.parent.name == '#1' and bad not in get_instances(tmp_path/'c', tmp_path/'x.txt')
+
+@pytest.fixture(scope='module')
+def trained(clips, tmp_path_factory):
+    "What `train` and `export` leave: model.pkl, report.html and m.onnx"
+    out = tmp_path_factory.mktemp('trained')
+    assert cli.main(['train', str(clips), '--out', str(out), *small]) == 0
+    assert cli.main(['export', str(out/'model.pkl'), '--onnx', str(out/'m.onnx')]) == 0
+    return out
+
+heavy = ('torch', 'fastai', 'matplotlib', 'IPython', 'sklearn')
+
+@pytest.mark.parametrize('command,more', [('--help', ('pandas', 'numpy', 'av')), ('--version', ('pandas', 'numpy', 'av')), ('train --help', ('pandas', 'numpy', 'av')), ('predict --help', ('pandas', 'numpy', 'av')),
+    ('doctor {clips} --out {tmp}/x.txt --workers 1', ()), ('extract {clips} {tmp}/frames --size 16 --workers 1', ()), ('predict {trained}/m.onnx {clip}', ('pandas',))])
+def test_what_needs_no_network_does_not_wait_for_one(command, more, clips, trained, tmp_path):
+    words = command.format(clips=clips, tmp=tmp_path, trained=trained, clip=get_instances(clips)[0]).split()
+    code = f"""import sys
+from fastai_seq.cli import main
+try: status = main({words})
+except SystemExit as e: status = e.code
+print('loaded', status, [m for m in {heavy + more} if m in sys.modules])"""
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert res.stdout.splitlines()[-1] == 'loaded 0 []', res.stdout + res.stderr
+
+@pytest.mark.parametrize('code', ['from fastai_seq.all import *', 'from fastai_seq.cli import main; main(["predict", "{trained}/model.pkl", "{clip}"])'])
+def test_nobody_is_warned_of_what_only_fastai_can_change(code, trained, clips):
+    code = code.format(trained=trained, clip=get_instances(clips)[0])
+    res = subprocess.run([sys.executable, '-W', 'default', '-c', code], capture_output=True, text=True, env={k: v for k,v in os.environ.items() if k != 'PYTHONWARNINGS'})
+    assert res.returncode == 0 and 'Warning' not in res.stderr, res.stderr
+
+def test_a_training_is_told_in_aligned_columns(clips, tmp_path, capsys):
+    assert cli.main(['train', str(clips), '--out', str(tmp_path), *small[:5], '2', *small[6:]]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(i for i,l in enumerate(lines) if l.startswith('epoch'))
+    assert re.fullmatch(r'about \d+ s for 2 epochs', lines[at-1])
+    assert lines[at].split() == ['epoch', 'train_loss', 'valid_loss', 'accuracy', 'time', 'left']
+    starts = [m.start() for m in re.finditer(r'\S+', lines[at])]
+    for l in lines[at+1:at+3]:
+        assert re.fullmatch(r'\d +(\d+\.\d{6} +){3}\d\d:\d\d +\d\d:\d\d', l)
+        assert [m.start() for m in re.finditer(r'\S+', l)] == starts
+    assert not any('\r' in l for l in lines) and lines[at+2].endswith('00:00')
+
+@pytest.mark.parametrize('command', ['doctor {clips} --workers 1 --out {f}', 'export {trained}/model.pkl --onnx {f}', 'predict {trained}/model.pkl {clip} --html --out {tmp}/html',
+    'train {clips} --out {tmp}/html {small}', 'demo --out {tmp}/html'])
+def test_a_file_that_is_not_ours_is_not_replaced(command, clips, trained, tmp_path, capsys):
+    clip, f = get_instances(clips)[0], tmp_path/'clip.avi'
+    shutil.copy(clip, f)
+    (tmp_path/'html').mkdir()
+    for n in (f'{clip.name}.html', 'report.html'): (tmp_path/'html'/n).write_text('years of work')
+    before = {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()}
+    words = command.format(clips=clips, trained=trained, f=f, tmp=tmp_path, clip=clip, small=' '.join(small)).split()
+    assert cli.main(words) == 2
+    said, = capsys.readouterr().err.splitlines()
+    assert said.startswith('fastai-seq: error: ') and '--force' in said and str(tmp_path) in said
+    assert {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()} == before
+    if not words[0] in ('train', 'demo'): assert cli.main([*words, '--force']) == 0 and any(p.read_bytes() != b for p,b in before.items())
+
+def test_what_is_ours_is_replaced(clips, trained, tmp_path):
+    "By the same command again, without --force"
+    clip = get_instances(clips)[0]
+    for words in (['doctor', clips, '--workers', 1, '--out', tmp_path/'x.txt'], ['export', trained/'model.pkl', '--onnx', tmp_path/'m.onnx', '--int8'],
+                  ['export', trained/'model.pkl', '--bundle', tmp_path/'b'], ['predict', trained/'model.pkl', clip, '--html', '--out', tmp_path/'p']):
+        for _ in range(2): assert cli.main([*map(str, words)]) == 0, words
+
+breaks = dict(full="""import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))     # a write of more than that is told as EFBIG
+""", interrupted="""def replace(tmp, dest): raise KeyboardInterrupt
+files.Path.replace = replace""")
+
+@pytest.mark.parametrize('command', ['train {clips} --out {old} --force {small}', 'doctor {clips} --workers 1 --out {old}/x.txt', 'export {trained}/model.pkl --onnx {old}/m.onnx',
+    'export {trained}/model.pkl --bundle {old}/b', 'predict {trained}/model.pkl {clip} --html --out {old}'])
+@pytest.mark.parametrize('how', ['full', 'interrupted'])
+def test_of_a_full_disk_and_an_interruption_the_old_files_come_out_whole(command, how, clips, trained, tmp_path):
+    old, clip = tmp_path/'old', get_instances(clips)[0]
+    shutil.copytree(trained, old)
+    assert cli.main(['export', str(trained/'model.pkl'), '--bundle', str(old/'b')]) == 0
+    assert cli.main(['predict', str(trained/'model.pkl'), str(clip), '--html', '--out', str(old)]) == 0
+    assert cli.main(['doctor', str(clips), '--workers', '1', '--out', str(old/'x.txt')]) == 0
+    before = {p: p.read_bytes() for p in old.rglob('*') if p.is_file()}
+    words = command.format(clips=clips, old=old, trained=trained, clip=clip, small=' '.join(small)).split()
+    code = f"""import sys
+from contextlib import contextmanager
+from fastai_seq import cli, files
+{breaks[how]}
+sys.exit(cli.main({words}))"""
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert res.returncode == dict(full=2, interrupted=130)[how], res.stderr
+    said = [l for l in res.stderr.splitlines() if l.startswith('fastai-seq: ')]
+    assert len(said) == 1 and 'Traceback' not in res.stderr and (how == 'interrupted' or words[0] == 'predict' or str(old) in said[0]), res.stderr
+    assert {p: p.read_bytes() for p in old.rglob('*') if p.is_file()} == before
