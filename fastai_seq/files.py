@@ -22,7 +22,7 @@ def _drop(path):
     else: path.unlink(missing_ok=True)
 
 _occupied = {errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR, errno.EACCES}
-_no_room = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_no_room = {errno.ENOSPC, errno.EFBIG, getattr(errno, 'EDQUOT', errno.ENOSPC)}      # Windows knows no quota
 
 @contextmanager
 def written_whole(
