@@ -35,7 +35,7 @@ def built(dest):
     "The wheel of the checkout, built in a copy of it"
     run(sys.executable, '-m', 'venv', dest/'build')
     py = binaries(dest/'build')/'python'
-    run(py, '-m', 'pip', 'install', '-q', 'build')
+    run(py, '-m', 'pip', 'install', '-qq', 'build')
     skipped = shutil.ignore_patterns('.git', '.venv', '*.egg-info', 'build', 'dist', 'benchmarks', 'nbs')
     shutil.copytree(root, dest/'src', ignore=skipped)
     run(py, '-m', 'build', '-w', '-o', dest/'dist', dest/'src', stdout=subprocess.DEVNULL)
@@ -49,7 +49,7 @@ def tried(python, wheel, folder, junit):
     home.mkdir(parents=True)
     run(python, '-m', 'venv', env)
     py = binaries(env)/'python'
-    run(py, '-m', 'pip', 'install', '-q', f'{wheel}[onnx]', 'pytest')
+    run(py, '-m', 'pip', 'install', '-qq', f'{wheel}[onnx]', 'pytest')
     where = run(py, '-c', 'import fastai_seq; print(fastai_seq.__file__)', cwd=home, capture_output=True, text=True).stdout
     assert str(env) in where, f'{where} is not the installed wheel'
     show = "from importlib.metadata import version as v; print(*(f'{p} {v(p)}' for p in ('av', 'torch', 'torchvision', 'fastai', 'fastcore', 'numpy', 'pandas', 'pillow', 'onnxscript')), sep=', ')"
