@@ -10,6 +10,7 @@ __all__ = ['demo', 'doctor', 'extract', 'train', 'predict', 'serve', 'export', '
 # %% ../nbs/12_cli.ipynb #44156557
 import argparse, inspect, sys, time
 from collections import Counter
+from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import version
 from json import dumps as json_line
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from fastcore.docments import docments
 from .files import _may_replace, _no_room, _page_mark, written_whole
-from .quiet import quiet_fastai
+from .quiet import quiet_bars, quiet_fastai
 
 # %% ../nbs/12_cli.ipynb #8b9d3194
 def _table(rows):
@@ -255,7 +256,7 @@ def _fit_head(learn, n_epoch, lr, looks=4):
     if a_clip := _seconds_a_clip(learn):
         seconds = a_clip[0]*(looks*len(learn.dls.train_ds) + len(learn.dls.valid_ds))
         print(f'about {_duration(seconds)} for features of the clips, at {looks} looks each; then {n_epoch} short epochs of the head', flush=True)
-    learn.fit_head(n_epoch, lr, looks=looks, cbs=ConsoleProgress(guess=False))
+    learn.fit_head(n_epoch, lr, looks=looks, cbs=ConsoleProgress(guess=False), progress=True)
 
 # %% ../nbs/12_cli.ipynb #203f92b3
 def _with_weights(build, weights):
@@ -430,7 +431,7 @@ def main(
     "The command `fastai-seq`"
     args = vars(_parser().parse_args(args))
     try:
-        with quiet_fastai(): unfit = args.pop('run')(**args)
+        with quiet_fastai(), nullcontext() if sys.stdout.isatty() else quiet_bars(): unfit = args.pop('run')(**args)
         return int(isinstance(unfit, int) and unfit > 0)
     except BrokenPipeError: return 1            # `| head` has seen enough
     except (ValueError, OSError, ImportError, FloatingPointError) as e:
