@@ -10,7 +10,7 @@ __all__ = ['avi2frames', 'frames_bytes', 'ExtractReport', 'extract_dataset', 'ca
 # %% ../nbs/03_extract.ipynb #61bf0659
 import errno, json, math, multiprocessing, operator, os, shutil, signal, time, warnings
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -29,8 +29,8 @@ from fastcore.parallel import num_cpus
 from fastprogress.fastprogress import progress_bar
 from .files import written_whole
 from .sampling import EveryFrame
-from .video import (VideoError, _Video, _array, _array_head, _is_array, _made, _note, _one_of, _reformat, _rgb, _scaled, _seconds,
-    _why, get_videos, n_frames, video_extensions, video_info)
+from .video import (VideoError, _Video, _array, _array_head, _is_array, _is_manifest, _journal, _made, _manifest, _notes_in, _old_note, _one_of,
+    _read_notes, _read_old_note, _reformat, _rgb, _scaled, _seconds, _why, get_videos, n_frames, video_extensions, video_info)
 
 # %% ../nbs/03_extract.ipynb #f9df4ad4
 def _stretch(plane, top, factor, shift):
@@ -81,7 +81,7 @@ def _some(frames, rate, fps, max_frames):
 
 # %% ../nbs/03_extract.ipynb #980292bc
 def _write_frames(video_path, folder, settings, on_error):
-    "Write frames to `folder`, and beside them, hidden, what they were made of and how"
+    "Write frames to `folder`; the note of what they were made of, and how"
     st = Path(video_path).stat()
     scaler, (size, fps, max_frames, quality), n = VideoReformatter(), settings.values(), 0
     with _Video(video_path) as v:
@@ -89,10 +89,7 @@ def _write_frames(video_path, folder, settings, on_error):
         for n,frame in enumerate(_some(v.frames(on_error), v.rate, fps, max_frames), 1):
             with open(f'{folder}/{n-1}.jpg', 'wb') as f: f.write(_jpeg(frame, scaler, size, quality))
         rate = v.rate and float(min(fps or v.rate, v.rate))
-    _write_note(folder, video_path, st, n, rate, v.reason, settings)
-
-def _write_note(folder, video_path, st, n, rate, reason, settings, **kwargs):
-    (folder/_note).write_text(json.dumps(_source(video_path, st) | dict(frames=n, fps=rate, not_whole=reason, settings=settings, **kwargs)), encoding='utf-8')
+    return _source(video_path, st) | dict(frames=n, fps=rate, not_whole=v.reason, settings=settings)
 
 def _source(video_path, st=None):
     st = st or Path(video_path).stat()
@@ -120,14 +117,64 @@ def _state(folder, video_path, settings):
     same = not Path(video_path).exists() or _source(video_path).items() <= note.items()
     return 'done' if same else 'changed'
 
-# %% ../nbs/03_extract.ipynb #284fd96c
+# %% ../nbs/03_extract.ipynb #3011134e
+def _noting(dest):
+    "For `with`: held by the one, of all threads and processes, that changes what is noted of the clips below `dest`"
+    return FileLock(dest/'.manifest.lock').acquire(poll_interval=.005)
+
+def _append(path, line):
+    "Append `line` to the file `path`, in place of one that was not finished"
+    with open(path, 'ab+') as f:
+        end = f.seek(0, os.SEEK_END)
+        f.seek(max(0, end - 65536))
+        if not (tail := f.read()).endswith(b'\n'): f.truncate(end - len(tail) + tail.rfind(b'\n') + 1)
+        f.write(line.encode() + b'\n')
+
+# %% ../nbs/03_extract.ipynb #308043fb
+def _extract(video_path, dest, write, settings, on_error, work=None):
+    "Make the folder of a video's frames below `dest`, and its note"
+    clip = dest/_frames_folder(video_path)
+    with ExitStack() as until_named, written_whole(clip, work) as tmp:
+        tmp.mkdir()
+        note = write(video_path, tmp, settings, on_error)
+        until_named.enter_context(_noting(dest))
+        if not tmp.is_dir(): raise FileNotFoundError(f"{tmp} is gone: the run that it belongs to was killed, and {dest} is another's now")
+        if clip.is_dir(): shutil.rmtree(clip.resolve())
+        _append(dest/_journal, json.dumps({clip.relative_to(dest).as_posix(): note}))
+
 def _frames_folder(video_path):
     path = Path(os.path.abspath(video_path))     # a bare name has a class too
     return Path(path.parent.name)/path.stem
 
+# %% ../nbs/03_extract.ipynb #8dc76e7e
+def _write_manifest(dest, settings):
+    "Write `dest/manifest.json`: the settings, and a line with the note of each clip (and its settings, if they are others). Gives the notes"
+    read = lambda name: _read_notes(dest/name) if (dest/name).is_file() else {}
+    notes = {k: note for k,note in read(_manifest).items() if (dest/k).is_dir()} | read(_journal)
+    for f in dest.glob(f'[!.]*/[!.]*/{_old_note}'):
+        with suppress(VideoError): notes[f.parent.relative_to(dest).as_posix()] = _read_old_note(f.parent)
+    short = lambda note: {k: v for k,v in note.items() if k != 'settings'} | ({'settings': note['settings']} if note['settings'] != settings else {})
+    lines = ',\n'.join(f'  {json.dumps(k)}: {json.dumps(short(notes[k]))}' for k in sorted(notes))
+    with written_whole(dest/_manifest) as tmp: tmp.write_text(f'{{"settings": {json.dumps(settings)},\n "clips": {{\n{lines}}}}}\n', encoding='utf-8')
+    (dest/_journal).unlink(missing_ok=True)
+    return notes
+
+def _take_over(dest, settings):
+    "`_write_manifest`, if that is due"
+    size = lambda name: (dest/name).stat().st_size if (dest/name).exists() else 0
+    if size(_journal) < min(size(_manifest)/8, 1<<16): return
+    with _noting(dest): _write_manifest(dest, settings)
+
+def _check_manifest(dest):
+    "Raises ValueError if the manifest of `dest` cannot be read, or is a file of others that would be replaced"
+    if (path := dest/_manifest).exists() and not (path.is_file() and _is_manifest(path)): raise ValueError(
+        f"{path} is in the way: it is no list of extracted clips; move it, or choose another folder for the frames")
+    for name in (_manifest, _journal): _notes_in(dest/name)
+
+# %% ../nbs/03_extract.ipynb #284fd96c
 def avi2frames(
     video_path, # Path of a video `…/Class/clip.avi`
-    path_frames, # Folder that gets `Class/clip/0.jpg, 1.jpg, …`
+    path_frames, # Folder that gets `Class/clip/0.jpg, 1.jpg, …`, and a `manifest.json`
     force=False, # Extract again what is already there?
     size=None, # Length of the short side in pixels; None: as it is
     quality=74, # Of the JPEGs, 1 to 100; 74 takes no more room than what PIL writes by default
@@ -137,16 +184,14 @@ def avi2frames(
 )->Path: # The clip's folder of frames
     "Extract the frames of a video as JPEG files. Raises FileNotFoundError, VideoError, or ValueError if they are there with other settings."
     _one_of('on_error', on_error, 'raise', 'keep')
-    dest, settings = Path(path_frames)/_frames_folder(video_path), _settings(size, fps, max_frames, quality)
-    if not force and (state := _state(dest, video_path, settings)) in ('done', 'foreign'): return dest
+    dest, settings = Path(path_frames), _settings(size, fps, max_frames, quality)
+    clip = dest/_frames_folder(video_path)
+    _check_manifest(dest)
+    if not force and (state := _state(clip, video_path, settings)) in ('done', 'foreign'): return clip
     if not force and state == 'changed': warnings.warn(f"{video_path} has changed since its frames were extracted; they are made again")
     _extract(video_path, dest, _write_frames, settings, on_error)
-    return dest
-
-def _extract(video_path, dest, write, settings, on_error, work=None):
-    with written_whole(dest, work) as tmp:
-        tmp.mkdir()
-        write(video_path, tmp, settings, on_error)
+    _take_over(dest, settings)
+    return clip
 
 # %% ../nbs/03_extract.ipynb #775a212c
 @delegates(_settings)
@@ -189,7 +234,7 @@ def _check_room(todo, dest, need, force=False):
 # %% ../nbs/03_extract.ipynb #a97c8cad
 def _job(video_path, dest, write, settings, on_error, work):
     "Extract one video; the reason if that failed, else ''"
-    try: _extract(video_path, dest/_frames_folder(video_path), write, settings, 'keep' if on_error == 'keep' else 'raise', work)
+    try: _extract(video_path, dest, write, settings, 'keep' if on_error == 'keep' else 'raise', work)
     except Exception as e:      # whatever it is, the others go on, and the report tells it
         if _is_full(e): raise OSError(e.errno, f"{dest} is full; make room and run again, it goes on with {video_path}") from e
         if on_error == 'raise': raise
@@ -257,16 +302,6 @@ def _plan(videos, dest, settings, force):
         if len(vs) > 1: raise ValueError(f"{vs[0]} and {vs[1]} would both be extracted to {folder}; rename one, or extract train and valid separately")
     return {'none': [], 'done': [], 'foreign': [], 'changed': []} | groupby(videos, lambda v: 'none' if force else _state(dest/_frames_folder(v), v, settings))
 
-def _write_manifest(dest, settings):
-    "Write `dest/manifest.json`: the settings, and a line with the note of each clip (and its settings, if they are others). Gives the notes"
-    notes = {}
-    for f in sorted(dest.glob(f'[!.]*/[!.]*/{_note}')):
-        with suppress(VideoError): notes[f.parent.relative_to(dest).as_posix()] = _made(f.parent)
-    short = lambda note: {k: v for k,v in note.items() if k != 'settings' or v != settings}
-    lines = ',\n'.join(f'  {json.dumps(k)}: {json.dumps(short(v))}' for k,v in notes.items())
-    with written_whole(dest/'manifest.json') as tmp: tmp.write_text(f'{{"settings": {json.dumps(settings)},\n "clips": {{\n{lines}}}}}\n', encoding='utf-8')
-    return notes
-
 # %% ../nbs/03_extract.ipynb #b9c5a3ad
 @contextmanager
 def _alone_in(dest):
@@ -274,8 +309,9 @@ def _alone_in(dest):
     dest.mkdir(parents=True, exist_ok=True)
     lock, work = FileLock(dest/'.lock'), dest/'.unfinished'
     def sweep():
-        if work.exists(): work.rename(dest/f'.{uuid4().hex[:8]}.tmp')      # first of all: what may still write there, cannot any more
-        for tmp in dest.glob('.????????.tmp*'): shutil.rmtree(tmp, ignore_errors=True) if tmp.is_dir() else tmp.unlink(missing_ok=True)
+        with _noting(dest):
+            if work.exists(): work.rename(dest/f'.{uuid4().hex[:8]}.tmp')      # first of all: what may still write there, cannot any more
+            for tmp in dest.glob('.????????.tmp*'): shutil.rmtree(tmp, ignore_errors=True) if tmp.is_dir() else tmp.unlink(missing_ok=True)
     try: lock.acquire(timeout=0)
     except Timeout:
         print(f"another run is extracting to {dest}; waiting for its end")
@@ -316,6 +352,7 @@ def _videos_to(src, dest, workers, executor):
         f"executor={executor!r}: expected an object like those of concurrent.futures, e.g. dask's `client.get_executor()`")
     if dest.exists() and not dest.is_dir(): raise ValueError(f"{dest} is a file; choose a folder for the frames")
     if src.resolve() == dest.resolve(): raise ValueError(f"{dest} is where the videos are; choose another folder")
+    _check_manifest(dest)
     videos = get_videos(src)
     if not videos: raise ValueError(f"{src}: no videos in it (looked for {', '.join(sorted(video_extensions))})")
     return videos
@@ -352,7 +389,7 @@ def _make_all(src, dest, write, settings, need, workers, executor, on_error, for
                 bar.comment = f'{i/(time.time()-start):.1f} videos/s'
         finally:
             results.close()
-            made = _write_manifest(dest, settings)
+            with _noting(dest): made = _write_manifest(dest, settings)
     return ExtractReport(dest, L(v for v in todo if not failed[v]), L(plan['done'] + plan['foreign']), L((v, failed[v]) for v in todo if failed[v]),
                          [*_notes(plan, videos, made, src, dest)], time.time()-start)
 
@@ -375,7 +412,7 @@ def extract_dataset(
 
 # %% ../nbs/03_extract.ipynb #0c824a53
 def _write_array(video_path, folder, settings, on_error):
-    "Write a clip's frames to one file, and their note beside it"
+    "Write a clip's frames to one file in `folder`; the note of what they were made of, and how"
     st, (size, method, max_frames) = Path(video_path).stat(), settings.values()
     with _Video(video_path) as v: n, rate = n_frames(video_path, on_error), v.rate
     idxs = EveryFrame(max_frames)(n)
@@ -386,7 +423,8 @@ def _write_array(video_path, folder, settings, on_error):
             frame = _rgb(frame, scaler, size, method).transpose(2,0,1)
             if not f.tell(): np.lib.format.write_array_header_1_0(f, dict(descr='|u1', fortran_order=False, shape=(len(idxs), *frame.shape)))
             f.write(np.ascontiguousarray(frame))
-    _write_note(folder, video_path, st, len(idxs), rate and float(rate)*(len(idxs)-1)/max(n-1, 1), v.reason, settings, size=(folder/_array).stat().st_size)
+    rate = rate and float(rate)*(len(idxs)-1)/max(n-1, 1)
+    return _source(video_path, st) | dict(frames=len(idxs), fps=rate, not_whole=v.reason, size=(folder/_array).stat().st_size, settings=settings)
 
 def _array_bytes(videos, size, method, max_frames):
     "Bytes that the cached `videos` will take, estimated from a few"

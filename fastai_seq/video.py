@@ -9,7 +9,7 @@ __all__ = ['video_extensions', 'write_video', 'VideoError', 'open_av', 'extract_
            'video_info', 'examine', 'read_frames', 'get_videos']
 
 # %% ../nbs/02_video.ipynb #0aea1f17
-import json, math, mimetypes, os
+import json, math, mimetypes, os, re
 from bisect import bisect_left, bisect_right
 from contextlib import suppress
 from dataclasses import dataclass
@@ -303,17 +303,13 @@ class VideoRange(os.PathLike):
         return first, last-first
 
 # %% ../nbs/02_video.ipynb #28afcd48
-_note, _array = '.clip.json', 'frames.npy'
+_array = 'frames.npy'
 
 def _is_array(path): return (path/_array).is_file()
 
-def _made(folder):
-    "The note in a folder of frames; None if there is none"
-    try: note = json.loads((folder/_note).read_text(encoding='utf-8'))
-    except FileNotFoundError: return None
-    except ValueError: note = None
-    if not isinstance(note, dict) or not isinstance(note.get('settings'), dict): raise VideoError(f"{folder/_note} is damaged; delete {folder}, and extract again")
-    return note
+def _stamp(path):
+    st = path.stat()
+    return str(path), st.st_mtime_ns, st.st_size
 
 def _array_head(path):
     "Shape `(T,3,H,W)` of the frames in the file `path`, and where they begin"
@@ -330,12 +326,55 @@ def _parse_head(path, mtime, size):
         except ValueError as e: raise VideoError(f"{path} is damaged ({e}); delete its folder, and cache the clip again") from e
     return shape, start
 
+# %% ../nbs/02_video.ipynb #0c3223b9
+_manifest, _journal = 'manifest.json', '.manifest.jsonl'
+
+def _is_manifest(path):
+    "Was the file `path` written by an extraction? One that holds nothing may have been, and is damaged"
+    with open(path, 'rb') as f: head = f.read(64)
+    return not head.strip(b'\0') or bool(re.match(rb'\s*\{\s*"settings"', head))
+
+def _read_notes(path):
+    "The notes in a manifest or a journal, by `Class/clip`"
+    try:
+        if path.name == _manifest:
+            told = json.loads(path.read_bytes()) if _is_manifest(path) else dict(settings={}, clips={})
+            return {k: {'settings': told['settings'], **note} for k,note in told['clips'].items()}
+        lines = path.read_bytes().split(b'\n')[:-1]      # what is after the last of them is not finished
+        return {k: {'settings': note['settings'], **note} for line in lines for k,note in json.loads(line).items()}
+    except (ValueError, TypeError, KeyError, AttributeError) as e:
+        raise VideoError(f"{path} is damaged ({type(e).__name__}: {e}); delete it, and extract again with force=True") from e
+
+_notes_read = {}    # path -> what it was when it was read in this process, and the notes
+
+def _notes_in(path):
+    "`_read_notes`, once for as long as the file stays the same; {} if there is none"
+    try:
+        name, *state = _stamp(path)
+        if _notes_read.get(name, (None,))[0] != state: _notes_read[name] = state, _read_notes(path)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError): return {}
+    return _notes_read[name][1]
+
+# %% ../nbs/02_video.ipynb #2d5197e8
+_old_note = '.clip.json'
+
+def _read_old_note(folder):
+    "The note that version 0.1.0 left in a folder of frames; None if there is none"
+    try: note = json.loads((folder/_old_note).read_text(encoding='utf-8'))
+    except FileNotFoundError: return None
+    except ValueError: note = None
+    if not isinstance(note, dict) or not isinstance(note.get('settings'), dict): raise VideoError(f"{folder/_old_note} is damaged; delete {folder}, and extract again")
+    return note
+
+def _made(folder):
+    "What is noted of a folder of frames, in the data set where it lies or from which it is linked; None if nothing is"
+    if note := _read_old_note(folder): return note
+    for path in map(Path, dict.fromkeys((os.path.abspath(folder), os.path.realpath(folder)))):
+        for name in (_journal, _manifest):
+            if note := _notes_in(path.parent.parent/name).get(f'{path.parent.name}/{path.name}'): return note
+
 # %% ../nbs/02_video.ipynb #19841a42
 _lengths = {}   # what was counted in this process: path, mtime and size of a video -> its frames, what is missing after them, and its `_line`
-
-def _stamp(path):
-    st = path.stat()
-    return str(path), st.st_mtime_ns, st.st_size
 
 def n_frames(
     path, # A clip: a video or a folder of frames
