@@ -8,7 +8,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/cli.html.md"""
 __all__ = ['demo', 'doctor', 'extract', 'train', 'predict', 'serve', 'export', 'main']
 
 # %% ../nbs/12_cli.ipynb #44156557
-import argparse, inspect, sys, time
+import argparse, inspect, shutil, sys, time
 from collections import Counter
 from contextlib import nullcontext
 from functools import partial
@@ -185,6 +185,7 @@ def train(
     _check_train(out, epochs, split, force)
     learn, pretrained, head = _train_learner(path, out, arch, head, weights, seed, exclude, split,
                                              seq_len=seq_len, size=size, method=method, bs=bs, valid_pct=valid_pct)
+    _check_room(learn.model, out)
     name = ', '.join([arch, *head.values(), 'pretrained' if pretrained else 'from scratch'])
     row = _fit(name, learn, partial(_fit_cycles, learn, pretrained, epochs, fine_tune, lr))
     _save_learner(learn, out/'model.pkl')
@@ -229,7 +230,12 @@ def _save_learner(learn, path):
     "`learn.export`, whole or not at all; torch, if the disk is full, raises a RuntimeError"
     with written_whole(path) as tmp:
         try: learn.export(tmp)
-        except RuntimeError as e: raise OSError(f"{path} could not be written ({str(e).splitlines()[0]}); is the disk full?") from e
+        except RuntimeError as e: raise OSError(f"{path} could not be written: is the disk full? ({str(e).splitlines()[0]})") from e
+
+def _check_room(model, folder):
+    "Raises OSError before hours of training, if the disk has no room for what comes of them"
+    needed, free = sum(v.nbytes for v in model.state_dict().values()), shutil.disk_usage(folder).free
+    if free < needed: raise OSError(f"{folder}: the model takes {needed/1e6:.1f} MB, and its disk has {free/1e6:.1f} MB free; make room, or choose another folder (--out)")
 
 # %% ../nbs/12_cli.ipynb #9f8cb357
 def _fit_cycles(learn, pretrained, epochs, fine_tune, lr):

@@ -97,10 +97,11 @@ def test_exclude_lists_of_odd_names(clips, tmp_path):
 
 @pytest.fixture(scope='module')
 def trained(clips, tmp_path_factory):
-    "What `train` and `export` leave: model.pkl, report.html and m.onnx"
+    "What the commands leave: model.pkl, report.html, m.onnx, the bundle b, a page and the list x.txt"
     out = tmp_path_factory.mktemp('trained')
-    assert cli.main(['train', str(clips), '--out', str(out), *small]) == 0
-    assert cli.main(['export', str(out/'model.pkl'), '--onnx', str(out/'m.onnx')]) == 0
+    for words in (['train', clips, '--out', out, *small], ['export', out/'model.pkl', '--onnx', out/'m.onnx', '--bundle', out/'b'],
+                  ['predict', out/'model.pkl', get_instances(clips)[0], '--html', '--out', out], ['doctor', clips, '--workers', 1, '--out', out/'x.txt']):
+        assert cli.main([*map(str, words)]) == 0, words
     return out
 
 heavy = ('torch', 'fastai', 'matplotlib', 'IPython', 'sklearn')
@@ -153,13 +154,17 @@ def test_a_file_that_is_not_ours_is_not_replaced(command, clips, trained, tmp_pa
 @pytest.mark.slow
 def test_what_is_ours_is_replaced(clips, trained, tmp_path):
     "By the same command again, without --force"
-    clip = get_instances(clips)[0]
-    for words in (['doctor', clips, '--workers', 1, '--out', tmp_path/'x.txt'], ['export', trained/'model.pkl', '--onnx', tmp_path/'m.onnx', '--int8'],
-                  ['export', trained/'model.pkl', '--bundle', tmp_path/'b'], ['predict', trained/'model.pkl', clip, '--html', '--out', tmp_path/'p']):
-        for _ in range(2): assert cli.main([*map(str, words)]) == 0, words
+    old, clip = tmp_path/'old', get_instances(clips)[0]
+    shutil.copytree(trained, old)
+    for words in (['doctor', clips, '--workers', 1, '--out', old/'x.txt'], ['export', trained/'model.pkl', '--onnx', old/'m.onnx', '--bundle', old/'b', '--int8'],
+                  ['export', trained/'model.pkl', '--onnx', old/'m.onnx'], ['predict', trained/'model.pkl', clip, '--html', '--out', old]):
+        assert cli.main([*map(str, words)]) == 0, words
 
-breaks = dict(full="""import resource
-resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))     # a write of more than that is told as EFBIG
+breaks = dict(full="""import resource, uuid
+def uuid4():            # the first thing that written_whole asks for: from here on, a write of more than 10 bytes is told as EFBIG
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+    return uuid.uuid4()
+files.uuid4 = uuid4
 """, interrupted="""def replace(tmp, dest): raise KeyboardInterrupt
 files.Path.replace = replace""")
 
@@ -170,9 +175,6 @@ files.Path.replace = replace""")
 def test_of_a_full_disk_and_an_interruption_the_old_files_come_out_whole(command, how, clips, trained, tmp_path):
     old, clip = tmp_path/'old', get_instances(clips)[0]
     shutil.copytree(trained, old)
-    assert cli.main(['export', str(trained/'model.pkl'), '--bundle', str(old/'b')]) == 0
-    assert cli.main(['predict', str(trained/'model.pkl'), str(clip), '--html', '--out', str(old)]) == 0
-    assert cli.main(['doctor', str(clips), '--workers', '1', '--out', str(old/'x.txt')]) == 0
     before = {p: p.read_bytes() for p in old.rglob('*') if p.is_file()}
     words = command.format(clips=clips, old=old, trained=trained, clip=clip, small=' '.join(small)).split()
     code = f"""import sys
@@ -185,3 +187,9 @@ sys.exit(cli.main({words}))"""
     said = [l for l in res.stderr.splitlines() if l.startswith('fastai-seq: ')]
     assert len(said) == 1 and 'Traceback' not in res.stderr and (how == 'interrupted' or words[0] == 'predict' or str(old) in said[0]), res.stderr
     assert {p: p.read_bytes() for p in old.rglob('*') if p.is_file()} == before
+
+def test_a_disk_without_room_for_the_model_is_told_before_training(clips, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(shutil, 'disk_usage', lambda path: shutil._ntuple_diskusage(10**6, 10**6-1000, 1000))
+    assert cli.main(['train', str(clips), '--out', str(tmp_path), *small]) == 2
+    res = capsys.readouterr()
+    assert f'fastai-seq: error: {tmp_path}' in res.err and 'train_loss' not in res.out and not list(tmp_path.iterdir())
