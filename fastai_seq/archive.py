@@ -380,6 +380,32 @@ def _by_tool(fname, members, work, password, timeout, total, show):
     if not problems: raise ValueError(f"it is compressed, and no program to extract it was found: {_advice}")
     raise ValueError(f"{'wrong password, or ' if password else ''}no program here can:{''.join(problems)}\nGet the archive again, or {_advice}")
 
+# %% ../nbs/03_archive.ipynb #1cc7e49c
+def _identity(fname): return dict(name=fname.name, bytes=fname.stat().st_size, mtime_ns=fname.stat().st_mtime_ns)
+
+def _note_beside(dest):
+    dest = dest.resolve()       # of a link, or of `.`, it is the folder that has a place and a name
+    return dest.parent/f'.{dest.name}.archive.json'
+
+def _write_note(fname, dest, content):
+    "Note that the folder `content`, which will be `dest`, came from `fname`"
+    moments = {f.name: f.lstat().st_mtime_ns for f in sorted(content.iterdir())[:10]}
+    with written_whole(_note_beside(dest)) as tmp: tmp.write_text(json.dumps(_identity(fname) | dict(holds=moments)), encoding='utf-8')
+
+def _read_note(path):
+    "The note in the file `path`; {} if it is none, or a link"
+    try: note = {} if path.is_symlink() else json.loads(path.read_bytes())
+    except (OSError, ValueError): return {}
+    return note if isinstance(note, dict) and note.keys() - {'holds'} == {'name', 'bytes', 'mtime_ns'} else {}
+
+def _came_from(dest, tops):
+    "The `_identity` of the archive that `dest` came from; {} if that is not known"
+    note = _read_note(_note_beside(dest))
+    held = note.pop('holds', {})
+    if any(os.path.lexists(dest/name) and (dest/name).lstat().st_mtime_ns == t for name,t in held.items()): return note
+    old = '.archive.json'       # version 0.1.0 noted it in the folder itself, where a file of that name may be the archive's too
+    return {} if old in tops else _read_note(dest/old)
+
 # %% ../nbs/03_archive.ipynb #81976f9d
 _readers = {'.rar': _rar, '.zip': _zip, **{s: partial(_tar, opener=o) for s,o in _tars.items()}}
 _broken = (ValueError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, struct_error, rarfile.Error, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile)
@@ -395,12 +421,8 @@ def _extract(fname, dest, members, root, password, timeout, total):
         if all(m.open for m in members if m.kind == 'file'): _write(members, out, show)
         else: out = _by_tool(fname, members, work, password, timeout, total, show)
         _complete(members, out)
-        (out.joinpath(*root)/_note).write_text(json.dumps(_identity(fname)), encoding='utf-8')
         out.joinpath(*root).rename(tmp)
-
-_note = '.archive.json'     # says which archive a folder came from, as another one may have the same name
-
-def _identity(fname): return dict(name=fname.name, bytes=fname.stat().st_size, mtime_ns=fname.stat().st_mtime_ns)
+        _write_note(fname, dest, tmp)
 
 # %% ../nbs/03_archive.ipynb #6e5b4fbe
 def extract_archive(
@@ -421,13 +443,13 @@ def extract_archive(
     if there and not fname.exists(): return dest
     if not fname.is_file(): raise FileNotFoundError(f"No such archive: {fname}")
     if dest.is_file(): raise ValueError(f"{dest} is a file; choose a folder for what is in {fname}")
-    if (dest/_note).exists() and (was := json.loads((dest/_note).read_text(encoding='utf-8'))) != _identity(fname): raise ValueError(
-        f"{dest} holds what came out of another archive, {was['name']} of {was['bytes']} bytes (or of {fname} before it changed); choose another dest, or delete it")
     try:
         with _readers[suffix](fname, password) as (members, n):
             if max_bytes is None: max_bytes = max(100*n, 1<<30)
             members = _listed(members, max_members, max_bytes)
             root,tops = _top(members)
+            if there and (was := _came_from(dest, tops)) and was != _identity(fname): raise ValueError(
+                f"{dest} holds what came out of another archive, {was['name']} of {was['bytes']} bytes (or of {fname} before it changed); choose another dest, or delete it")
             if there & tops: return dest
             if there: raise ValueError(f"{dest} holds other things ({', '.join(sorted(there)[:3])} …); choose another dest")
             _extract(fname, dest, members, root, password, timeout, _check(members, root, max_bytes))

@@ -1,5 +1,6 @@
 "Archives: hostile ones and broken ones are refused by name and leave nothing; programs are not believed; kills leave nothing that counts."
-import base64, gzip, io, os, shutil, signal, stat, struct, subprocess, sys, tarfile, time, warnings, zipfile, zlib
+import base64, gzip, io, json, os, shutil, signal, stat, struct, subprocess, sys, tarfile, time, warnings, zipfile, zlib
+from pathlib import Path
 
 import pytest, rarfile
 
@@ -7,7 +8,7 @@ from conftest import real
 from fastai_seq.archive import extract_archive, unrar
 
 needs = lambda *tools: pytest.mark.skipif(not any(map(shutil.which, tools)), reason=f"none of {', '.join(tools)} is installed")
-tree = lambda dest: {f.relative_to(dest).as_posix(): os.readlink(f) if f.is_symlink() else f.read_bytes() if f.is_file() else None for f in dest.rglob('*') if f.name != '.archive.json'}
+tree = lambda dest: {f.relative_to(dest).as_posix(): os.readlink(f) if f.is_symlink() else f.read_bytes() if f.is_file() else None for f in dest.rglob('*')}
 
 @pytest.fixture
 def refused(tmp_path):
@@ -59,7 +60,7 @@ def test_real_rar(name, tmp_path):
     for n,data in got.items():
         if n.split('/')[-1] in sums: assert zlib.crc32(data) == sums[n.split('/')[-1]]
     if name in ('rar5-dups', 'rar5-hlink'): assert len(set(got.values())) == 1
-    assert sorted(f.name for f in tmp_path.iterdir()) == ['dest']
+    assert sorted(f.name for f in tmp_path.iterdir()) == ['.dest.archive.json', 'dest']
 
 @pytest.mark.parametrize('name', ['rar3-subdirs', 'rar5-subdirs', 'rar5-vols.part1'])
 def test_stored_rar_takes_no_program(name, tmp_path, monkeypatch):
@@ -167,7 +168,7 @@ def test_every_format_gives_the_same_folder(name, tmp_path):
     assert tree(dest) == content
     (dest/'mine').touch(); assert extract_archive(str(fname), dest) == dest and (dest/'mine').exists()
     fname.unlink(); assert extract_archive(fname, dest) == dest
-    assert sorted(f.name for f in tmp_path.iterdir()) == ['dest']
+    assert sorted(f.name for f in tmp_path.iterdir()) == ['.dest.archive.json', 'dest']
     with pytest.raises(FileNotFoundError): extract_archive(fname, tmp_path/'other')
 
 @pytest.mark.parametrize('compression', [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -400,7 +401,7 @@ def test_the_next_program_has_a_go(tmp_path, program):
     program('unar', "sys.exit(1)")
     program('bsdtar', right + "(out/'Set').chmod(0o500); (out/'Set/b').chmod(0); sys.exit(3)")     # all right, and it says that it is not
     dest = unrar(rar_of(tmp_path/'x.rar', one, 0x33), tmp_path/'dest')
-    assert tree(dest) == {'a': b'one'*100, 'b': b'two'*100} and sorted(f.name for f in tmp_path.iterdir()) == ['bin', 'dest', 'x.rar']
+    assert tree(dest) == {'a': b'one'*100, 'b': b'two'*100} and sorted(f.name for f in tmp_path.iterdir()) == ['.dest.archive.json', 'bin', 'dest', 'x.rar']
     assert dest.stat().st_mode & 0o777 == 0o755 and (dest/'b').stat().st_mode & 0o777 == 0o644
 
 def test_the_password_goes_to_the_program(tmp_path, program):
@@ -475,3 +476,61 @@ def test_another_archive_of_the_same_name_does_not_pass(tmp_path):
     with pytest.raises(ValueError, match='another archive, UCF.zip'): extract_archive(tmp_path/'b/UCF.zip', dest)
     (tmp_path/'a/UCF.zip').unlink()
     assert (extract_archive(tmp_path/'a/UCF.zip', dest)/'clip.avi').read_text() == 'one'
+
+def identity(fname): return dict(name=fname.name, bytes=fname.stat().st_size, mtime_ns=fname.stat().st_mtime_ns)
+
+@pytest.fixture
+def two(tmp_path):
+    "Two archives of one name, with the same files in them, of other content"
+    for d in 'ab':
+        (tmp_path/d).mkdir()
+        tar_of(tmp_path/d/'UCF.tar', [('UCF/Jump/clip.avi', d.encode()), ('UCF/Run/clip.avi', d.encode())])
+    return tmp_path/'a/UCF.tar', tmp_path/'b/UCF.tar'
+
+def test_the_folder_holds_what_the_archive_holds(two, tmp_path, monkeypatch):
+    "Which archive it was is noted beside it, wherever `dest` leads"
+    (tmp_path/'far').mkdir(); (tmp_path/'here').mkdir(); (tmp_path/'link').symlink_to(tmp_path/'far')
+    for dest in ('.', tmp_path/'link', tmp_path/'plain'):
+        monkeypatch.chdir(tmp_path/'here')
+        extract_archive(two[0], dest)
+        monkeypatch.chdir(tmp_path/'here')          # which is another folder now
+        assert sorted(tree(Path(dest))) == ['Jump', 'Jump/clip.avi', 'Run', 'Run/clip.avi']
+        assert extract_archive(two[0], dest) == Path(dest)
+        with pytest.raises(ValueError, match='another archive, UCF.tar'): extract_archive(two[1], dest)
+    assert {f.name for f in tmp_path.glob('.*')} == {'.far.archive.json', '.here.archive.json', '.plain.archive.json'} and (tmp_path/'link').is_symlink()
+
+def test_members_of_the_old_notes_name_are_content(two, tmp_path):
+    "A file comes out as it is, even one that looks like a note; a link leads nothing to where it points"
+    looks = json.dumps(dict(name='other.rar', bytes=1, mtime_ns=2)).encode()
+    fname = tar_of(tmp_path/'x.tar', [('Set/.archive.json', looks), ('Set/clip.avi', b'clip')])
+    for _ in range(2): assert tree(extract_archive(fname, tmp_path/'dest')) == {'.archive.json': looks, 'clip.avi': b'clip'}
+    (tmp_path/'.dest.archive.json').unlink()                        # nor is it taken for one when ours is lost
+    assert tree(extract_archive(fname, tmp_path/'dest'))['.archive.json'] == looks
+    fname = tar_of(tmp_path/'y.tar', [('Set/clip.avi', looks), ('Set/.archive.json', (tarfile.SYMTYPE, 'clip.avi'))])
+    for _ in range(2): assert tree(extract_archive(fname, tmp_path/'linked')) == {'clip.avi': looks, '.archive.json': 'clip.avi'}
+    (tmp_path/'linked/Jump').mkdir()
+    (tmp_path/'.linked.archive.json').unlink()
+    assert extract_archive(two[0], tmp_path/'linked') == tmp_path/'linked'
+
+def test_a_note_whose_folder_is_gone_refuses_nothing(two, tmp_path):
+    dest = extract_archive(two[0], tmp_path/'dest')
+    shutil.rmtree(dest)
+    assert tree(extract_archive(two[1], dest))['Run/clip.avi'] == b'b'      # and is that archive's now
+    with pytest.raises(ValueError, match='another archive'): extract_archive(two[0], dest)
+    shutil.rmtree(dest)
+    for name in ('Jump', 'Run'): (dest/name).mkdir(parents=True)
+    assert extract_archive(two[0], dest) == dest                            # by other means, as if there had been no note
+    shutil.rmtree(dest)
+    for damage in ('', '{"name": "UCF', '[]', '{"name": 1, "bytes": 2, "mtime_ns": 3, "holds": 4}'):
+        (tmp_path/'.dest.archive.json').write_text(damage)
+        for _ in range(2): assert extract_archive(two[1], dest) == dest
+        shutil.rmtree(dest)
+
+def test_folders_that_version_0_1_0_extracted(two, tmp_path):
+    dest = tmp_path/'dest'
+    for name in ('Jump', 'Run'): (dest/name).mkdir(parents=True)
+    (dest/'.archive.json').write_text(json.dumps(identity(two[0])))
+    assert extract_archive(two[0], dest) == dest and not (tmp_path/'.dest.archive.json').exists()
+    with pytest.raises(ValueError, match='another archive, UCF.tar'): extract_archive(two[1], dest)
+    (dest/'.archive.json').rename(tmp_path/'elsewhere'); (dest/'.archive.json').symlink_to(tmp_path/'elsewhere')
+    assert extract_archive(two[1], dest) == dest                            # a link is no note of ours
