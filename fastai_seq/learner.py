@@ -132,11 +132,11 @@ class _OnFeatures(Module):
     def forward(self, x, n): return self.head(x, tuple(n.tolist()))
 
 @torch.no_grad()
-def _look(learn, dl, progress):
+def _look(learn, dl, progress=None):
     "What the encoder says of each clip of `dl`, in order, with the targets"
     res, model = [], learn.model.to(learn.dls.device).eval()
     vectors = model.head.vectors if type(model.head).forward is Head.forward else lambda x: x      # a head with a way of its own gets the maps
-    for b in progress_bar(dl, leave=False, display=progress):
+    for b in progress_bar(dl, leave=False, display=hasattr(learn, 'progress') if progress is None else progress):
         vecs = vectors(model.features(b[0]))
         res += zip([v[:n].cpu() for v,n in zip(vecs, clip_lengths(b[0]) or (vecs.shape[1],)*len(vecs))], *(y.cpu() for y in b[learn.dls.n_inp:]))
     return res
@@ -164,8 +164,8 @@ def fit_head(self:Learner,
     if bad := [type(cb).__name__ for cb in L(cbs) if isinstance(cb, _not_alone)]: raise ValueError(
         f"{bad[0]} does not work in fit_head, where no clips go through the whole model; train with fit_one_cycle or fine_tune")
     asked, bs = train.new(shuffle=False, drop_last=False, get_idxs=partial(list, range(len(train.dataset)))), bs or train.bs
-    if progress is None: progress = hasattr(self, 'progress')
-    kept = _Looks([_look(self, asked, progress) for _ in range(looks)]), _Looks([_look(self, self.dls.valid, progress)])
+    ask = _look if progress is None else partial(_look, progress=progress)
+    kept = _Looks([ask(self, asked) for _ in range(looks)]), _Looks([ask(self, self.dls.valid)])
     dl = partial(DataLoader, bs=bs, create_batch=_features_together)
     dls = DataLoaders(dl(kept[0], get_idxs=lambda: train.get_idxs(), drop_last=len(kept[0]) > bs), dl(kept[1]), device=self.dls.device)
     inner = Learner(dls, _OnFeatures(head), self.loss_func, self.opt_func, self.lr, cbs=[FiniteLoss()] + L(cbs), metrics=self.metrics,
