@@ -1,5 +1,5 @@
 "Extracting a data set, disturbed in every way: killed, doubled, interrupted, short of room, spread over a cluster."
-import errno, json, os, random, signal, subprocess, sys, time
+import errno, json, os, random, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np, pytest
@@ -7,8 +7,8 @@ from filelock import FileLock
 
 from fastai_seq import extract as room
 from fastai_seq.data import get_instances
-from fastai_seq.extract import _as_completed, _in_processes, avi2frames, extract_dataset, frames_bytes
-from fastai_seq.video import VideoError, get_videos, n_frames, read_frames, write_video
+from fastai_seq.extract import _as_completed, _extract, _in_processes, _settings, _write_frames, avi2frames, cache_clips, extract_dataset, frames_bytes
+from fastai_seq.video import VideoError, _made, get_videos, n_frames, read_frames, video_info, write_video
 
 n_videos, length = 16, 60
 
@@ -54,11 +54,12 @@ def test_killed_at_twenty_moments(videos, undisturbed, tmp_path, workers):
         wait_for(frames, int(n_videos*length*(i + rng.random())/moments), run)
         os.kill(run.pid, signal.SIGKILL)            # the workers, if any, have to notice by themselves
         run.communicate()
-        for f in frames.glob('[AB]/*'): assert len(f.ls_sorted()) == length and json.loads((f/'.clip.json').read_text())['frames'] == length
+        for f in frames.glob('[AB]/*'): assert len(os.listdir(f)) == length and (_made(f)['frames'], video_info(f).fps) == (length, 25)
+    finished = {f: f.stat().st_mtime_ns for f in frames.glob('[AB]/*')}
     run = start(videos, frames, workers)
     out, err = run.communicate(timeout=120)
     assert run.returncode == 0, err
-    assert contents(frames) == undisturbed
+    assert contents(frames) == undisturbed and {f: f.stat().st_mtime_ns for f in finished} == finished != {}
     assert sorted(f.name for f in get_instances(frames)) == sorted(map(str, range(n_videos)))
 
 def test_runs_at_once(videos, undisturbed, tmp_path):
@@ -204,7 +205,7 @@ def test_changed_sources_and_settings_are_noticed(videos, tmp_path):
     assert report.done == [first] and '1 of the videos had changed' in str(report)
     assert n_frames(frames/first.parent.name/first.stem) == 5
     assert len(extract_dataset(src, frames, size=64, force=True, workers=0).done) == 3
-    for f in frames.rglob('.clip.json'): f.unlink()
+    (frames/'manifest.json').unlink()
     assert '3 folders were made by other means' in str(extract_dataset(src, frames, workers=0))
     first.unlink()
     assert len(extract_dataset(src, frames, workers=0).skipped) == 2
@@ -231,3 +232,130 @@ def test_memory_does_not_grow_with_the_video(tmp_path):
         peaks.append(int(out[0])/1024)
         assert out[1] == 'False'
     assert peaks[1] < 200 and peaks[1] - peaks[0] < 20, peaks
+
+def notes(dest): return json.loads((dest/'manifest.json').read_text())['clips']
+
+def test_folders_hold_frames_only(videos, tmp_path):
+    for dest, make in ((tmp_path/'frames', extract_dataset), (tmp_path/'cache', cache_clips)):
+        make(videos, dest, workers=0)
+        for f in get_instances(dest): assert {os.path.splitext(n)[1] for n in os.listdir(f)} in ({'.jpg'}, {'.npy'}) and video_info(f).fps == 25
+        assert len(notes(dest)) == len(get_instances(dest)) == n_videos and {f.name for f in dest.iterdir() if f.is_dir()} == {'A', 'B'}
+
+def test_the_manifest_is_read_once(videos, tmp_path, monkeypatch):
+    "And not for each clip; but again when it has changed"
+    from fastai_seq import video
+    extract_dataset(videos, tmp_path, workers=0)
+    read, count = video._read_notes, []
+    monkeypatch.setattr(video, '_read_notes', lambda path: count.append(path.name) or read(path))
+    for _ in range(2):
+        for f in get_instances(tmp_path): assert video_info(f).fps == 25
+    assert count == ['manifest.json']
+    extract_dataset(videos, tmp_path, workers=0, fps=5, force=True)
+    for f in get_instances(tmp_path): assert video_info(f).fps == 5
+    assert count == ['manifest.json']*2
+
+loop = "import sys; from fastai_seq.extract import avi2frames; [avi2frames(v, sys.argv[1], size=32) for v in sys.argv[2:]]"
+
+def test_avi2frames_in_several_processes(videos, tmp_path):
+    "Each notes its own clips, and takes over those of the others; all are known in the end, in a copy too"
+    files, frames = get_videos(videos), tmp_path/'frames'
+    runs = [subprocess.Popen([sys.executable, '-c', loop, frames, *files[i:] + files[:i]]) for i in (0, 4, 8, 12)]
+    assert [r.wait(120) for r in runs] == [0]*4
+    for f in get_instances(frames): assert (video_info(f).fps, len(os.listdir(f)), _made(f)['frames']) == (25, length, length)
+    shutil.copytree(frames, tmp_path/'copy')
+    for dest in (frames, tmp_path/'copy'):
+        assert len(extract_dataset(videos, dest, size=32, workers=0).skipped) == n_videos == len(notes(dest))
+        assert not list(dest.glob('.manifest.jsonl'))
+
+def test_a_call_costs_the_same_however_many_clips_there_are(videos, tmp_path):
+    "Bytes that a thousand clips write of notes: not a thousand manifests"
+    from fastai_seq.extract import _append, _journal, _take_over
+    written, settings = 0, _settings()
+    note = _made(avi2frames(videos/'A/0.avi', tmp_path))
+    state = lambda: ((f := tmp_path/'manifest.json').stat().st_ino, f.stat().st_mtime_ns)
+    for i in range(1000):
+        (tmp_path/f'A/{i}').mkdir(exist_ok=True)
+        _append(tmp_path/_journal, json.dumps({f'A/{i}': note}))
+        before = state()
+        _take_over(tmp_path, settings)
+        if state() != before: written += (tmp_path/'manifest.json').stat().st_size
+    assert written < 25*(tmp_path/'manifest.json').stat().st_size and len(_made(tmp_path/'A/999')) == len(note)
+
+@pytest.fixture
+def old(videos, tmp_path):
+    "What version 0.1.0 made of two of the videos: a hidden note in each folder"
+    src, frames = tmp_path/'old_videos', tmp_path/'old'
+    for v in (videos/'A/0.avi', videos/'B/1.avi'):
+        (src/v.parent.name).mkdir(parents=True)
+        shutil.copy2(v, src/v.parent.name)
+    extract_dataset(src, frames, workers=0)
+    for k, note in notes(frames).items(): (frames/k/'.clip.json').write_text(json.dumps(note | dict(settings=_settings())))
+    (frames/'manifest.json').unlink()
+    return src, frames
+
+def test_folders_that_version_0_1_0_made(old, tmp_path):
+    "They are read, and done; what is made again has no hidden file any more"
+    src, frames = old
+    assert [video_info(f).fps for f in get_instances(frames)] == [25, 25]
+    before = (frames/'A/0').stat().st_mtime_ns
+    assert avi2frames(src/'A/0.avi', frames) == frames/'A/0' and (frames/'A/0').stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match='size'): avi2frames(src/'A/0.avi', frames, size=32)
+    report = extract_dataset(src, frames, workers=0)
+    assert len(report.skipped) == 2 and not report.notes and sorted(notes(frames)) == ['A/0', 'B/1']
+    avi2frames(src/'A/0.avi', frames, force=True, size=32)
+    assert len(os.listdir(frames/'A/0')) == length and _made(frames/'A/0')['settings']['size'] == 32
+    assert (frames/'B/1/.clip.json').exists() and video_info(frames/'B/1').fps == 25
+
+def test_frames_without_their_manifest_are_frames(videos, tmp_path):
+    (tmp_path/'f').mkdir()
+    for make in (extract_dataset, cache_clips):
+        make(videos, tmp_path/make.__name__, workers=0)
+        alone = tmp_path/'f'/make.__name__
+        shutil.copytree(tmp_path/make.__name__/'A/0', alone)
+        assert (video_info(alone).fps, n_frames(alone), len(read_frames(alone, [0, 59]))) == (None, length, 2)
+        alone = tmp_path/'split/train/A'/make.__name__
+        alone.parent.mkdir(parents=True, exist_ok=True)
+        alone.symlink_to(tmp_path/make.__name__/'A/0')              # as splits are often made
+        assert video_info(alone).fps == 25
+
+@pytest.mark.parametrize('last', ['rmtree', '_append', 'replace'])
+def test_killed_between_the_note_and_the_folder(videos, tmp_path, monkeypatch, last):
+    "No note is taken for that of other frames, wherever the process ends"
+    frames, v = tmp_path/'frames', shutil.copy2(videos/'A/0.avi', tmp_path/'0.avi')
+    class Killed(BaseException): pass
+    def kill(*args): raise Killed
+    folder = avi2frames(v, frames)
+    write_video(v, (np.full((160, 240, 3), 9, np.uint8) for _ in range(length)))     # as many frames, and others
+    target = dict(rmtree=(room.shutil, 'rmtree'), _append=(room, '_append'), replace=(Path, 'replace'))[last]
+    with monkeypatch.context() as m:
+        m.setattr(*target, kill)
+        with pytest.raises(Killed): _extract(v, frames, _write_frames, _settings(), 'raise')
+    if folder.exists():
+        with pytest.warns(UserWarning, match='has changed'): avi2frames(v, frames)
+    else: avi2frames(v, frames)
+    assert read_frames(folder, [30]).max() < 20 and _made(folder)['bytes'] == v.stat().st_size
+
+def test_a_worker_that_outlives_its_run_changes_nothing(videos, tmp_path):
+    "Its unfinished folder was swept by the next run, which has made the clip since"
+    avi2frames(videos/'A/0.avi', tmp_path)
+    def swept(video_path, tmp, *args):
+        tmp.rmdir()
+        return dict(settings={})
+    before = contents(tmp_path)
+    with pytest.raises(FileNotFoundError, match='was killed'): _extract(videos/'A/0.avi', tmp_path, swept, _settings(), 'raise')
+    assert contents(tmp_path) == before
+
+def test_a_manifest_that_is_damaged_or_of_others(videos, tmp_path):
+    frames = tmp_path/'frames'
+    extract_dataset(videos, frames, workers=0)
+    manifest, text = frames/'manifest.json', (frames/'manifest.json').read_text()
+    manifest.write_text(text[:500])
+    for damaged in (lambda: extract_dataset(videos, frames, workers=0, force=True), lambda: avi2frames(videos/'A/0.avi', frames, force=True), lambda: video_info(frames/'A/0')):
+        with pytest.raises(VideoError, match='manifest.json is damaged.*delete it, and extract again with force=True'): damaged()
+    assert n_frames(frames/'A/0') == length
+    manifest.unlink()
+    assert len(extract_dataset(videos, frames, workers=0, force=True).done) == n_videos and manifest.read_text() == text
+    manifest.write_text('{"videos": []}')
+    for others in (lambda: extract_dataset(videos, frames, workers=0), lambda: avi2frames(videos/'A/0.avi', frames)):
+        with pytest.raises(ValueError, match='is in the way'): others()
+    assert manifest.read_text() == '{"videos": []}' and video_info(frames/'A/0').fps is None

@@ -221,7 +221,7 @@ def test_a_broken_frame_in_a_folder_is_found(clips, tmp_path):
     (folder/'5.jpg').write_bytes((folder/'5.jpg').read_bytes()[:200])
     table = examine_clips(tmp_path, workers=0)
     assert [f.name for f in table.index[table.verdict != '']] == [folder.name] and '5.jpg' in table.problem[folder]
-    (folder/'.clip.json').write_text('')
+    (tmp_path/'manifest.json').write_text('')
     assert 'damaged' in examine_clips(tmp_path, workers=0).problem[folder]
 
 flip_job = """
