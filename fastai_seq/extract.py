@@ -126,7 +126,7 @@ def _append(path, line):
     "Append `line` to the file `path`, in place of one that was not finished"
     with open(path, 'ab+') as f:
         end = f.seek(0, os.SEEK_END)
-        f.seek(max(0, end - 65536))
+        f.seek(max(0, end - 8192))      # no line is longer
         if not (tail := f.read()).endswith(b'\n'): f.truncate(end - len(tail) + tail.rfind(b'\n') + 1)
         f.write(line.encode() + b'\n')
 
@@ -139,7 +139,7 @@ def _extract(video_path, dest, write, settings, on_error, work=None):
         note = write(video_path, tmp, settings, on_error)
         until_named.enter_context(_noting(dest))
         if not tmp.is_dir(): raise FileNotFoundError(f"{tmp} is gone: the run that it belongs to was killed, and {dest} is another's now")
-        if clip.is_dir(): shutil.rmtree(clip.resolve())
+        if clip.is_dir(): shutil.rmtree(clip.resolve())     # where it is a link, too
         _append(dest/_journal, json.dumps({clip.relative_to(dest).as_posix(): note}))
 
 def _frames_folder(video_path):
