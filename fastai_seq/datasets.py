@@ -200,6 +200,7 @@ def _unrar_classes(fname, dest):
     rars = sorted(unrar(fname, work/'archives').glob('*.rar'))
     if not rars: raise ValueError(f"{fname}: expected an archive of one .rar a class, found none in it")
     for rar in rars: unrar(rar, work/'clips'/rar.stem)
+    for note in (work/'clips').glob('.*.archive.json'): note.unlink()       # no classes
     with written_whole(dest) as tmp: (work/'clips').rename(tmp)
     rmtree(work)
     return dest

@@ -161,7 +161,9 @@ def _write_manifest(dest, settings):
 
 def _take_over(dest, settings):
     "`_write_manifest`, if that is due"
-    size = lambda name: (dest/name).stat().st_size if (dest/name).exists() else 0
+    def size(name):
+        with suppress(FileNotFoundError): return (dest/name).stat().st_size      # another process may just have taken it over
+        return 0
     if size(_journal) < min(size(_manifest)/8, 1<<16): return
     with _noting(dest): _write_manifest(dest, settings)
 

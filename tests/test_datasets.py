@@ -247,7 +247,7 @@ def hmdb(serve, tmp_path, monkeypatch):
 def test_untar_hmdb51_and_its_folds(hmdb, tmp_path):
     path, splits = untar_hmdb51(tmp_path/'data/hmdb51', tmp_path/'archive')
     assert sorted(c.name for c in path.iterdir()) == sorted(classes) and len(list(path.glob('*/*.avi'))) == 12
-    assert sorted(f.name for f in path.parent.iterdir()) == ['hmdb51', 'hmdb51_splits']
+    assert sorted(f.name for f in path.parent.iterdir()) == ['.hmdb51_splits.archive.json', 'hmdb51', 'hmdb51_splits']
     files = sorted(path.glob('*/*.avi'))
     for fold in (1, 2, 3):
         marks = [(int(f.name[0])+fold) % 3 for f in files]
@@ -269,7 +269,7 @@ def test_untar_hmdb51_goes_on(hmdb, tmp_path, monkeypatch):
         try: untar_hmdb51(dest, tmp_path/'archive'); break
         except KeyboardInterrupt: assert not dest.exists()
     assert done == ['test_train_splits.rar', 'hmdb51_org.rar', 'chew.rar', 'clap.rar', 'wave.rar']
-    assert len(list(dest.glob('*/*.avi'))) == 12 and sorted(f.name for f in dest.parent.iterdir()) == ['hmdb51', 'hmdb51_splits']
+    assert len(list(dest.glob('*/*.avi'))) == 12 and sorted(f.name for f in dest.parent.iterdir()) == ['.hmdb51_splits.archive.json', 'hmdb51', 'hmdb51_splits']
 
 def test_a_broken_class_leaves_no_data_set(hmdb, tmp_path):
     hmdb.files['hmdb51_org.rar'] = stored_rar(tmp_path/'all.rar', {'clap.rar': (tmp_path/'made/clap.rar').read_bytes(), 'wave.rar': b'not an archive'}).read_bytes()
