@@ -254,7 +254,7 @@ def test_rollout_of_mytimesformer_is_a_product_of_whole_matrices(flash, monkeypa
 @pytest.mark.parametrize('pool', ['token', 'avg'])
 def test_rollout_of_vit_is_a_product_of_whole_matrices(flash, attention, pool):
     "The weights are had from timm's own slow attention, where it drops some out"
-    import timm
+    timm = pytest.importorskip('timm')
     torch.manual_seed(0)
     vit = timm.models.vision_transformer.VisionTransformer(SIDE, 8, embed_dim=24, depth=2, num_heads=2, num_classes=2, global_pool=pool, reg_tokens=1)
     vit.pretrained_cfg = {}
