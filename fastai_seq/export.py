@@ -9,6 +9,7 @@ __all__ = ['export_onnx', 'export_program']
 
 # %% ../nbs/11_export.ipynb #312bded1
 import json, logging, warnings
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import singledispatch
 from pathlib import Path
@@ -94,6 +95,17 @@ def _told_and_graph(learn):
     graphs = [_Graph(m, clips['normalize'], told['answer']['activation']).eval() for m in (model, _traceable(deepcopy(model), x))]
     return told, *graphs, x
 
+# %% ../nbs/11_export.ipynb #93fb31d5
+@contextmanager
+def _fresh_kernels():
+    "A block before and after which the dispatcher forgets which kernels it found for LSTM and GRU"
+    ops = torch.ops.aten.lstm.input, torch.ops.aten.gru.input
+    def forget():
+        for op in ops: op._dispatch_cache.clear()
+    forget()
+    try: yield
+    finally: forget()
+
 # %% ../nbs/11_export.ipynb #f845313e
 _cannot = (RuntimeError, ValueError, TypeError, AssertionError, torch.onnx.OnnxExporterError)    # what torch's exporters raise for what they cannot trace
 
@@ -104,7 +116,7 @@ def _written(write, model, varies):
         if len(dims) > 1 and getattr(model, 'clip_shape', None): continue       # it says itself that it takes clips of one shape
         if len(dims) == 1 and varies: break
         try:
-            with torch.no_grad(), warnings.catch_warnings(action='ignore'): return write((dims,), len(dims) > 1)
+            with torch.no_grad(), warnings.catch_warnings(action='ignore'), _fresh_kernels(): return write((dims,), len(dims) > 1)
         except _cannot as e: error = e
     if varies: raise ValueError(f"the loader gives clips of several lengths, and {name} can be exported for one length only; load them with another sampler") from error
     while error.__cause__: error = error.__cause__          # the exporter's own message only says that it failed

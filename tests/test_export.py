@@ -60,6 +60,9 @@ def test_the_predictor_answers_as_the_learner(made, clips, tmp_path):
     with learn.no_bar(): batch = learn.get_preds(dl=learn.dls.test_dl(items, num_workers=0))[0].numpy()
     assert np.allclose(predict.preds(np.stack([predict.read(o) for o in items])), batch, atol=1e-4)
 
+def test_a_second_export_takes_any_length_too(made, tmp_path):
+    assert export_onnx(made[0], tmp_path/'again.onnx')['any_length']
+
 def test_it_needs_neither_torch_nor_fastai(made, clips):
     clip = get_instances(clips)[0]
     code = ("import sys\nfor m in ('torch','torchvision','fastai','timm','onnx','pandas','matplotlib','sklearn'): sys.modules[m] = None\n"
