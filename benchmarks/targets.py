@@ -90,6 +90,12 @@ def inference():
 def inference_forms():
     yield 'ONNX, against eager', '≥ x', 1, numbers(where(tables('inference_forms')[0], 'form', '^ONNX$')['to eager'])
 
+def startup():
+    df, = tables('startup')
+    cpu = lambda what: numbers(where(df, 'started', what)['CPU s'])
+    yield 'CPU seconds of `fastai-seq --help`', '≤', .7, cpu('fastai-seq --help')
+    yield 'CPU seconds that our import adds to `fastai.vision.all`', '≤', .3, cpu('what ours adds')
+
 def seq2seq():
     df, = tables('seq2seq')
     yield 'SimVP, percent under copying the last frame', '≥', 40, numbers(where(df, 'forecast', 'SimVP')['under copy-last'])
@@ -100,7 +106,7 @@ def row(name, what, sign, aim, values):
     return line([what, f'{sign[0]} {shown(aim)}{sign[2:]}', ', '.join(shown(v) + sign[2:] for v in values), 'yes' if reached else '**no**', f'[{name}]({name}.md)'])
 
 def text():
-    rows = [row(f.__name__, *target) for f in (main_job, extraction, loading, models, motion, accuracy, inference, inference_forms, seq2seq) for target in f()]
+    rows = [row(f.__name__, *target) for f in (main_job, extraction, loading, models, motion, accuracy, inference, inference_forms, seq2seq, startup) for target in f()]
     results = [p for p in sorted(here.glob('*.md')) if p.name != 'README.md']
     told = {m for p in results for m in re.findall(r'\d+ cores of [^;]*|\d{4}-\d\d-\d\d(?=\. Written)', p.read_text())}
     return (f"{heading}\nWritten by `benchmarks/targets.py` from the results. Measured on {', '.join(sorted(told, reverse=True))}; versions and what else there is to say stand below each result, "
