@@ -17,14 +17,14 @@ import timm, transformers
 from common import line, source
 from torchvision.models import mobilenet_v3_small, video
 from fastai_seq.all import *
-from fastai_seq.models import _heads
+from fastai_seq.models.seqmodel import head_classes
 
 cnn = partial(SimpleCNN, [3,8,16])
 
 def heads():
     "A learner for each head, over a small image network"
     narrow = dict.fromkeys(('attention', 'lstm', 'gru', 'convlstm', 'convgru', 'diff'), dict(hidden_size=16)) | dict(transformer=dict(dim=16, depth=1))
-    for h in _heads: yield h, partial(create_seq_model, 'resnet10t' if h == 'shift' else cnn, 2, h, pretrained=False, **narrow.get(h, {})), {}
+    for h in head_classes: yield h, partial(create_seq_model, 'resnet10t' if h == 'shift' else cnn, 2, h, pretrained=False, **narrow.get(h, {})), {}
     yield 'lstm, both ways, pool_size=2', partial(create_seq_model, cnn, 2, 'lstm', pretrained=False, hidden_size=16, bidirectional=True, pool_size=2), {}
     for arch in (resnet18, mobilenet_v3_small, 'convnext_atto', 'vit_tiny_patch16_224'):
         px = 224 if arch == 'vit_tiny_patch16_224' else 64

@@ -21,10 +21,10 @@ import seed
 import torch
 torch.set_num_threads(1)
 from common import line, source
-from fastai_seq.datasets import motion_clips
-from fastai_seq.extract import avi2frames, extract_dataset
-from fastai_seq.sampling import UniformFrames
-from fastai_seq.video import _Video, _exact, _lengths, extract_frames, get_videos, n_frames, read_frames
+from fastai_seq.data.datasets import motion_clips
+from fastai_seq.video.extract import avi2frames, extract_dataset
+from fastai_seq.video.sampling import UniformFrames
+from fastai_seq.video.read import OpenVideo, _exact, _lengths, extract_frames, get_videos, n_frames, read_frames
 
 here = Path(__file__).parent
 tmp = tempfile.TemporaryDirectory(dir='/dev/shm' if Path('/dev/shm').is_dir() else None)    # in memory: the disk's moods are not measured
@@ -63,7 +63,7 @@ def quality(way, videos):
     size, default, exact = [], [], []
     for v in videos:
         folder = work/'out'/str(abs(hash(way)))/v.parent.name/v.stem
-        with _Video(v) as video:
+        with OpenVideo(v) as video:
             for f, frame in zip(sorted(folder.glob('*.jpg'), key=lambda f: int(f.stem)), video.frames()):
                 size.append(f.stat().st_size)
                 img = np.asarray(Image.open(f))
@@ -100,7 +100,7 @@ def wall(workers):
     return time.time() - start
 pairs = [(wall(1), wall(2)) for _ in range(3)]
 one, two = (median(p) for p in zip(*pairs))
-peak = subprocess.run([sys.executable, '-c', "import sys; from fastai_seq.extract import *; avi2frames(sys.argv[1], sys.argv[2]); print(next(l for l in open('/proc/self/status') if 'VmHWM' in l).split()[1])",
+peak = subprocess.run([sys.executable, '-c', "import sys; from fastai_seq.video.extract import *; avi2frames(sys.argv[1], sys.argv[2]); print(next(l for l in open('/proc/self/status') if 'VmHWM' in l).split()[1])",
                        max(get_videos(many), key=n_frames), work/'peak'], capture_output=True, text=True, check=True).stdout
 table += f"\nextract_dataset of {len(get_videos(many))} videos: one process {one:.1f} s, two {two:.1f} s, {one/two:.2f}x. Peak memory of a process that extracts: {int(peak)/1024:.0f} MB.\n"
 print(table.splitlines()[-1])

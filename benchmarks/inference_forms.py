@@ -15,13 +15,13 @@ import torch
 from fastai.learner import Learner
 from torchvision.models import mobilenet_v3_small, resnet18
 from common import line, source
-from fastai_seq.answer import Answer
-from fastai_seq.data import ImageSeqDataLoaders, get_instances
-from fastai_seq.datasets import motion_clips
-from fastai_seq.export import _told_and_graph, export_onnx
-from fastai_seq.learner import seq_learner
-from fastai_seq.runtime import OnnxPredictor
-from fastai_seq.timesformer import MyTimeSformer
+from fastai_seq.deploy.answer import Answer
+from fastai_seq.data.load import ImageSeqDataLoaders, get_instances
+from fastai_seq.data.datasets import motion_clips
+from fastai_seq.deploy.export import _told_and_graph, export_onnx
+from fastai_seq.train.learner import seq_learner
+from fastai_seq.deploy.runtime import OnnxPredictor
+from fastai_seq.models.timesformer import MyTimeSformer
 
 
 def learners(clips):

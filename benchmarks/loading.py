@@ -20,11 +20,11 @@ torch.set_num_threads(1)
 import seed
 from fastai.vision.all import Pipeline, RandomResizedCrop, Resize, ToTensor, aug_transforms
 from common import line, source
-from fastai_seq.data import ImageSeqDataLoaders, ImageTupleTfm, TensorVideoTfm
-from fastai_seq.datasets import motion_clips
-from fastai_seq.extract import cache_clips
-from fastai_seq.sampling import UniformFrames
-from fastai_seq.video import extract_frames, get_videos, n_frames
+from fastai_seq.data.load import ImageSeqDataLoaders, ImageTupleTfm, TensorVideoTfm
+from fastai_seq.data.datasets import motion_clips
+from fastai_seq.video.extract import cache_clips
+from fastai_seq.video.sampling import UniformFrames
+from fastai_seq.video.read import extract_frames, get_videos, n_frames
 
 here = Path(__file__).parent
 tmp = tempfile.TemporaryDirectory(dir='/dev/shm' if Path('/dev/shm').is_dir() else None)    # in memory: the disk's moods are not measured

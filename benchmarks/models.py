@@ -17,10 +17,10 @@ import torch
 from torchvision.models import resnet18, video
 from common import line, source, write_sections
 from fastai_seq.core import ImageTuple
-from fastai_seq.models import RNNModel, SimpleModel
-from fastai_seq.speed import model_table, plot_models
-from fastai_seq.timesformer import MyTimeSformer, hf_video_model, timesformer_from_vit
-from fastai_seq.videonets import VideoNet
+from fastai_seq.models.seqmodel import RNNModel, SimpleModel
+from fastai_seq.models.speed import model_table, plot_models
+from fastai_seq.models.timesformer import MyTimeSformer, hf_video_model, timesformer_from_vit
+from fastai_seq.models.videonets import VideoNet
 
 here = Path(__file__).parent
 devices = ['cpu'] + ['cuda']*torch.cuda.is_available()

@@ -21,10 +21,10 @@ from fastai.layers import ConvLayer, SimpleCNN
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 from common import line, source
-from fastai_seq.data import ImageSeqDataLoaders
-from fastai_seq.datasets import motion_clips
-from fastai_seq.extract import cache_clips
-from fastai_seq.learner import seq_learner
+from fastai_seq.data.load import ImageSeqDataLoaders
+from fastai_seq.data.datasets import motion_clips
+from fastai_seq.video.extract import cache_clips
+from fastai_seq.train.learner import seq_learner
 
 here = Path(__file__).parent
 kept = here/'motion.jsonl'     # a trial a line, until all are done: what was interrupted goes on

@@ -37,9 +37,9 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.torch_core import set_seed
 from fastai_seq.core import stack_frames
 from common import line, source
-from fastai_seq.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, Forecaster, SimVP
-from fastai_seq.seq2seq_learner import ScheduledSampling, copy_last, horizon_errors, seq2seq_learner
-from fastai_seq.targets import FutureDataLoaders
+from fastai_seq.models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, Forecaster, SimVP
+from fastai_seq.train.forecast import ScheduledSampling, copy_last, horizon_errors, seq2seq_learner
+from fastai_seq.data.targets import FutureDataLoaders
 
 class SpatiotemporalLSTM(nn.Module):
     "PredRNN's cell: beside its own state `(h, c)` a memory `m` that goes up through the layers, and on to the next frame (Wang et al., NeurIPS 2017)"

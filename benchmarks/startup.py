@@ -10,8 +10,8 @@ from statistics import median
 os.environ |= {'OMP_NUM_THREADS': '1'}
 sys.path.insert(0, str(Path(__file__).parent))
 from common import line, source
-from fastai_seq.video import get_videos
-from fastai_seq.datasets import motion_clips
+from fastai_seq.video.read import get_videos
+from fastai_seq.data.datasets import motion_clips
 
 def cpu_seconds(command):
     "Of the process `command`, which must end well"

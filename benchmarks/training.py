@@ -16,10 +16,10 @@ import torch
 torch.set_num_threads(1)
 from fastai.vision.all import Learner, SimpleCNN, accuracy, resnet18, set_seed
 from common import source
-from fastai_seq.callbacks import EMA, ProgressiveClips
-from fastai_seq.data import ImageSeqDataLoaders
-from fastai_seq.datasets import motion_clips
-from fastai_seq.models import RNNModel
+from fastai_seq.train.callbacks import EMA, ProgressiveClips
+from fastai_seq.data.load import ImageSeqDataLoaders
+from fastai_seq.data.datasets import motion_clips
+from fastai_seq.models.seqmodel import RNNModel
 
 here, lines = Path(__file__).parent, []
 def say(line=''): print(line, flush=True); lines.append(line)

@@ -20,13 +20,13 @@ from fastai.torch_core import set_seed
 from fastai.vision.augment import aug_transforms
 from fastprogress.fastprogress import progress_bar
 from common import line, source
-from fastai_seq.callbacks import Resumable
-from fastai_seq.data import ImageSeqDataLoaders, UCF101Splitter
-from fastai_seq.datasets import untar_ucf101
-from fastai_seq.evaluate import evaluate_folds
-from fastai_seq.learner import seq_learner
-from fastai_seq.sampling import SegmentFrames
-from fastai_seq.video import write_video
+from fastai_seq.train.callbacks import Resumable
+from fastai_seq.data.load import ImageSeqDataLoaders, UCF101Splitter
+from fastai_seq.data.datasets import untar_ucf101
+from fastai_seq.judge.evaluate import evaluate_folds
+from fastai_seq.train.learner import seq_learner
+from fastai_seq.video.sampling import SegmentFrames
+from fastai_seq.video.read import write_video
 
 here = Path(__file__).parent
 lists = here/'../../shared/splits/ucf101'

@@ -6,7 +6,7 @@ import pytest
 
 root = Path(__file__).parent.parent
 shared = root.parent/'shared'
-modules = sorted(p.stem for p in root.glob('fastai_seq/*.py') if p.stem[0] != '_')
+modules = sorted('.'.join(p.relative_to(root/'fastai_seq').with_suffix('').parts) for p in root.glob('fastai_seq/**/*.py') if p.stem[0] != '_')
 
 def real(*parts):
     "A path in ../shared; the test is skipped where it is absent"
@@ -17,7 +17,7 @@ def real(*parts):
 @pytest.fixture(scope='session')
 def clips(tmp_path_factory):
     "A data set of 2 classes, 4 groups, 3 clips each, 12 frames"
-    from fastai_seq.datasets import motion_clips
+    from fastai_seq.data.datasets import motion_clips
     return motion_clips(tmp_path_factory.mktemp('data')/'clips', n_classes=2, n_groups=4, clips_per_group=3, n_frames=12)
 
 def stored_rar(path, members):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest, rarfile
 
 from conftest import real
-from fastai_seq.archive import extract_archive, unrar
+from fastai_seq.video.archive import extract_archive, unrar
 
 needs = lambda *tools: pytest.mark.skipif(not any(map(shutil.which, tools)), reason=f"none of {', '.join(tools)} is installed")
 tree = lambda dest: {f.relative_to(dest).as_posix(): os.readlink(f) if f.is_symlink() else f.read_bytes() if f.is_file() else None for f in dest.rglob('*')}
@@ -419,7 +419,7 @@ def test_the_password_goes_to_the_program(tmp_path, program):
 # Kills
 
 def start(*args):
-    code = "import sys; from fastai_seq.archive import *; extract_archive(sys.argv[1], sys.argv[2])"
+    code = "import sys; from fastai_seq.video.archive import *; extract_archive(sys.argv[1], sys.argv[2])"
     return subprocess.Popen([sys.executable, '-c', code, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))      # a background job ignores it
 

@@ -12,9 +12,9 @@ from fastai.vision.all import (Brightness, Callback, CategoryBlock, Contrast, Cr
     Warp, Zoom, aug_transforms, imagenet_stats, parent_label)
 from torch import nn
 
-from fastai_seq.augment import DropFrames, RandomStride, ReverseTime, SpeedJitter
+from fastai_seq.data.augment import DropFrames, RandomStride, ReverseTime, SpeedJitter
 from fastai_seq.core import ImageTuple, TensorVideo, stack_frames
-from fastai_seq.data import GroupSplitter, ImageSeqBlock, ImageTupleTfm, get_instances
+from fastai_seq.data.load import GroupSplitter, ImageSeqBlock, ImageTupleTfm, get_instances
 
 B, T, H, W = 3, 4, 36, 48
 seeds = range(4)

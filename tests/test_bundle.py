@@ -12,16 +12,16 @@ from fastai.vision.augment import RandomResizedCrop, Resize, aug_transforms
 from torch import nn
 from torchvision.models import regnet_y_400mf, squeezenet1_1, video
 
-import fastai_seq.bundle as bundle
-from fastai_seq.bundle import from_hub, load_bundle, push_to_hub, save_bundle
-from fastai_seq.data import ImageSeqDataLoaders, get_action_dataloaders, get_instances
-from fastai_seq.evaluate import evaluate_clips
-from fastai_seq.layers import LearnedPositions
-from fastai_seq.learner import seq_learner
-from fastai_seq.models import AvgHead, SeqModel, SimpleModel, _heads, create_seq_model
-from fastai_seq.sampling import FirstFrames, FrameSampler
-from fastai_seq.timesformer import MyTimeSformer, timesformer_from_vit
-from fastai_seq.video import VideoRange
+import fastai_seq.deploy.bundle as bundle
+from fastai_seq.deploy.bundle import from_hub, load_bundle, push_to_hub, save_bundle
+from fastai_seq.data.load import ImageSeqDataLoaders, get_action_dataloaders, get_instances
+from fastai_seq.judge.evaluate import evaluate_clips
+from fastai_seq.models.layers import LearnedPositions
+from fastai_seq.train.learner import seq_learner
+from fastai_seq.models.seqmodel import AvgHead, SeqModel, SimpleModel, head_classes, create_seq_model
+from fastai_seq.video.sampling import FirstFrames, FrameSampler
+from fastai_seq.models.timesformer import MyTimeSformer, timesformer_from_vit
+from fastai_seq.video.read import VideoRange
 
 @pytest.fixture(scope='module')
 def dls(clips): return ImageSeqDataLoaders.from_folder(clips, seq_len=4, size=32, bs=4, seed=0, num_workers=0)
@@ -48,7 +48,7 @@ def tiny_vit(**kwargs):
     timm = pytest.importorskip('timm')
     return timm.create_model('vit_tiny_patch16_224', img_size=32, depth=2, embed_dim=24, num_heads=2, num_classes=2)
 models = {
-    **{h: partial(create_seq_model, regnet_y_400mf if h == 'shift' else squeezenet1_1, 2, h, pretrained=False) for h in _heads},
+    **{h: partial(create_seq_model, regnet_y_400mf if h == 'shift' else squeezenet1_1, 2, h, pretrained=False) for h in head_classes},
     'learned positions': partial(create_seq_model, squeezenet1_1, 2, 'transformer', pretrained=False, dim=8, positions=LearnedPositions),
     'arguments of the network': partial(create_seq_model, partial(squeezenet1_1, num_classes=7, dropout=.1), 2, 'gru', pretrained=False, bidirectional=True, num_rnn_layers=2),
     'chunk': partial(create_seq_model, squeezenet1_1, 2, 'attention', False, chunk=2, lin_ftrs=[16]),
@@ -72,7 +72,7 @@ def test_a_fresh_process_answers_alike_without_the_data(saved, clip, tmp_path):
     there = tmp_path/'elsewhere'
     shutil.copytree(path, there/'b'); shutil.copy(clip, there/'clip.avi')
     learn.export(there/'l.pkl')
-    code = ("from fastai_seq.bundle import load_bundle; from fastai.learner import load_learner; from pathlib import Path\n"
+    code = ("from fastai_seq.deploy.bundle import load_bundle; from fastai.learner import load_learner; from pathlib import Path\n"
             "for l in (load_bundle('b'), load_learner('l.pkl')):\n  with l.no_bar(), l.no_logging(): c,i,p = l.predict(Path('clip.avi'))\n  print([c, p.double().tolist()])")
     out = subprocess.run([sys.executable, '-c', code], cwd=there, capture_output=True, text=True, check=True).stdout.splitlines()
     c,_,p = answer(learn, clip)

@@ -6,10 +6,10 @@ import pytest, torch
 from fastai.vision.all import (CSVLogger, Callback, CancelFitException, CrossEntropyLossFlat, CutMix, EarlyStoppingCallback, GradientAccumulation, Learner, MixUp,
                                RandomResizedCrop, RegressionBlock, SaveModelCallback, SimpleCNN, accuracy, aug_transforms, nn, set_seed)
 
-from fastai_seq.callbacks import CheckCallbacks, EMA, FiniteLoss, PerRank, ProgressiveClips, Resumable
-from fastai_seq.data import ImageSeqDataLoaders, get_action_dataloaders, get_instances
-from fastai_seq.models import RNNModel, simple_splitter, rnnmodel_splitter
-from fastai_seq.sampling import EveryFrame, PartOf, RandomClip, SegmentFrames
+from fastai_seq.train.callbacks import CheckCallbacks, EMA, FiniteLoss, PerRank, ProgressiveClips, Resumable
+from fastai_seq.data.load import ImageSeqDataLoaders, get_action_dataloaders, get_instances
+from fastai_seq.models.seqmodel import RNNModel, simple_splitter, rnnmodel_splitter
+from fastai_seq.video.sampling import EveryFrame, PartOf, RandomClip, SegmentFrames
 
 def loaders(clips, **kwargs):
     set_seed(0)
@@ -349,5 +349,5 @@ def test_an_interrupted_lr_find_turns_nothing_off(clips, tmp_path, cls):
     assert not ran[-1]
 
 def test_a_share_of_a_part_is_refused(clips):
-    from fastai_seq.callbacks import _fewer
+    from fastai_seq.train.callbacks import _fewer
     with pytest.raises(ValueError, match='a share of it'): _fewer(PartOf(RandomClip(6), 0, 4), .5)

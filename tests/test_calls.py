@@ -61,5 +61,5 @@ def test_the_installed_releases_know_every_argument(name):
 @pytest.mark.parametrize('code, argument', [("av.open(path, metadata_errer='ignore')", 'metadata_errer'), ("scaler.reformat(frame, widht=3)", 'widht'),
     ("np.asarray(x, dtipe=int)", 'dtipe'), ("Fraction(1, denom=2)", 'denom'), ("blake2b(b'', digest_size=16)", None)])
 def test_an_argument_that_none_knows_is_found(code, argument):
-    found = [*unknown(ast.parse(code), import_module('fastai_seq.video'))]
+    found = [*unknown(ast.parse(code), import_module('fastai_seq.video.read'))]
     assert [a for _,_,a in found] == ([argument] if argument else [])

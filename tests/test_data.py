@@ -13,14 +13,14 @@ from fastai.torch_core import set_seed
 from fastai.vision.augment import RandTransform, aug_transforms
 from fastai.vision.core import imagenet_stats
 
-from fastai_seq import data as data_module
-from fastai_seq.augment import ReverseTime
+from fastai_seq.data.load import load as data as data_module
+from fastai_seq.data.augment import ReverseTime
 from fastai_seq.core import TensorVideo, clip_lengths
-from fastai_seq.data import ClipDL, GroupSplitter, ImageSeqBlock, ImageSeqDataLoaders, ImageTupleTfm, TensorVideoTfm, examine_clips, get_action_dataloaders, get_instances, group_of
-from fastai_seq.extract import cache_clips, extract_dataset
-from fastai_seq.models import SimpleModel
-from fastai_seq.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames, UniformFrames
-from fastai_seq.video import VideoError, VideoRange, n_frames, read_frames, write_video
+from fastai_seq.data.load import ClipDL, GroupSplitter, ImageSeqBlock, ImageSeqDataLoaders, ImageTupleTfm, TensorVideoTfm, examine_clips, get_action_dataloaders, get_instances, group_of
+from fastai_seq.video.extract import cache_clips, extract_dataset
+from fastai_seq.models.seqmodel import SimpleModel
+from fastai_seq.video.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames, UniformFrames
+from fastai_seq.video.read import VideoError, VideoRange, n_frames, read_frames, write_video
 
 def epoch(dl): return [(x.cpu().clone(), y.cpu().clone()) for x, y in dl]
 def same(a, b): return len(a) == len(b) and all(torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(a, b))
@@ -170,7 +170,7 @@ def test_a_thousand_clips_opened(clips, tmp_path):
 def test_an_exported_learner_augments_and_resizes_in_a_fresh_process(clips, tmp_path):
     "Only fastai is imported before it is opened; item transforms must still know what a clip is"
     from fastai.vision.augment import Resize
-    from fastai_seq.learner import seq_learner
+    from fastai_seq.train.learner import seq_learner
     dls = load(clips, size=48, item_tfms=Resize(32), batch_tfms=aug_transforms(do_flip=False), num_workers=0)
     learn = seq_learner(dls, partial(SimpleCNN, [3, 8]), head='mean', pretrained=False, path=tmp_path)
     learn.export('model.pkl')

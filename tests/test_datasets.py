@@ -8,9 +8,9 @@ from threading import Thread
 import pytest
 
 from conftest import real, stored_rar
-from fastai_seq import datasets
-from fastai_seq.data import ImageSeqDataLoaders
-from fastai_seq.datasets import download_file, hmdb51_fold, ucf101_fold, untar_hmdb51, untar_ucf101
+from fastai_seq.data.load import datasets
+from fastai_seq.data.load import ImageSeqDataLoaders
+from fastai_seq.data.datasets import download_file, hmdb51_fold, ucf101_fold, untar_hmdb51, untar_ucf101
 
 class Handler(BaseHTTPRequestHandler):
     "Serves the server's `files`; `cut`: stop after so many bytes; `ranges`: 'if' (as it should be), 'always' (does not look at If-Range), 'never'"

@@ -6,11 +6,11 @@ import av, matplotlib.pyplot, numpy as np, pytest, torch
 from fastai.layers import SimpleCNN
 from PIL import Image
 
-from fastai_seq.app import demo_app
-from fastai_seq.data import ImageSeqDataLoaders
-from fastai_seq.learner import seq_learner
-from fastai_seq.timeline import predict_timeline
-from fastai_seq.video import write_video
+from fastai_seq.deploy.app import demo_app
+from fastai_seq.data.load import ImageSeqDataLoaders
+from fastai_seq.train.learner import seq_learner
+from fastai_seq.deploy.timeline import predict_timeline
+from fastai_seq.video.read import write_video
 
 pytestmark = pytest.mark.slow
 

@@ -81,7 +81,7 @@ def not_run(name):
 @pytest.mark.parametrize('name', sorted(p.stem for p in root.glob('nbs/tutorials/*.ipynb') if any(not_run(p.stem))))
 def test_what_tutorials_do_not_run(name, videos, monkeypatch):
     from transformers import TimesformerConfig
-    from fastai_seq import timesformer
+    from fastai_seq.models.seqmodel import timesformer
     cfg = TimesformerConfig(image_size=64, patch_size=16, num_frames=4, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
     monkeypatch.setattr(timesformer, '_hf_config', lambda name: cfg)
     monkeypatch.setattr(timesformer, '_hf_net', lambda cls, name, cfg, n: cls(cfg))
@@ -118,7 +118,7 @@ def test_the_commands_of_contributing(tmp_path, monkeypatch):
     commands = dict.fromkeys(re.findall(r'`((?:nbdev-|jupyter |python )[^`]+)`|&& (nbdev-install-hooks)', contributing))
     commands = [c for pair in commands for c in pair if c and not c.startswith(('nbdev-test', 'python '))]
     assert [c.split()[0] for c in commands] == ['nbdev-install-hooks', 'jupyter', 'nbdev-export', 'nbdev-bump-version'], commands
-    for c in commands[:-1]: subprocess.run(c.replace('06_data', '00_files'), shell=True, check=True, capture_output=True)
+    for c in commands[:-1]: subprocess.run(c.replace('data.load', 'files'), shell=True, check=True, capture_output=True)
     assert not git('status', '--porcelain', '--', 'fastai_seq', 'README.md') and len(git('status', '--porcelain').splitlines()) <= 2     # the notebook that was run, git's attributes
     before = (tmp_path/'fastai_seq/__init__.py').read_text()
     subprocess.run(commands[-1], shell=True, check=True, capture_output=True)

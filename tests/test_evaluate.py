@@ -11,15 +11,15 @@ from fastai.vision.augment import aug_transforms
 from sklearn.metrics import accuracy_score, average_precision_score, top_k_accuracy_score
 from torch import nn
 
-from fastai_seq import evaluate as room
-from fastai_seq.data import ImageSeqDataLoaders, KFoldSplitter, TensorVideoTfm, get_action_dataloaders, get_instances
-from fastai_seq.datasets import motion_clips
-from fastai_seq.evaluate import CategoryEvaluation, MultiCategoryEvaluation, RegressionEvaluation, evaluate_clips, evaluate_folds
-from fastai_seq.extract import extract_dataset
-from fastai_seq.learner import seq_learner
-from fastai_seq.models import SimpleModel
-from fastai_seq.sampling import EveryFrame, RandomClip, SegmentFrames
-from fastai_seq.video import VideoError, VideoRange, read_frames
+from fastai_seq.judge import evaluate as room
+from fastai_seq.data.load import ImageSeqDataLoaders, KFoldSplitter, TensorVideoTfm, get_action_dataloaders, get_instances
+from fastai_seq.data.datasets import motion_clips
+from fastai_seq.judge.evaluate import CategoryEvaluation, MultiCategoryEvaluation, RegressionEvaluation, evaluate_clips, evaluate_folds
+from fastai_seq.video.extract import extract_dataset
+from fastai_seq.train.learner import seq_learner
+from fastai_seq.models.seqmodel import SimpleModel
+from fastai_seq.video.sampling import EveryFrame, RandomClip, SegmentFrames
+from fastai_seq.video.read import VideoError, VideoRange, read_frames
 
 matplotlib.use('agg')
 tiny = partial(SimpleCNN, [3, 4, 8])
@@ -340,8 +340,8 @@ def test_official_folds_of_ucf101(tmp_path):
 
 @pytest.mark.slow
 def test_folds_of_another_training_are_not_taken_for_these(clips, tmp_path):
-    from fastai_seq.evaluate import evaluate_folds
-    from fastai_seq.data import KFoldSplitter
+    from fastai_seq.judge.evaluate import evaluate_folds
+    from fastai_seq.data.load import KFoldSplitter
     def train(splitter): return seq_learner(ImageSeqDataLoaders.from_folder(clips, splitter=splitter, seq_len=2, size=16, bs=4, num_workers=0), partial(SimpleCNN, [3,4]), pretrained=False)
     folds = partial(evaluate_folds, train, tmp_path/'folds', folds=(0,), splitter=partial(KFoldSplitter, 2), n_clips=1)
     folds(settings=dict(epochs=1))

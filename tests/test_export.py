@@ -12,17 +12,17 @@ from torchvision.models import mobilenet_v3_small
 
 ort = pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
-import fastai_seq.export as export
-from fastai_seq.data import ImageSeqDataLoaders, get_action_dataloaders, get_instances
-from fastai_seq.evaluate import evaluate_clips
-from fastai_seq.export import export_onnx, export_program
-from fastai_seq.extract import avi2frames
-from fastai_seq.learner import seq_learner
-from fastai_seq.models import create_seq_model
-from fastai_seq.inference import predict_video
-from fastai_seq.runtime import OnnxPredictor
-from fastai_seq.sampling import EveryFrame, RandomClip
-from fastai_seq.video import VideoError, VideoRange
+import fastai_seq.deploy.export as export
+from fastai_seq.data.load import ImageSeqDataLoaders, get_action_dataloaders, get_instances
+from fastai_seq.judge.evaluate import evaluate_clips
+from fastai_seq.deploy.export import export_onnx, export_program
+from fastai_seq.video.extract import avi2frames
+from fastai_seq.train.learner import seq_learner
+from fastai_seq.models.seqmodel import create_seq_model
+from fastai_seq.deploy.predict import predict_video
+from fastai_seq.deploy.runtime import OnnxPredictor
+from fastai_seq.video.sampling import EveryFrame, RandomClip
+from fastai_seq.video.read import VideoError, VideoRange
 
 cnn = partial(SimpleCNN, [3,4,8])
 load = lambda clips, **kwargs: ImageSeqDataLoaders.from_folder(clips, **dict(seq_len=4, size=32, bs=4, seed=0, num_workers=0) | kwargs)
@@ -66,7 +66,7 @@ def test_a_second_export_takes_any_length_too(made, tmp_path):
 def test_it_needs_neither_torch_nor_fastai(made, clips):
     clip = get_instances(clips)[0]
     code = ("import sys\nfor m in ('torch','torchvision','fastai','timm','onnx','pandas','matplotlib','sklearn'): sys.modules[m] = None\n"
-            f"from fastai_seq.runtime import OnnxPredictor; import json; print(json.dumps(vars(OnnxPredictor({str(made[1])!r})({str(clip)!r}))))")
+            f"from fastai_seq.deploy.runtime import OnnxPredictor; import json; print(json.dumps(vars(OnnxPredictor({str(made[1])!r})({str(clip)!r}))))")
     said = json.loads(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout)
     c,_,p = answer(made[0], clip)
     assert said['label'] == c and np.allclose(list(said['probs'].values()), p.tolist(), atol=1e-4)

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np, pytest
 from filelock import FileLock
 
-from fastai_seq import extract as room
-from fastai_seq.data import get_instances
-from fastai_seq.extract import _as_completed, _extract, _in_processes, _settings, _write_frames, avi2frames, cache_clips, extract_dataset, frames_bytes
-from fastai_seq.video import VideoError, _made, get_videos, n_frames, read_frames, video_info, write_video
+from fastai_seq.video.read import extract as room
+from fastai_seq.data.load import get_instances
+from fastai_seq.video.extract import _as_completed, _extract, in_processes, _settings, _write_frames, avi2frames, cache_clips, extract_dataset, frames_bytes
+from fastai_seq.video.read import VideoError, extraction_note, get_videos, n_frames, read_frames, video_info, write_video
 
 n_videos, length = 16, 60
 
@@ -28,7 +28,7 @@ def undisturbed(videos, tmp_path_factory):
 
 def contents(path): return {f.relative_to(path).as_posix(): f.read_bytes() for f in path.rglob('*') if f.is_file()}
 
-code = "import sys; from fastai_seq.extract import extract_dataset; print(extract_dataset(sys.argv[1], sys.argv[2], workers=int(sys.argv[3])))"
+code = "import sys; from fastai_seq.video.extract import extract_dataset; print(extract_dataset(sys.argv[1], sys.argv[2], workers=int(sys.argv[3])))"
 def start(videos, frames, workers, **kwargs):
     return subprocess.Popen([sys.executable, '-c', code, videos, frames, str(workers)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **kwargs)      # a background job ignores it
@@ -54,7 +54,7 @@ def test_killed_at_twenty_moments(videos, undisturbed, tmp_path, workers):
         wait_for(frames, int(n_videos*length*(i + rng.random())/moments), run)
         os.kill(run.pid, signal.SIGKILL)            # the workers, if any, have to notice by themselves
         run.communicate()
-        for f in frames.glob('[AB]/*'): assert len(os.listdir(f)) == length and (_made(f)['frames'], video_info(f).fps) == (length, 25)
+        for f in frames.glob('[AB]/*'): assert len(os.listdir(f)) == length and (extraction_note(f)['frames'], video_info(f).fps) == (length, 25)
     finished = {f: f.stat().st_mtime_ns for f in frames.glob('[AB]/*')}
     run = start(videos, frames, workers)
     out, err = run.communicate(timeout=120)
@@ -150,13 +150,13 @@ def _fatal(i):
     return i*10
 
 def test_a_process_that_dies_takes_no_other_clip_with_it():
-    got = dict(_in_processes(_fatal, list(range(20)), 2))
+    got = dict(in_processes(_fatal, list(range(20)), 2))
     assert 'died' in str(got.pop(7)) and got == {i: i*10 for i in range(20) if i != 7}
 
 spawned = """
 import multiprocessing as mp
 mp.set_start_method('spawn', force=True)
-from fastai_seq.extract import extract_dataset
+from fastai_seq.video.extract import extract_dataset
 {}print(extract_dataset({!r}, {!r}, workers=2))
 """
 
@@ -223,7 +223,7 @@ def test_frames_wanted(videos, tmp_path):
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_video(tmp_path):
     if not Path('/proc/self/status').exists(): pytest.skip('no /proc to read the peak of memory from')
-    code = ("import sys; from fastai_seq.extract import avi2frames; avi2frames(sys.argv[1], sys.argv[2]); "
+    code = ("import sys; from fastai_seq.video.extract import avi2frames; avi2frames(sys.argv[1], sys.argv[2]); "
             "print(next(l for l in open('/proc/self/status') if 'VmHWM' in l).split()[1], 'torch' in sys.modules)")
     peaks = []
     for n in (100, 2000):
@@ -243,9 +243,9 @@ def test_folders_hold_frames_only(videos, tmp_path):
 
 def test_the_manifest_is_read_once(videos, tmp_path, monkeypatch):
     "And not for each clip; but again when it has changed"
-    from fastai_seq import video
+    from fastai_seq.video.read import read as video
     extract_dataset(videos, tmp_path, workers=0)
-    read, count = video._read_notes, []
+    read, count = video.read_notes, []
     monkeypatch.setattr(video, '_read_notes', lambda path: count.append(path.name) or read(path))
     for _ in range(2):
         for f in get_instances(tmp_path): assert video_info(f).fps == 25
@@ -254,14 +254,14 @@ def test_the_manifest_is_read_once(videos, tmp_path, monkeypatch):
     for f in get_instances(tmp_path): assert video_info(f).fps == 5
     assert count == ['manifest.json']*2
 
-loop = "import sys; from fastai_seq.extract import avi2frames; [avi2frames(v, sys.argv[1], size=32) for v in sys.argv[2:]]"
+loop = "import sys; from fastai_seq.video.extract import avi2frames; [avi2frames(v, sys.argv[1], size=32) for v in sys.argv[2:]]"
 
 def test_avi2frames_in_several_processes(videos, tmp_path):
     "Each notes its own clips, and takes over those of the others; all are known in the end, in a copy too"
     files, frames = get_videos(videos), tmp_path/'frames'
     runs = [subprocess.Popen([sys.executable, '-c', loop, frames, *files[i:] + files[:i]]) for i in (0, 4, 8, 12)]
     assert [r.wait(120) for r in runs] == [0]*4
-    for f in get_instances(frames): assert (video_info(f).fps, len(os.listdir(f)), _made(f)['frames']) == (25, length, length)
+    for f in get_instances(frames): assert (video_info(f).fps, len(os.listdir(f)), extraction_note(f)['frames']) == (25, length, length)
     shutil.copytree(frames, tmp_path/'copy')
     for dest in (frames, tmp_path/'copy'):
         assert len(extract_dataset(videos, dest, size=32, workers=0).skipped) == n_videos == len(notes(dest))
@@ -269,9 +269,9 @@ def test_avi2frames_in_several_processes(videos, tmp_path):
 
 def test_a_call_costs_the_same_however_many_clips_there_are(videos, tmp_path):
     "Bytes that a thousand clips write of notes: not a thousand manifests"
-    from fastai_seq.extract import _append, _journal, _take_over
+    from fastai_seq.video.extract import _append, _journal, _take_over
     written, settings = 0, _settings()
-    note = _made(avi2frames(videos/'A/0.avi', tmp_path))
+    note = extraction_note(avi2frames(videos/'A/0.avi', tmp_path))
     state = lambda: ((f := tmp_path/'manifest.json').stat().st_ino, f.stat().st_mtime_ns)
     for i in range(1000):
         (tmp_path/f'A/{i}').mkdir(exist_ok=True)
@@ -279,7 +279,7 @@ def test_a_call_costs_the_same_however_many_clips_there_are(videos, tmp_path):
         before = state()
         _take_over(tmp_path, settings)
         if state() != before: written += (tmp_path/'manifest.json').stat().st_size
-    assert written < 25*(tmp_path/'manifest.json').stat().st_size and len(_made(tmp_path/'A/999')) == len(note)
+    assert written < 25*(tmp_path/'manifest.json').stat().st_size and len(extraction_note(tmp_path/'A/999')) == len(note)
 
 @pytest.fixture
 def old(videos, tmp_path):
@@ -303,7 +303,7 @@ def test_folders_that_version_0_1_0_made(old, tmp_path):
     report = extract_dataset(src, frames, workers=0)
     assert len(report.skipped) == 2 and not report.notes and sorted(notes(frames)) == ['A/0', 'B/1']
     avi2frames(src/'A/0.avi', frames, force=True, size=32)
-    assert len(os.listdir(frames/'A/0')) == length and _made(frames/'A/0')['settings']['size'] == 32
+    assert len(os.listdir(frames/'A/0')) == length and extraction_note(frames/'A/0')['settings']['size'] == 32
     assert (frames/'B/1/.clip.json').exists() and video_info(frames/'B/1').fps == 25
 
 def test_frames_without_their_manifest_are_frames(videos, tmp_path):
@@ -333,7 +333,7 @@ def test_killed_between_the_note_and_the_folder(videos, tmp_path, monkeypatch, l
     if folder.exists():
         with pytest.warns(UserWarning, match='has changed'): avi2frames(v, frames)
     else: avi2frames(v, frames)
-    assert read_frames(folder, [30]).max() < 20 and _made(folder)['bytes'] == v.stat().st_size
+    assert read_frames(folder, [30]).max() < 20 and extraction_note(folder)['bytes'] == v.stat().st_size
 
 def test_a_worker_that_outlives_its_run_changes_nothing(videos, tmp_path):
     "Its unfinished folder was swept by the next run, which has made the clip since"

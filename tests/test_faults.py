@@ -4,15 +4,15 @@ from pathlib import Path
 
 import numpy as np, pytest
 
-from fastai_seq.data import ImageSeqDataLoaders, ImageTupleTfm, check_clips, get_action_dataloaders, get_instances
-from fastai_seq.extract import avi2frames, extract_dataset
-from fastai_seq.video import VideoError, extract_frames, n_frames, read_frames, write_video
+from fastai_seq.data.load import ImageSeqDataLoaders, ImageTupleTfm, check_clips, get_action_dataloaders, get_instances
+from fastai_seq.video.extract import avi2frames, extract_dataset
+from fastai_seq.video.read import VideoError, extract_frames, n_frames, read_frames, write_video
 
 @pytest.mark.slow
 def test_killed_extraction_goes_on(tmp_path):
     "Killed at several moments, what has its name is whole, and the last run completes the rest"
     for i in range(12): write_video(tmp_path/f'videos/A/{i}.avi', (np.full((96,128,3), (i*20+t) % 255, np.uint8) for t in range(40)))
-    code = "import sys; from fastai_seq.extract import *; extract_dataset(sys.argv[1], sys.argv[2], workers=0)"
+    code = "import sys; from fastai_seq.video.extract import *; extract_dataset(sys.argv[1], sys.argv[2], workers=0)"
     frames = tmp_path/'frames'
     for wanted in (1, 4, 8):
         run = subprocess.Popen([sys.executable, '-c', code, tmp_path/'videos', frames], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -14,19 +14,19 @@ from PIL import Image
 from torchvision.models.video import r3d_18
 
 from conftest import real
-from fastai_seq import timeline as room
+from fastai_seq.deploy import timeline as room
 from fastai_seq.core import TensorVideo
-from fastai_seq.data import ImageSeqDataLoaders, _fit_all, get_action_dataloaders, get_instances
-from fastai_seq.evaluate import evaluate_clips
-from fastai_seq.extract import extract_dataset
-from fastai_seq.inference import predict_video
-from fastai_seq.learner import seq_learner
-from fastai_seq.models import LSTMHead, SimpleModel
-from fastai_seq.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames
-from fastai_seq.stream import StreamPredictor, _FeatureRing, _State
-from fastai_seq.timeline import Timeline, predict_timeline
-from fastai_seq.timesformer import MyTimeSformer
-from fastai_seq.video import VideoError, VideoRange, _Video, n_frames, read_frames, video_info, write_video
+from fastai_seq.data.load import ImageSeqDataLoaders, resize_batch, get_action_dataloaders, get_instances
+from fastai_seq.judge.evaluate import evaluate_clips
+from fastai_seq.video.extract import extract_dataset
+from fastai_seq.deploy.predict import predict_video
+from fastai_seq.train.learner import seq_learner
+from fastai_seq.models.seqmodel import LSTMHead, SimpleModel
+from fastai_seq.video.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames
+from fastai_seq.deploy.stream import StreamPredictor, _FeatureRing, RecurrentState
+from fastai_seq.deploy.timeline import Timeline, predict_timeline
+from fastai_seq.models.timesformer import MyTimeSformer
+from fastai_seq.video.read import VideoError, VideoRange, OpenVideo, n_frames, read_frames, video_info, write_video
 
 matplotlib.use('agg')
 tiny = partial(SimpleCNN, [3, 4, 8])
@@ -166,11 +166,11 @@ def test_the_video_is_decoded_once_and_little_is_kept(learn, long, monkeypatch):
         def __del__(self): alive.discard(self.i)
     for _ in room._windows((partial(Frame, i) for i in range(500)), 1, .5, 10, range): pass
     assert most[0] <= 16         # a window, and what came since the last answer
-    true = _Video.frames
+    true = OpenVideo.frames
     def counted(self, *a):
         for f in true(self, *a): read.append(f.pts); yield f
     n_frames(long)               # now it is known where its key frames are
-    monkeypatch.setattr(_Video, 'frames', counted)
+    monkeypatch.setattr(OpenVideo, 'frames', counted)
     timeline(learn, long)
     assert len(read) == 53 + 1          # all, and the first for its facts; those of the last window are found by a key frame
 
@@ -321,7 +321,7 @@ def test_page_and_video(learn, long, tmp_path):
 
 # --- streams ---
 
-heads = dict(lstm=_State, gru=_State, convlstm=_State, convgru=_State, mean=_FeatureRing, avg=_FeatureRing, max=_FeatureRing,
+heads = dict(lstm=RecurrentState, gru=RecurrentState, convlstm=RecurrentState, convgru=RecurrentState, mean=_FeatureRing, avg=_FeatureRing, max=_FeatureRing,
              attention=_FeatureRing, transformer=_FeatureRing, diff=_FeatureRing)
 
 def offline(learn, frames):
@@ -344,7 +344,7 @@ def test_a_stream_is_the_clip_it_would_be(clips, head):
     got = [s.push(f) for f in frames]
     assert n == [1]*9                                            # each frame once
     for i, a in enumerate(got, 1):
-        if heads[head] is _State: same(list(a.probs.values()), offline(l, frames[:i]))
+        if heads[head] is RecurrentState: same(list(a.probs.values()), offline(l, frames[:i]))
         elif i < 4: assert a is None
         else: same(list(a.probs.values()), offline(l, frames[i-4:i]))
     s.reset()
@@ -403,7 +403,7 @@ def test_kinds_of_frames_and_sizes_that_change(learn):
     s = StreamPredictor(learn)
     several = [f[0], noise(1, 80, 64)[0], noise(1, 24, 100)[0]]
     for o in several: x = s.push(o)
-    same(list(x.probs.values()), offline(learn, [_fit_all([o], (32, 32), 'crop')[0] for o in several]))
+    same(list(x.probs.values()), offline(learn, [resize_batch([o], (32, 32), 'crop')[0] for o in several]))
     for bad, e in (('frame', TypeError), (np.zeros((4, 4)), ValueError), (np.zeros((4, 4, 3)), ValueError), (torch.zeros(3, 4, 4), TypeError)):
         with pytest.raises(e, match='uint8'): s.push(bad)
 

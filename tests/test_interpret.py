@@ -14,16 +14,16 @@ from timesformer_pytorch import timesformer_pytorch as tsf
 from torch import nn
 from torchvision.models.video import mc3_18, mvit_v2_s, r3d_18, s3d, swin3d_t
 
-from fastai_seq import interpret as room
-from fastai_seq.data import ImageSeqDataLoaders, get_action_dataloaders, get_instances
-from fastai_seq.datasets import _draw, motion_clips
-from fastai_seq.interpret import SeqInterpretation, SpaceEvidence, TimeEvidence, attention_rollout, evidence, grad_cam
-from fastai_seq.learner import seq_learner
-from fastai_seq.models import SeqModel, SimpleModel, _heads
-from fastai_seq.sampling import EveryFrame, RandomClip
-from fastai_seq.timesformer import MyTimeSformer, timesformer_from_vit
-from fastai_seq.video import VideoError, read_frames, write_video
-from fastai_seq.videonets import VideoNet
+from fastai_seq.judge import interpret as room
+from fastai_seq.data.load import ImageSeqDataLoaders, get_action_dataloaders, get_instances
+from fastai_seq.data.datasets import draw_letter, motion_clips
+from fastai_seq.judge.interpret import SeqInterpretation, SpaceEvidence, TimeEvidence, attention_rollout, evidence, grad_cam
+from fastai_seq.train.learner import seq_learner
+from fastai_seq.models.seqmodel import SeqModel, SimpleModel, head_classes
+from fastai_seq.video.sampling import EveryFrame, RandomClip
+from fastai_seq.models.timesformer import MyTimeSformer, timesformer_from_vit
+from fastai_seq.video.read import VideoError, read_frames, write_video
+from fastai_seq.models.videonets import VideoNet
 
 matplotlib.use('agg')
 tiny = partial(SimpleCNN, [3, 8, 16, 32])
@@ -38,7 +38,7 @@ def flashes(path):
             for c, (cls, colour) in enumerate((('Blue', (80, 80, 255)), ('Red', (255, 80, 80)))):
                 rng = np.random.default_rng([g, k, c])
                 start, (x, y) = int(rng.integers(0, T-2)), rng.uniform(.25, .75, 2)
-                fs = [_draw(back, x + .06*(t-start-1), y, 0, .9, colour) if start <= t < start+3 else back for t in range(T)]
+                fs = [draw_letter(back, x + .06*(t-start-1), y, 0, .9, colour) if start <= t < start+3 else back for t in range(T)]
                 f = write_video(path/cls/f'v_{cls}_g{g:02}_c{k:02}.avi', fs)
                 truth[f] = [*range(start, start+3)], np.stack([(np.asarray(o) != np.asarray(back)).any(2) for o in fs])
     return truth
@@ -485,7 +485,7 @@ def test_what_a_model_cannot_be_asked_is_named(flash, uneven, tmp_path):
     with pytest.raises((VideoError, OSError), match='none.avi'): evidence(learn, tmp_path/'none.avi')
     class Vectors(nn.Module):
         def forward(self, x, lengths=None): return x.mean((2, 3))[:, :, None, None]
-    flat = with_model(flash[0], SeqModel(Vectors(), _heads['avg'](3, 2)))
+    flat = with_model(flash[0], SeqModel(Vectors(), head_classes['avg'](3, 2)))
     with pytest.raises(ValueError, match='Vectors gives one vector a frame'): grad_cam(flat, f)
     other = ImageSeqDataLoaders.from_folder(uneven, seq_len=2, size=SIDE, bs=4, seed=0, num_workers=0)
     with pytest.raises(ValueError, match='not trained on'): SeqInterpretation.from_learner(learn, dl=other.valid)

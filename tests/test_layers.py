@@ -3,7 +3,7 @@ import pytest, torch, torchvision
 from functools import partial
 from torch import nn
 
-from fastai_seq.layers import (AttentionPool, ConvGRU, ConvLSTM, FrameDifference, LearnedPositions, SinusoidalPositions, TemporalPool, TemporalShift, TemporalTransformer,
+from fastai_seq.models.layers import (AttentionPool, ConvGRU, ConvLSTM, FrameDifference, LearnedPositions, SinusoidalPositions, TemporalPool, TemporalShift, TemporalTransformer,
                                _branch, add_temporal_shift, clip_frames, length_mask)
 
 torch.manual_seed(0)

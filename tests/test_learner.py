@@ -15,15 +15,15 @@ from fastai.torch_core import Module, set_seed
 from fastai.vision.augment import aug_transforms
 from torchvision.models import video
 
-from fastai_seq import learner as room
-from fastai_seq.augment import LabelledFlip
-from fastai_seq.callbacks import Resumable
+from fastai_seq.train import learner as room
+from fastai_seq.data.augment import LabelledFlip
+from fastai_seq.train.callbacks import Resumable
 from fastai_seq.cli import _fit_cycles
-from fastai_seq.data import ImageSeqDataLoaders, get_instances
-from fastai_seq.learner import seq_learner
-from fastai_seq.models import _heads
-from fastai_seq.sampling import EveryFrame, SegmentFrames, UniformFrames
-from fastai_seq.video import write_video
+from fastai_seq.data.load import ImageSeqDataLoaders, get_instances
+from fastai_seq.train.learner import seq_learner
+from fastai_seq.models.seqmodel import head_classes
+from fastai_seq.video.sampling import EveryFrame, SegmentFrames, UniformFrames
+from fastai_seq.video.read import write_video
 
 tiny = partial(SimpleCNN, [3,8,8])
 load = partial(ImageSeqDataLoaders.from_folder, seq_len=3, size=16, bs=4, seed=0, num_workers=0, sampler=SegmentFrames)
@@ -47,7 +47,7 @@ def kept(learn, *args, **kwargs):
         learn.fit_head(*args, **kwargs)
         return list(learn.final_record)[1:], list(learn.validate())
 
-@pytest.mark.parametrize('head', [*_heads, 'r3d_18'])
+@pytest.mark.parametrize('head', [*head_classes, 'r3d_18'])
 @pytest.mark.slow
 def test_a_learner_with_every_head(clips, tmp_path, head):
     dls = load(clips, batch_tfms=aug_transforms())
@@ -66,7 +66,7 @@ def test_the_model_is_asked_on_the_device_of_the_data(clips):
     learn = seq_learner(dls, tiny, 'lstm', pretrained=False, normalize=False)
     assert next(learn.model.parameters()).device.type == 'meta'
 
-@pytest.mark.parametrize('head', _heads)
+@pytest.mark.parametrize('head', head_classes)
 @pytest.mark.slow
 def test_a_head_on_kept_features_is_the_learners_own(clips, tmp_path, head):
     "What the last row says is what `validate` says; the encoder is as it was, its BatchNorm too; the head is not"

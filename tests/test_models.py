@@ -8,7 +8,7 @@ from torch import nn
 from fastai.layers import SimpleCNN
 
 from fastai_seq.core import ImageTuple, TensorVideo
-from fastai_seq.models import (FrameEncoder, Head, RNNModel, SeqModel, SimpleModel, _heads, create_seq_model, rnnmodel_splitter, seq_splitter, simple_splitter)
+from fastai_seq.models.seqmodel import (FrameEncoder, Head, RNNModel, SeqModel, SimpleModel, head_classes, create_seq_model, rnnmodel_splitter, seq_splitter, simple_splitter)
 
 features = dict(alexnet=256, vgg11_bn=512, resnet18=512, resnet50=2048, resnext50_32x4d=2048, wide_resnet50_2=2048, squeezenet1_1=512,
     densenet121=1024, inception_v3=2048, googlenet=1024, shufflenet_v2_x0_5=1024, mobilenet_v2=1280, mobilenet_v3_small=576,
@@ -136,9 +136,9 @@ def shiftable(): return nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), Residual(), Res
 
 def tiny_model(head, **kw): return create_seq_model(shiftable, 3, head, pretrained=False, **kw).eval()
 
-def test_all_heads_are_tested(): assert {*blind, *aware, 'shift'} == set(_heads)
+def test_all_heads_are_tested(): assert {*blind, *aware, 'shift'} == set(head_classes)
 
-@pytest.mark.parametrize('head', _heads)
+@pytest.mark.parametrize('head', head_classes)
 @pytest.mark.slow
 def test_every_head(head):
     torch.manual_seed(0)
@@ -168,17 +168,17 @@ def test_two_way_heads_mind_padding(head, kw):
 @pytest.mark.parametrize('head', ['lstm', 'gru'])
 def test_two_way_heads_join_both_ends(head):
     "The last state of either direction, as torch itself gives it"
-    h, v = _heads[head](16, 3, hidden_size=8, num_rnn_layers=2, bidirectional=True).eval(), torch.rand(2, 4, 16)
+    h, v = head_classes[head](16, 3, hidden_size=8, num_rnn_layers=2, bidirectional=True).eval(), torch.rand(2, 4, 16)
     states = h.rnn(v)[1]
     states = states[0] if head == 'lstm' else states
     assert torch.allclose(h.join(h.steps(v)), torch.cat([states[-2], states[-1]], -1), atol=1e-6)
 
-@pytest.mark.parametrize('head', _heads)
+@pytest.mark.parametrize('head', head_classes)
 def test_pooled_features_serve_as_well(head):
-    h, v = _heads[head](16, 3).eval(), torch.rand(2, 4, 16)
+    h, v = head_classes[head](16, 3).eval(), torch.rand(2, 4, 16)
     with torch.no_grad(): assert torch.allclose(h(v), h(v[..., None, None]), atol=1e-5)
 
-@pytest.mark.parametrize('head', _heads)
+@pytest.mark.parametrize('head', head_classes)
 def test_bf16_and_channels_last(head):
     torch.manual_seed(0)
     model, x = tiny_model(head), torch.rand(2, 4, 3, 16, 16)
@@ -213,7 +213,7 @@ def test_own_head():
         def forward(self, x, lengths=None): return self.lin(x.mean((1, 3, 4)))
     assert create_seq_model(tiny, 3, Plain, pretrained=False)(torch.rand(2, 4, 3, 16, 16)).shape == (2, 3)
 
-@pytest.mark.parametrize('head', _heads)
+@pytest.mark.parametrize('head', head_classes)
 @pytest.mark.slow
 def test_no_obstacle_to_export(head):
     "torch's own export goes through every model, and what it makes says the same"
@@ -236,7 +236,7 @@ def test_order_aware_heads_learn_direction(head):
     maps = head.startswith('conv')
     small = {'lstm': dict(hidden_size=32), 'gru': dict(hidden_size=32), 'convlstm': dict(hidden_size=16), 'convgru': dict(hidden_size=16),
              'transformer': dict(dim=32), 'diff': dict(hidden_size=64)}.get(head, {})
-    model = _heads[head](1 if maps else 8, 2, **small)
+    model = head_classes[head](1 if maps else 8, 2, **small)
     opt = torch.optim.Adam(model.parameters(), 5e-3)
     for _ in range(150):
         x, y = dots(64, maps)

@@ -9,11 +9,11 @@ from conftest import real
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai_seq.core import ImageTuple
-from fastai_seq.data import ImageSeqDataLoaders, ImageTupleTfm, get_action_dataloaders, get_instances, group_of
-from fastai_seq.extract import extract_dataset
-from fastai_seq.learner import seq_learner
-from fastai_seq.models import SimpleModel, simple_splitter
-from fastai_seq.video import extract_frames, get_videos, n_frames, read_frames
+from fastai_seq.data.load import ImageSeqDataLoaders, ImageTupleTfm, get_action_dataloaders, get_instances, group_of
+from fastai_seq.video.extract import extract_dataset
+from fastai_seq.train.learner import seq_learner
+from fastai_seq.models.seqmodel import SimpleModel, simple_splitter
+from fastai_seq.video.read import extract_frames, get_videos, n_frames, read_frames
 
 @pytest.fixture(scope='module')
 def ucf(tmp_path_factory):

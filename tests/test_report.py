@@ -9,11 +9,11 @@ from fastai.learner import load_learner
 from fastai.metrics import accuracy
 from PIL import Image
 
-from fastai_seq.data import ImageSeqDataLoaders, get_instances
-from fastai_seq.evaluate import evaluate_clips
-from fastai_seq.learner import seq_learner
-from fastai_seq.report import report
-from fastai_seq.sampling import EveryFrame
+from fastai_seq.data.load import ImageSeqDataLoaders, get_instances
+from fastai_seq.judge.evaluate import evaluate_clips
+from fastai_seq.train.learner import seq_learner
+from fastai_seq.judge.report import report
+from fastai_seq.video.sampling import EveryFrame
 from matplotlib import pyplot as plt
 
 matplotlib.use('agg')

@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from fastai_seq.sampling import EveryFrame, FirstFrames, LastFrames, PartOf, RandomClip, SegmentFrames, UniformFrames
+from fastai_seq.video.sampling import EveryFrame, FirstFrames, LastFrames, PartOf, RandomClip, SegmentFrames, UniformFrames
 
 lengths, seq_lens = range(1, 301), (1, 2, 3, 5, 8, 16, 20, 32, 64)
 made = [UniformFrames, SegmentFrames, FirstFrames, RandomClip, lambda n, **k: RandomClip(n, stride=3, **k), lambda n, **k: FirstFrames(n, stride=2, **k),

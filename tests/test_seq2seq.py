@@ -8,17 +8,17 @@ from fastai.layers import SimpleCNN
 from fastai.learner import load_learner
 from torch import nn
 
-from fastai_seq.augment import DropFrames, RandomStride, ReverseTime, SpeedJitter
-from fastai_seq.data import ImageSeqBlock
-from fastai_seq.digits import MovingDigits, _digits, changing_clips, frame_labels
-from fastai_seq.sampling import FirstFrames, RandomClip, UniformFrames
-from fastai_seq.models import _heads, create_seq_model
-from fastai_seq.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, SimVP, TemporalUNet, per_frame
-from fastai_seq.stream import continue_video
-from fastai_seq.seq2seq_learner import (ScheduledSampling, copy_last, edit_score, f1_at, forecast, frame_accuracy, frame_mse, frame_ssim, horizon_errors, mask_iou,
+from fastai_seq.data.augment import DropFrames, RandomStride, ReverseTime, SpeedJitter
+from fastai_seq.data.load import ImageSeqBlock
+from fastai_seq.data.synthetic import MovingDigits, _digits, changing_clips, frame_labels
+from fastai_seq.video.sampling import FirstFrames, RandomClip, UniformFrames
+from fastai_seq.models.seqmodel import head_classes, create_seq_model
+from fastai_seq.models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, SimVP, TemporalUNet, per_frame
+from fastai_seq.deploy.stream import continue_video
+from fastai_seq.train.forecast import (ScheduledSampling, copy_last, edit_score, f1_at, forecast, frame_accuracy, frame_mse, frame_ssim, horizon_errors, mask_iou,
                                         segmental_f1, segments, seq2seq_learner)
-from fastai_seq.targets import (FrameCategoryBlock, FrameMaskBlock, FrameRegressionBlock, FutureDataLoaders, FutureFrames, TensorFrameMask)
-from fastai_seq.video import VideoError, get_videos, n_frames, write_video
+from fastai_seq.data.targets import (FrameCategoryBlock, FrameMaskBlock, FrameRegressionBlock, FutureDataLoaders, FutureFrames, TensorFrameMask)
+from fastai_seq.video.read import VideoError, get_videos, n_frames, write_video
 
 @pytest.fixture(scope='module')
 def changing(tmp_path_factory): return changing_clips(tmp_path_factory.mktemp('changing')/'clips', n_groups=4, clips_per_group=2, n_frames=16, size=(32,32))
@@ -168,7 +168,7 @@ def test_models_can_be_exported_as_graphs(make):
     graph = torch.export.export(model, (x,)).module()
     with torch.no_grad(): torch.testing.assert_close(graph(x), model(x), atol=1e-5, rtol=1e-4)
 
-@pytest.mark.parametrize('head', [h for h in _heads if h != 'shift'])
+@pytest.mark.parametrize('head', [h for h in head_classes if h != 'shift'])
 def test_each_head_answers_for_each_frame_and_padding_changes_nothing(head):
     model, x = create_seq_model(partial(SimpleCNN, [3, 4, 8]), 5, per_frame(per_frame(head)), pretrained=False).eval(), clip(2, 6, 32)     # said twice is said once
     with torch.no_grad():

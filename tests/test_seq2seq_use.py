@@ -11,24 +11,24 @@ from PIL import Image
 from torch import nn
 from torchvision.models import mobilenet_v3_small, squeezenet1_1
 
-from fastai_seq import stream, timeline
-from fastai_seq.bundle import _digest, load_bundle, save_bundle
+from fastai_seq.deploy import stream, timeline
+from fastai_seq.deploy.bundle import _digest, load_bundle, save_bundle
 from fastai_seq.core import TensorVideo
 from fastai_seq.cli import main
-from fastai_seq.data import ImageSeqBlock
-from fastai_seq.evaluate import evaluate_clips
-from fastai_seq.digits import changing_clips, frame_labels
-from fastai_seq.export import export_onnx
-from fastai_seq.inference import predict_video
-from fastai_seq.models import AvgHead, _heads
-from fastai_seq.runtime import OnnxPredictor
-from fastai_seq.sampling import EveryFrame, FirstFrames, RandomClip
-from fastai_seq.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, SimVP, TemporalUNet
-from fastai_seq.seq2seq_learner import forecast, seq2seq_learner
-from fastai_seq.stream import StreamForecast, StreamPredictor, _FeatureRing, _FrameRing, _State, continue_video
-from fastai_seq.targets import FrameCategoryBlock, FrameMaskBlock, FrameRegressionBlock, FutureDataLoaders
-from fastai_seq.timeline import _middles, label_frames, predict_timeline
-from fastai_seq.video import VideoRange, get_videos, n_frames, read_frames, video_info, write_video
+from fastai_seq.data.load import ImageSeqBlock
+from fastai_seq.judge.evaluate import evaluate_clips
+from fastai_seq.data.synthetic import changing_clips, frame_labels
+from fastai_seq.deploy.export import export_onnx
+from fastai_seq.deploy.predict import predict_video
+from fastai_seq.models.seqmodel import AvgHead, head_classes
+from fastai_seq.deploy.runtime import OnnxPredictor
+from fastai_seq.video.sampling import EveryFrame, FirstFrames, RandomClip
+from fastai_seq.models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, SimVP, TemporalUNet
+from fastai_seq.train.forecast import forecast, seq2seq_learner
+from fastai_seq.deploy.stream import StreamForecast, StreamPredictor, _FeatureRing, _FrameRing, RecurrentState, continue_video
+from fastai_seq.data.targets import FrameCategoryBlock, FrameMaskBlock, FrameRegressionBlock, FutureDataLoaders
+from fastai_seq.deploy.timeline import _middles, label_frames, predict_timeline
+from fastai_seq.video.read import VideoRange, get_videos, n_frames, read_frames, video_info, write_video
 
 @pytest.fixture(scope='module')
 def clips(tmp_path_factory): return changing_clips(tmp_path_factory.mktemp('changing')/'clips', n_groups=4, clips_per_group=2, n_frames=16, size=(40,48))
@@ -75,14 +75,14 @@ def frames_of(clip, n=12): return read_frames(clip, range(n), size=(32,32), meth
 
 # streams
 
-sees = dict.fromkeys(('lstm', 'gru', 'convlstm', 'convgru'), _State) | dict.fromkeys(('mean', 'avg', 'max', 'attention', 'diff', 'transformer'), _FeatureRing) | dict(shift=_FrameRing)
+sees = dict.fromkeys(('lstm', 'gru', 'convlstm', 'convgru'), RecurrentState) | dict.fromkeys(('mean', 'avg', 'max', 'attention', 'diff', 'transformer'), _FeatureRing) | dict(shift=_FrameRing)
 
-@pytest.mark.parametrize('head', _heads)
+@pytest.mark.parametrize('head', head_classes)
 @pytest.mark.slow
 def test_each_frame_is_answered_as_offline(clips, clip, head):
     "What does not look ahead as in the whole video; what does, as in the clip that ends at the frame"
     learn = settled(heads(head, mobilenet_v3_small if head == 'shift' else cnn)(clips))
-    stream, frames = StreamPredictor(learn, seq_len=None if sees[head] is _State else 5), frames_of(clip)
+    stream, frames = StreamPredictor(learn, seq_len=None if sees[head] is RecurrentState else 5), frames_of(clip)
     assert type(stream.memory) is sees[head]
     said, p = [stream.push(f) for f in frames], whole(learn, frames).softmax(-1)
     assert [a.frame for a in said] == list(range(12)) and all(a.label == learn.dls.vocab[max(range(4), key=list(a.probs.values()).__getitem__)] for a in said)
@@ -163,7 +163,7 @@ def video(clips, tmp_path_factory): return write_video(tmp_path_factory.mktemp('
 label = partial(label_frames, progress=False)
 def frames45(video): return read_frames(video, range(45), size=(32,32), method='crop')
 
-@pytest.mark.parametrize('head', _heads)
+@pytest.mark.parametrize('head', head_classes)
 @pytest.mark.slow
 def test_every_frame_is_labelled_as_in_the_whole_or_in_a_window(clips, video, head):
     learn = settled(heads(head, mobilenet_v3_small if head == 'shift' else cnn)(clips))
@@ -292,7 +292,7 @@ def saved(clips, tmp_path_factory):
 opening = """import sys, torch
 from pathlib import Path
 import fastai_seq
-from fastai_seq.bundle import load_bundle
+from fastai_seq.deploy.bundle import load_bundle
 clip, dest, *bundles = sys.argv[1:]
 res = []
 for b in bundles:

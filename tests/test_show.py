@@ -6,9 +6,9 @@ from threading import Event, Thread
 import numpy as np, pytest, torch
 from PIL import Image
 
-from fastai_seq import data as data_module
+from fastai_seq.data.load import load as data as data_module
 from fastai_seq.core import TensorVideo, clips_html
-from fastai_seq.data import ImageSeqDataLoaders
+from fastai_seq.data.load import ImageSeqDataLoaders
 from fastai.data.transforms import Normalize
 from fastai.vision.core import imagenet_stats
 

@@ -4,8 +4,8 @@ from torch import nn
 from timesformer_pytorch import TimeSformer
 from torchvision.models import get_model_weights, video
 
-from fastai_seq.speed import _count_flops, model_table, plot_models
-from fastai_seq.timesformer import MyTimeSformer
+from fastai_seq.models.speed import _count_flops, model_table, plot_models
+from fastai_seq.models.timesformer import MyTimeSformer
 
 class Pool(nn.Module):
     "A linear layer on the mean over time and space"

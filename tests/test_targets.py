@@ -8,14 +8,14 @@ from fastai.data.all import DataBlock, Normalize, RandomSplitter
 from fastai.layers import SimpleCNN
 from fastai.vision.augment import Hue, RandomErasing, Rotate
 
-from fastai_seq.data import ImageSeqBlock, ImageSeqDataLoaders
-from fastai_seq.digits import frame_labels
-from fastai_seq.extract import cache_clips
-from fastai_seq.sampling import EveryFrame, FirstFrames, UniformFrames
-from fastai_seq.seq2seq import ConvGRUForecaster, SimVP, TemporalUNet
-from fastai_seq.seq2seq_learner import MaskIoU, ScheduledSampling, f1_at, mask_iou, segmental_f1, seq2seq_learner
-from fastai_seq.targets import FrameCategoryBlock, FrameMaskBlock, FrameRegressionBlock, FutureDataLoaders, FutureFrames, _clips_below
-from fastai_seq.video import get_videos, n_frames, write_video
+from fastai_seq.data.load import ImageSeqBlock, ImageSeqDataLoaders
+from fastai_seq.data.synthetic import frame_labels
+from fastai_seq.video.extract import cache_clips
+from fastai_seq.video.sampling import EveryFrame, FirstFrames, UniformFrames
+from fastai_seq.models.seq2seq import ConvGRUForecaster, SimVP, TemporalUNet
+from fastai_seq.train.forecast import MaskIoU, ScheduledSampling, f1_at, mask_iou, segmental_f1, seq2seq_learner
+from fastai_seq.data.targets import FrameCategoryBlock, FrameMaskBlock, FrameRegressionBlock, FutureDataLoaders, FutureFrames, _clips_below
+from fastai_seq.video.read import get_videos, n_frames, write_video
 matplotlib.use('agg')
 
 def make_videos(folder, lengths=(6,)*6, size=(24, 32), name='a'):

@@ -6,9 +6,9 @@ import pytest, torch
 from timesformer_pytorch import TimeSformer
 from torch import nn
 
-import fastai_seq.attention as attention
+import fastai_seq.models.attention as attention
 from fastai_seq.core import ImageTuple, TensorVideo
-from fastai_seq.timesformer import (MyTimeSformer, hf_video_model, hf_video_splitter, timesformer_from_hf, timesformer_from_vit, timesformer_splitter,
+from fastai_seq.models.timesformer import (MyTimeSformer, hf_video_model, hf_video_splitter, timesformer_from_hf, timesformer_from_vit, timesformer_splitter,
                                     vit_timesformer_splitter)
 
 small = dict(dim=24, image_size=24, patch_size=8, num_frames=3, num_classes=4, depth=2, heads=2, dim_head=8)
@@ -100,7 +100,7 @@ def test_other_precisions(dtype):
 @pytest.mark.parametrize('p', (.1, .5, .9))
 def test_dropout_has_the_librarys_distribution(p):
     x = torch.ones(500, 401, requires_grad=True)
-    y = attention._dropout(x, p, True)
+    y = attention.apply_dropout(x, p, True)
     y.sum().backward()
     kept = (y != 0).float()
     assert abs(kept.mean() - (1-p)) < .005 and torch.allclose(y[y != 0], torch.tensor(1/(1-p))) and torch.equal(x.grad, y.detach())

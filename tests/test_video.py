@@ -6,10 +6,10 @@ import av, numpy as np, pytest
 from PIL import Image
 
 from conftest import real, shared
-from fastai_seq import video as video_module
-from fastai_seq.extract import avi2frames
-from fastai_seq.sampling import FirstFrames, UniformFrames
-from fastai_seq.video import VideoError, extract_frames, get_videos, n_frames, read_frames, video_info, write_video
+from fastai_seq.video.read import read as video as video_module
+from fastai_seq.video.extract import avi2frames
+from fastai_seq.video.sampling import FirstFrames, UniformFrames
+from fastai_seq.video.read import VideoError, extract_frames, get_videos, n_frames, read_frames, video_info, write_video
 
 odd = ['animated.gif', 'bt601_full_range.mp4', 'bt601_limited_range.mp4', 'discard_first_keyframe.mp4', 'h265_10bits.mp4', 'nasa_13013_rotated.mp4',
        'test_non_zero_start.mp4', 'testsrc2_mpeg4.avi', 'testsrc2_odd_height_and_width_mpeg2.mp4', 'testsrc2_vp8.webm']
@@ -215,7 +215,7 @@ def test_truncated_anywhere(tmp_path):
         assert caught >= 7, (path.name, caught)
 
 def test_a_broken_frame_in_a_folder_is_found(clips, tmp_path):
-    from fastai_seq.data import examine_clips
+    from fastai_seq.data.load import examine_clips
     for f in list((clips/'MoveLeft').iterdir())[:3]: avi2frames(f, tmp_path)
     folder = next((tmp_path/'MoveLeft').iterdir())
     (folder/'5.jpg').write_bytes((folder/'5.jpg').read_bytes()[:200])
@@ -226,8 +226,8 @@ def test_a_broken_frame_in_a_folder_is_found(clips, tmp_path):
 
 flip_job = """
 import json, sys
-from fastai_seq.extract import avi2frames
-from fastai_seq.video import *
+from fastai_seq.video.extract import avi2frames
+from fastai_seq.video.read import *
 out = []
 for path in sys.argv[1:]:
     try:
