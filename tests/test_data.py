@@ -13,7 +13,7 @@ from fastai.torch_core import set_seed
 from fastai.vision.augment import RandTransform, aug_transforms
 from fastai.vision.core import imagenet_stats
 
-from fastai_seq.data.load import load as data as data_module
+from fastai_seq.data import load as data_module
 from fastai_seq.data.augment import ReverseTime
 from fastai_seq.core import TensorVideo, clip_lengths
 from fastai_seq.data.load import ClipDL, GroupSplitter, ImageSeqBlock, ImageSeqDataLoaders, ImageTupleTfm, TensorVideoTfm, examine_clips, get_action_dataloaders, get_instances, group_of

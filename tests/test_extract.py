@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np, pytest
 from filelock import FileLock
 
-from fastai_seq.video.read import extract as room
+from fastai_seq.video import extract as room
 from fastai_seq.data.load import get_instances
 from fastai_seq.video.extract import _as_completed, _extract, in_processes, _settings, _write_frames, avi2frames, cache_clips, extract_dataset, frames_bytes
 from fastai_seq.video.read import VideoError, extraction_note, get_videos, n_frames, read_frames, video_info, write_video

@@ -6,7 +6,7 @@ from threading import Event, Thread
 import numpy as np, pytest, torch
 from PIL import Image
 
-from fastai_seq.data.load import load as data as data_module
+from fastai_seq.data import load as data_module
 from fastai_seq.core import TensorVideo, clips_html
 from fastai_seq.data.load import ImageSeqDataLoaders
 from fastai.data.transforms import Normalize

@@ -6,7 +6,7 @@ import av, numpy as np, pytest
 from PIL import Image
 
 from conftest import real, shared
-from fastai_seq.video.read import read as video as video_module
+from fastai_seq.video import read as video_module
 from fastai_seq.video.extract import avi2frames
 from fastai_seq.video.sampling import FirstFrames, UniformFrames
 from fastai_seq.video.read import VideoError, extract_frames, get_videos, n_frames, read_frames, video_info, write_video
