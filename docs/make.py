@@ -6,6 +6,7 @@ import ast, base64, inspect, os, re, shutil, subprocess, sys
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
+from textwrap import wrap
 
 import nbformat
 from fastcore.docments import DocmentTbl, docstring
@@ -29,26 +30,26 @@ class Shown:
     def __repr__(self): return getattr(self.value, '__name__', None) or re.sub(r' at 0x\w+', '', repr(self.value))
 
 def signature(name, sym):
-    "How `sym` is called, on one line or a parameter a line"
+    "How `sym` is called"
     try: sig = inspect.signature(sym)
     except ValueError: return f'{name}(*args)'          # an exception, say
     params = [p if p.default is p.empty else p.replace(default=Shown(p.default)) for p in sig.parameters.values()]
-    if '.' in name and params and params[0].name in ('self', 'cls'): params = params[1:]
-    shown = [str(p) for p in params]
-    ret = str(sig.replace(parameters=[])).removeprefix('()')
-    line = f"{name}({', '.join(shown)}){ret}"
-    return line if len(line) < 90 else f'{name}(\n    ' + ',\n    '.join(shown) + f'\n){ret}'
+    shown = ', '.join(str(p) for p in params if p.name not in ('self', 'cls'))
+    line = f"{name}({shown}){str(sig.replace(parameters=[])).removeprefix('()')}"
+    return '\n    '.join(wrap(line, 96, break_long_words=False, break_on_hyphens=False))
 
 def parameters(sym):
     "The table of what is said of each parameter"
-    rows = str(DocmentTbl(sym, verbose=False)).splitlines()[2:]
-    return '\n'.join(['| Parameter | |', '| --- | --- |', *(re.sub(r'^\| (\w+) \|', r'| `\1` |', r) for r in rows)]) if rows else ''
+    rows = [r for r in str(DocmentTbl(sym, verbose=False)).splitlines()[2:] if not r.endswith('|  |')]
+    rows = [re.sub(r'^\| (\w+) \|', r'| `\1` |', re.sub(r'^\| \*\*Returns\*\* \| \*\*(.*)\*\*', r'| returns | \1', r)) for r in rows]
+    return '\n'.join(['| Parameter | |', '| --- | --- |', *rows]) if rows else ''
 
 def entry(name, module, page, level=3):
     "Heading, signature, docstring and parameters of `name` in `module`"
     sym = reduce(getattr, name.split('.'), module)
     anchors.add(f'{page.removesuffix(".md")}.html#{name.lower()}')
-    parts = [f'{"#"*level} `{name}` {{ #{name.lower()} }}']
+    label = f' data-toc-label=".{name.rpartition(".")[2]}"' if '.' in name and len(name) > 22 else ''
+    parts = [f'{"#"*level} `{name}` {{ #{name.lower()}{label} }}']
     if callable(sym): parts.append(f'```python\n{signature(name, sym)}\n```')
     parts.append(docstring(sym))
     if callable(sym): parts.append(parameters(sym))
@@ -148,7 +149,7 @@ def listing(link, within=''):
     lines, last = [], None
     for section,page in nav_pages():
         if not section.startswith(within) or page == 'map.md': continue
-        if section != last: lines.append(f"\n## {section.rpartition('/')[2] or 'Start'}\n")
+        if section != last: lines.append(f"\n## {section.rpartition('/')[2]}\n")
         title, said = about(page)
         lines.append(f'- [{title}]({link(page)})' + f': {said}' * bool(said))
         last = section
@@ -185,7 +186,7 @@ def write_plain():
     "For those who read Markdown: each page as page.html.md, and llms.txt (https://llmstxt.org)"
     for page in pages.values():
         text = (proc/page).read_text(encoding='utf-8')
-        text = re.sub(r'(\]\([^):]+)\.md([#)])', r'\1.html.md\2', re.sub(r' \{ #\S+ \}$', '', text, flags=re.M))
+        text = re.sub(r'(\]\([^):]+)\.md([#)])', r'\1.html.md\2', re.sub(r' \{ #.* \}$', '', text, flags=re.M))
         (site/page).with_suffix('.html.md').write_text(text, encoding='utf-8')
     title, said = about('index.md')
     list_ = listing(lambda p: config['site_url'] + p.removesuffix('.md') + '.html.md')

@@ -7,10 +7,11 @@ config = tomllib.loads((root/'zensical.toml').read_text(encoding='utf-8'))['proj
 
 def nav_pages(nav=config['nav'], section=''):
     "The site's pages in order, each with its section, as `('The rooms/video', 'video/read.md')`"
-    for item in nav:
-        if isinstance(item, str): yield section, item
-        else:
-            for title,inner in item.items(): yield from nav_pages(inner, f'{section}/{title}'.strip('/'))
+    if isinstance(nav, str): yield section, nav
+    elif isinstance(nav, list):
+        for item in nav: yield from nav_pages(item, section)
+    else:
+        for title,inner in nav.items(): yield from nav_pages(inner, f'{section}/{title}'.strip('/'))
 
 def source_of(page):
     "The file that a page is made of, from the repository's root: a notebook, or else Markdown"
