@@ -34,14 +34,15 @@ def signature(name, sym):
     try: sig = inspect.signature(sym)
     except ValueError: return f'{name}(*args)'          # an exception, say
     params = [p if p.default is p.empty else p.replace(default=Shown(p.default)) for p in sig.parameters.values()]
-    shown = ', '.join(str(p) for p in params if p.name not in ('self', 'cls'))
-    line = f"{name}({shown}){str(sig.replace(parameters=[])).removeprefix('()')}"
-    return '\n    '.join(wrap(line, 96, break_long_words=False, break_on_hyphens=False))
+    whole = lambda o: str(o).replace(' ', '\xa0')         # is not broken over two lines
+    shown = ', '.join(whole(p) for p in params if p.name not in ('self', 'cls'))
+    line = f"{name}({shown}){whole(sig.replace(parameters=[])).removeprefix('()')}"
+    return '\n    '.join(wrap(line, 96, break_long_words=False, break_on_hyphens=False)).replace('\xa0', ' ')
 
 def parameters(sym):
     "The table of what is said of each parameter"
     rows = [r for r in str(DocmentTbl(sym, verbose=False)).splitlines()[2:] if not r.endswith('|  |')]
-    rows = [re.sub(r'^\| (\w+) \|', r'| `\1` |', re.sub(r'^\| \*\*Returns\*\* \| \*\*(.*)\*\*', r'| returns | \1', r)) for r in rows]
+    rows = [re.sub(r'^\| \*\*Returns\*\* \| \*\*(.*)\*\*', r'| returns | \1', re.sub(r'^\| (\w+) \|', r'| `\1` |', r)) for r in rows]
     return '\n'.join(['| Parameter | |', '| --- | --- |', *rows]) if rows else ''
 
 def entry(name, module, page, level=3):
@@ -158,10 +159,11 @@ def listing(link, within=''):
 def named(text, page):
     "Names in backticks made links to their reference, here or in fastai's documentation"
     def link(m):
-        url = lookup.doc(m[1]) or ''
+        url = lookup.doc(m[1]) if re.search('[A-Z_.]', m[1]) else None     # `train` may be a folder
+        if not url: return m[0]
         here = url.removeprefix(config['site_url'])
         if here in anchors: return f"[{m[0]}]({os.path.relpath(here, Path(page).parent).replace('.html', '.md')})"
-        return f'[{m[0]}]({url})' if url == here and re.search('[A-Z_]', m[1]) and url else m[0]
+        return f'[{m[0]}]({url})' if url == here else m[0]
     lines, fenced = [], False
     for l in text.splitlines():
         if l.startswith('```'): fenced = not fenced
@@ -173,10 +175,10 @@ def write_pages():
     shutil.rmtree(proc, ignore_errors=True)
     made = {}
     for source,page in pages.items():
-        if source == 'map.md': continue
+        if page == 'map.md': continue
         (proc/page).parent.mkdir(parents=True, exist_ok=True)
-        text = linked((root/source).read_text(encoding='utf-8'), source) if source == page else '\n\n'.join(from_notebook(source, page))
-        made[page] = text if re.search('^# ', text, re.M) else f'# {Path(page).stem}\n\n{text}'
+        text = linked((root/source).read_text(encoding='utf-8'), source) if source.endswith('.md') else '\n\n'.join(from_notebook(source, page))
+        made[page] = text if text.startswith('# ') else f'# {Path(page).stem}\n\n{text}'
     for page,text in made.items(): (proc/page).write_text(named(text, page), encoding='utf-8')
     text = '# The map\n\n> Each room is a notebook and the module it exports. A room imports only from rooms above it in this list.\n'
     (proc/'map.md').write_text(text + listing(lambda p: p, 'The rooms/'), encoding='utf-8')

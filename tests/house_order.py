@@ -16,7 +16,7 @@ def nav_pages(nav=config['nav'], section=''):
 def source_of(page):
     "The file that a page is made of, from the repository's root: a notebook, or else Markdown"
     notebook = f"nbs/{page.removesuffix('.md')}.ipynb"
-    return notebook if (root/notebook).exists() else page
+    return notebook if (root/notebook).exists() else page.replace('/index.md', '/README.md')
 
 def room_order():
     "The rooms from the ground up: `['files', …, 'video.sampling', …, 'cli']`"
