@@ -72,7 +72,7 @@ def test_looks_are_averaged_a_video_whatever_the_batch(learn, n_clips, n_crops, 
 
 def test_a_video_is_opened_once_if_its_looks_make_a_batch(learn, monkeypatch):
     read = []
-    monkeypatch.setattr(room, '_read_clip', lambda path, *a, f=room._read_clip, **k: (read.append(path), f(path, *a, **k))[1])
+    monkeypatch.setattr(room, 'read_clip', lambda path, *a, f=room.read_clip, **k: (read.append(path), f(path, *a, **k))[1])
     for n_clips, times in ((4, 1), (1, 1), (10, 3)):
         read.clear()
         e = ev(learn, n_clips=n_clips)

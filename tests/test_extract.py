@@ -243,10 +243,10 @@ def test_folders_hold_frames_only(videos, tmp_path):
 
 def test_the_manifest_is_read_once(videos, tmp_path, monkeypatch):
     "And not for each clip; but again when it has changed"
-    from fastai_seq.video.read import read as video
+    from fastai_seq.video import read as video
     extract_dataset(videos, tmp_path, workers=0)
     read, count = video.read_notes, []
-    monkeypatch.setattr(video, '_read_notes', lambda path: count.append(path.name) or read(path))
+    monkeypatch.setattr(video, 'read_notes', lambda path: count.append(path.name) or read(path))
     for _ in range(2):
         for f in get_instances(tmp_path): assert video_info(f).fps == 25
     assert count == ['manifest.json']

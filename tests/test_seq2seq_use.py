@@ -202,7 +202,7 @@ def alive(monkeypatch, n):
         gc.collect(1)       # plum's and fasttransform's frames are in circles, on Python 3.13
         most[0] = max(most[0], len(here))
         return f
-    for room in (stream, timeline): monkeypatch.setattr(room, '_frames_of', lambda *a: ((None, partial(get, i)) for i in range(n)))
+    for room in (stream, timeline): monkeypatch.setattr(room, 'timed_frames', lambda *a: ((None, partial(get, i)) for i in range(n)))
     monkeypatch.setattr(stream, 'n_frames', lambda p: n)
     return most
 
