@@ -269,13 +269,13 @@ def test_avi2frames_in_several_processes(videos, tmp_path):
 
 def test_a_call_costs_the_same_however_many_clips_there_are(videos, tmp_path):
     "Bytes that a thousand clips write of notes: not a thousand manifests"
-    from fastai_seq.video.extract import _append, _journal, _take_over
+    from fastai_seq.video.extract import _append, journal_file, _take_over
     written, settings = 0, _settings()
     note = extraction_note(avi2frames(videos/'A/0.avi', tmp_path))
     state = lambda: ((f := tmp_path/'manifest.json').stat().st_ino, f.stat().st_mtime_ns)
     for i in range(1000):
         (tmp_path/f'A/{i}').mkdir(exist_ok=True)
-        _append(tmp_path/_journal, json.dumps({f'A/{i}': note}))
+        _append(tmp_path/journal_file, json.dumps({f'A/{i}': note}))
         before = state()
         _take_over(tmp_path, settings)
         if state() != before: written += (tmp_path/'manifest.json').stat().st_size

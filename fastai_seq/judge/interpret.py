@@ -290,7 +290,7 @@ def _frame_axis(ax, captions, n_max):
 
 class TimeEvidence(ClipEvidence):
     "A value a frame, `(T,)`: under the strip of frames, or playing"
-    def draw_letter(self, n_max=12):
+    def _draw(self, n_max=12):
         fig,(top,ax) = _strip_axes(self.clip, n_max, 1.4)
         top.set_title(f'{self.said}: {self.what}', fontsize=10)
         if self.what.startswith('probability'): ax.plot(self.values, 'o-', c='tab:blue'); ax.set_ylim(-.03, 1.03)
@@ -452,7 +452,7 @@ class SpaceEvidence(ClipEvidence):
         v = v - v.min()
         return (v/v.max().clamp(min=1e-12)).numpy()
 
-    def draw_letter(self, n_max=12):
+    def _draw(self, n_max=12):
         both = TensorVideo(torch.cat([self.clip, _overlay(self.clip, self.heat)], 2))
         fig,(ax,) = _strip_axes(both, n_max)
         ax.set_title(f'{self.said}: {self.what}', fontsize=10)

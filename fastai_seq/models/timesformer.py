@@ -81,12 +81,12 @@ class MyTimeSformer(TimeSformer):
         x = torch.cat([self.cls_token.expand(x.shape[0], 1, -1), apply_linear(self.to_patch_embedding, x)], 1)
         return x if self.use_rotary_emb else x + self.pos_emb.weight
 
-    def rotary_factors(self, t, side, x):
+    def _rotary(self, t, side, x):
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         sin_cos = self.frame_rot_emb(t, device=x.device), self.image_rot_emb(side, side, device=x.device)
         return [rotary_factors(s, 2*len(self.frame_rot_emb.inv_freqs), dtype) for s in sin_cos]
 
-    def attend(self, layer, x, t, time, rot, mask, only_cls=False):
+    def _attend(self, layer, x, t, time, rot, mask, only_cls=False):
         "`x` and what it attends to; of the class token only, if `only_cls`"
         y, m = normed_input(layer, x)
         qkv = apply_linear(m.to_qkv, y).unflatten(-1, (3, m.heads, -1))
