@@ -232,7 +232,7 @@ def learned(videos, kind):
 @pytest.mark.parametrize('kind', ['classes', 'numbers', 'masks'])
 def test_labelled_clips_play(videos, kind, monkeypatch):
     pages = []
-    for m in ('targets', 'seq2seq_learner'): monkeypatch.setattr(f'fastai_seq.{m}.display', lambda o: pages.append(o.data))
+    for m in ('data.targets', 'train.forecast'): monkeypatch.setattr(f'fastai_seq.{m}.display', lambda o: pages.append(o.data))
     learn = learned(videos, kind)
     learn.dls.show_batch(max_n=1, animate=True)
     with learn.no_bar(): learn.show_results(max_n=1, animate=True)

@@ -243,7 +243,7 @@ def _settings(learn):
         'learning rates': str([h['lr'] for h in hypers]),
         'schedule': str({k: at(f) for cb in learn.cbs if isinstance(cb, ParamScheduler) for k,f in cb.scheds.items()}),
         'loss': names([learn.loss_func]), 'metrics': ', '.join(m.name for m in learn.metrics),
-        'callbacks': names(sorted((cb for cb in learn.cbs if not isinstance(cb, ProgressCallback)), key=lambda cb: cb.name)),
+        'callbacks': names(sorted((cb for cb in learn.cbs if not isinstance(cb, (ProgressCallback, KeepRecord))), key=lambda cb: cb.name)),
         'clips a batch': dl.bs, 'training clips': clips(dl), 'validation clips': clips(_loader_of(learn.dls.loaders[-1])),
         'reading': '; '.join(t.name for tl in getattr(dl.dataset, 'tls', ()) for t in tl.tfms.fs if isinstance(t, ClipTfm)),
         'transforms': names([*dl.after_item.fs, *dl.after_batch.fs]), 'processes': max(num_distrib(), 1)}
