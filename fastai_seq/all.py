@@ -34,7 +34,7 @@ try:
     from fastai_seq.judge.evaluate import *
     from fastai_seq.judge.interpret import *
     from fastai_seq.judge.report import *
-    from fastai_seq.deploy.answer import *
+    from fastai_seq.data.task import *
     from fastai_seq.deploy.bundle import *
     from fastai_seq.deploy.export import *
     from fastai_seq.deploy.predict import *

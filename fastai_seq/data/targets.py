@@ -8,7 +8,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/data/targets.html.md"""
 __all__ = ['FutureFrames', 'FutureDataLoaders', 'as_reader', 'figure_rows', 'show_batch', 'TensorFrameCategory',
            'TensorFrameNumbers', 'TensorFrameMask', 'OfItsFrames', 'PadTargets', 'FrameCategorize',
            'FrameCategoryBlock', 'FrameNumbers', 'FrameRegressionBlock', 'MaskLoss', 'FrameMasks', 'FrameMaskBlock',
-           'frame_words', 'overlay_mask', 'label_rows', 'label_runs']
+           'frame_words', 'overlay_mask', 'label_rows', 'label_runs', 'task_for', 'task_of']
 
 # %% ../../nbs/data/targets.ipynb #44630a94
 from functools import lru_cache, singledispatch
@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from PIL import Image
-from fastai.data.all import (CategoryMap, DataLoaders, Datasets, DisplayedTransform, ItemTransform, Transform, TransformBlock, DataBlock, delegates, dispatch, noop)
+from fastai.data.all import (Categorize, CategoryMap, DataLoaders, Datasets, DisplayedTransform, EncodedMultiCategorize, ItemTransform,
+                             MultiCategorize, RegressionSetup, Transform, TransformBlock, DataBlock, delegates, dispatch, noop)
 from fastai.data.core import show_batch
 from fastai.data.transforms import IntToFloatTensor, Normalize, get_image_files
 from fastai.losses import BaseLoss, CrossEntropyLossFlat
@@ -35,6 +36,8 @@ from ..core import TensorVideo, clips_html
 from .load import (ClipDL, ImageSeqBlock, TensorVideoTfm, check_arguments, recording_splitter, no_classes, FrameTarget, one_label, own_frames, train_valid_folders, split_items,
                               without_clips, check_clips)
 from .synthetic import MovingDigits
+from .task import (CategoryTask, EncodedMultiCategoryTask, ForecastTask, FrameCategoryTask, FrameMaskTask,
+                                  FrameRegressionTask, MultiCategoryTask, RegressionTask, Task)
 from ..video.sampling import FirstFrames, PartOf, RandomClip
 from ..video.read import array_file, frame_files, extraction_note, scaled_size, file_stamp, get_videos, n_frames, video_info
 
@@ -432,3 +435,46 @@ def show_batch(x:TensorVideo, y:TensorFrameMask, samples, ctxs=None, max_n=6, n_
     if animate: return display(HTML(clips_html([overlay_mask(clip, mask[:len(clip)]) for clip,mask,*_ in samples], fps=fps)))
     for (clip,mask,*_),ax in zip(samples, ctxs := label_rows(samples, ctxs, figsize, n_frames)): overlay_mask(clip, mask[:len(clip)]).show(ctx=ax, n_max=n_frames, **kwargs)
     return ctxs
+
+# %% ../../nbs/data/targets.ipynb #9990ef39
+@singledispatch
+def task_for(tfm): # Transform of the targets
+    "The `Task` of such targets; None if the transform does not tell it"
+
+@task_for.register
+def _(tfm:Categorize): return CategoryTask(tfm.vocab)
+
+@task_for.register
+def _(tfm:MultiCategorize): return MultiCategoryTask(tfm.vocab)
+
+@task_for.register
+def _(tfm:EncodedMultiCategorize): return EncodedMultiCategoryTask(tfm.vocab)
+
+@task_for.register
+def _(tfm:RegressionSetup): return RegressionTask(n=tfm.c)
+
+@task_for.register
+def _(tfm:FrameCategorize): return FrameCategoryTask(tfm.vocab)
+
+@task_for.register
+def _(tfm:FrameNumbers): return FrameRegressionTask(n=tfm.c)
+
+@task_for.register
+def _(tfm:FrameMasks): return FrameMaskTask(tfm.vocab)
+
+@task_for.register
+def _(tfm:TensorVideoTfm): return ForecastTask(n=tfm.sampler.seq_len)
+
+# %% ../../nbs/data/targets.ipynb #386a8925
+def task_of(
+    learn # A `Learner`, also one from a file; or `DataLoaders`
+)->Task:
+    "What was learnt. Raises ValueError for targets of other kinds."
+    tls = getattr(learn, 'dls', learn).valid.dataset.tls
+    tfms = [as_reader(t) for tl in tls[1:2] for t in tl.tfms.fs]
+    task = next(filter(None, map(task_for, tfms)), None)
+    if task is None: raise ValueError(
+        "the learner's targets are neither classes nor numbers (CategoryBlock, MultiCategoryBlock, RegressionBlock), "
+        "of clips or of their frames, nor masks, nor frames to come")
+    if isinstance(task, MultiCategoryTask): task.thresh = getattr(getattr(learn, 'loss_func', None), 'thresh', None)
+    return task

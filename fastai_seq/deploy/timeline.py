@@ -32,9 +32,11 @@ from fastprogress.fastprogress import progress_bar
 from PIL import Image, ImageDraw, ImageFont
 from ..core import stack_frames
 from ..data.load import TensorVideoTfm
-from ..judge.evaluate import predict_looks, clip_transforms, make_look
+from ..data.targets import task_of
+from ..data.task import FrameCategoryTask, FrameRegressionTask
+from ..judge.evaluate import predict_looks, clip_task, clip_transforms, make_look
 from ..files import page_mark, written_whole
-from .predict import GivenLooks, AnswerNamer, timed_frames, target_kind, frame_kinds, read_options
+from .predict import GivenLooks, timed_frames, read_options
 from ..models.layers import in_evaluation
 from ..models.seqmodel import SeqModel
 from .stream import StreamPredictor, RecurrentState
@@ -157,12 +159,14 @@ def predict_timeline(
 )->'Timeline':
     "What `learn` says of each window of a long video; of each frame, as `label_frames`, if that was learnt. Raises VideoError for a video that cannot be read, ValueError for bad arguments."
     if isinstance(path, VideoRange): raise ValueError(f"{path}: a timeline is of a whole video; pass its path, or predict_video for a part")
-    if isinstance(target_kind(learn), frame_kinds):
+    task = task_of(learn)
+    if isinstance(task, (FrameCategoryTask, FrameRegressionTask)):
         if given := [k for k,v in dict(window=window, stride=stride, sampler=sampler, bs=bs, save=save).items() if v is not None]: raise ValueError(
             f"{', '.join(given)}: the learner answers for each frame, without windows; leave them out (what there is to choose has `label_frames`)")
         return label_frames(learn, path, thresh=thresh, on_error=on_error, act=act, progress=progress)
     window, stride = 2. if window is None else window, .5 if stride is None else stride
-    path, name, (tfm, then), bs = Path(path), AnswerNamer(learn, thresh), clip_transforms(learn.dls.valid), bs or learn.dls.valid.bs
+    task = clip_task(learn)
+    path, (tfm, then), bs = Path(path), clip_transforms(learn.dls.valid), bs or learn.dls.valid.bs
     sampler, info = sampler or tfm.sampler, video_info(path)
     if sampler.varies: bs = 1        # windows may differ by a frame: each is asked about by itself, nothing is filled up
     if not info.fps: raise VideoError(f"{path} does not tell its frames a second, so it has no windows by time; ask predict_video about the whole")
@@ -171,7 +175,7 @@ def predict_timeline(
         f"{sampler} takes {need} frames, a window of {window} s has {n}: each is filled up (short={sampler.short!r}); pass window={need/info.fps:.3g} or more")
     kept = _Kept(save, _asked(learn, path, window, stride, sampler, tfm, then, act) if save else None, bs)
     if kept.frames is None: _fill(kept, learn, path, window, stride, info, sampler, tfm, then, bs, on_error, act, progress)
-    return Timeline(path, _table(kept.rows, name), name.numbers, info.fps, kept.frames)
+    return Timeline(path, _table(kept.rows, task, thresh), task.numbers, info.fps, kept.frames)
 
 # %% ../../nbs/deploy/timeline.ipynb #bad36a94
 def _asked(learn, path, window, stride, sampler, tfm, then, act):
@@ -211,12 +215,16 @@ def _counted_off(windows, n):
         yield o
         bar.update(min(o[0] + 1, bar.total))
 
-def _table(rows, name):
-    "A row a window"
-    said = [(start, end, *name(np.array(p, dtype=np.float32))) for start,end,p in rows]
-    df = pd.DataFrame([dict(start=s, end=e, label=None) | {n if name.numbers else f'p_{n}': v for n,v in p.items()} for s,e,_,p in said])
-    df['label'] = pd.Series([l if isinstance(l, str) or l is None else ';'.join(map(str, l)) for _,_,l,_ in said], dtype=object)   # in a column of text None would be nan
+def _table(rows, task, thresh):
+    "A row per window: start and end in seconds, label, and the probabilities or numbers that `rows` hold"
+    predictions = [task.predict(np.array(p, dtype=np.float32), thresh) for _, _, p in rows]
+    prefix = '' if task.numbers else 'p_'
+    values = [{f'{prefix}{name}': v for name, v in o.probs.items()} for o in predictions]
+    df = pd.DataFrame([dict(start=start, end=end, label=None) | v for (start, end, _), v in zip(rows, values)])
+    df['label'] = pd.Series([_label_text(o.label) for o in predictions], dtype=object)   # in a column of text None would be nan
     return df
+
+def _label_text(label): return label if isinstance(label, str) or label is None else ';'.join(map(str, label))
 
 # %% ../../nbs/deploy/timeline.ipynb #fdec4192
 @dataclass(repr=False)
@@ -413,7 +421,8 @@ def label_frames(
 )->Timeline: # Its `df` has a row a frame: `start` and `end` in seconds, `label`, and a column `p_…` for each class, or one for each number
     "What `learn` says of every frame of a video. Raises VideoError for one that cannot be read, ValueError for learners of other targets."
     if isinstance(path, VideoRange): raise ValueError(f"{path}: the frames of a whole video are labelled; pass its path")
-    if not isinstance(target_kind(learn), frame_kinds): raise ValueError("the learner does not answer for every frame (FrameCategoryBlock, FrameRegressionBlock); "
+    task = task_of(learn)
+    if not isinstance(task, (FrameCategoryTask, FrameRegressionTask)): raise ValueError("the learner does not answer for every frame (FrameCategoryBlock, FrameRegressionBlock); "
         "of whole clips `predict_timeline` tells what happens when, frames to come `continue_video`, masks `learn.predict`")
     path, s, info = Path(path), StreamPredictor(learn, seq_len, stride=stride, thresh=thresh, act=act), video_info(path)
     if not (fps := info.fps): raise VideoError(f"{path} does not tell its frames a second, so its frames have no time; push them to a StreamPredictor")
@@ -421,4 +430,4 @@ def label_frames(
     if progress: frames = _counted_off(frames, round((info.duration or 0)*fps) - 1)
     with in_evaluation(learn.model), torch.no_grad():
         p = s.act(_strands(s, (get() for _,get in frames), max(1, round(fps/s.fps)) if s.fps else s.stride)).float().cpu().numpy()
-    return Timeline(path, _table([(round(i/fps, 6), round((i+1)/fps, 6), o) for i,o in enumerate(p)], s.name), s.name.numbers, fps, len(p))
+    return Timeline(path, _table([(round(i/fps, 6), round((i+1)/fps, 6), o) for i,o in enumerate(p)], task, thresh), task.numbers, fps, len(p))

@@ -7,14 +7,14 @@ Docs: https://fastai-seq.github.io/fastai_seq/judge/evaluate.html.md"""
 # %% auto #0
 __all__ = ['compare_splits', 'Evaluation', 'CategoryEvaluation', 'png_html', 'write_page', 'MultiCategoryEvaluation',
            'RegressionEvaluation', 'make_look', 'LooksDL', 'clip_transforms', 'predict_looks', 'predict_clips',
-           'labelled_items', 'target_transform', 'evaluation_targets', 'evaluation_group', 'evaluate_clips',
+           'labelled_items', 'clip_task', 'evaluation_targets', 'evaluation_for', 'evaluation_group', 'evaluate_clips',
            'evaluate_folds']
 
 # %% ../../nbs/judge/evaluate.ipynb #0cbbf162
 import hashlib, json, os, platform, re
 from base64 import b64encode
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, partial, singledispatch
 from html import escape
 from importlib.metadata import version
 from io import BytesIO
@@ -23,7 +23,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from fastai.data.all import Categorize, Datasets, EncodedMultiCategorize, MultiCategorize, Pipeline, RegressionSetup, parent_label
+from fastai.data.all import Categorize, Datasets, Pipeline, RegressionSetup, parent_label
 from fastai.torch_core import is_listy
 from fastcore.basics import patch
 from fastcore.meta import delegates
@@ -33,7 +33,8 @@ from sklearn.metrics import (average_precision_score, confusion_matrix, f1_score
 from ..core import ImageTuple, TensorVideo
 from ..data.load import ClipDL, GroupSplitter, ImageTupleTfm, TensorVideoTfm, UCF101Splitter, ClipTfm, resize_batch, group_of
 from ..files import page_mark, written_whole
-from ..data.targets import as_reader
+from ..data.targets import as_reader, task_of
+from ..data.task import CategoryTask, EncodedMultiCategoryTask, MultiCategoryTask, RegressionTask, Task
 from ..video.read import VideoRange, read_clip, scaled_size, video_info
 
 # %% ../../nbs/judge/evaluate.ipynb #d4df24e0
@@ -463,36 +464,63 @@ def labelled_items(learn, dl, items, labels):
     return like, paths, res
 
 # %% ../../nbs/judge/evaluate.ipynb #be9f2f42
-def target_transform(learn):
-    "The transform that tells what the learner's targets are: classes, several of them, or numbers"
-    tls = learn.dls.valid.dataset.tls
-    kind = next((t for t in tls[1].tfms.fs if isinstance(t, (Categorize, RegressionSetup))), None) if len(tls) > 1 else None
-    if kind is None: raise ValueError(
-        "the learner's targets are neither classes nor numbers of whole clips (CategoryBlock, MultiCategoryBlock, RegressionBlock): they are neither judged nor explained here. "
-        "For classes and numbers of each frame there is `label_frames(learn, path)` (in a shell `predict --timeline`), for frames to come `continue_video` and `horizon_errors`, "
-        "for others `learn.predict`; `learn.validate()` measures them")
-    return kind
+def clip_task(
+    learn # A `Learner`
+)->Task:
+    "What was learnt of whole clips. Raises ValueError for other tasks."
+    task = task_of(learn)
+    if not task.per_clip: raise ValueError(
+        "the learner's targets are neither classes nor numbers of whole clips (CategoryBlock, MultiCategoryBlock, RegressionBlock): "
+        "they are neither judged nor explained here. For classes and numbers of each frame there is `label_frames(learn, path)` "
+        "(in a shell `predict --timeline`), for frames to come `continue_video` and `horizon_errors`, for others `learn.predict`; "
+        "`learn.validate()` measures them")
+    return task
 
 def evaluation_targets(learn, paths, labels):
     "The kind of evaluation that fits the learner, the targets as it wants them, and the names of classes"
-    for path,l in zip(paths, labels):
-        if _is_missing(l): raise ValueError(f"{path} has no label ({l!r}): leave it out; {_unlabelled}")
-    kind = target_transform(learn)
-    if isinstance(kind, RegressionSetup): return RegressionEvaluation, np.array(labels, dtype=float).reshape(len(labels), -1), None
-    vocab = list(kind.vocab)
-    several = partial(MultiCategoryEvaluation, thresh=getattr(learn.loss_func, 'thresh', .5))
-    if isinstance(kind, EncodedMultiCategorize): return several, np.array(labels).astype(int), vocab
-    multi = isinstance(kind, MultiCategorize)
-    if multi and (plain := [l for l in labels if isinstance(l, str)]): raise ValueError(
-        f"label {plain[0]!r}: the learner tells several labels a video; give a list of them for each")
-    o2i, of_clip = {c: i for i,c in enumerate(vocab)}, labels if multi else [[l] for l in labels]
-    strange = [(p, l) for p,ls in zip(paths, of_clip) for l in ls if l not in o2i]
-    if strange: raise ValueError(
-        f"{len({p for p,_ in strange})} of {len(paths)} videos have labels that the learner was not trained on: {', '.join(sorted({repr(l) for _,l in strange}))} "
-        f"(first: {strange[0][0]}). Its classes are {', '.join(map(repr, vocab))}. Relabel these videos, leave them out, or train with them; {_unlabelled}")
-    idxs = [[o2i[l] for l in ls] for ls in of_clip]
-    if not multi: return CategoryEvaluation, np.array(idxs)[:,0], vocab
-    return several, np.array([[i in ls for i in range(len(vocab))] for ls in map(set, idxs)]).astype(int), vocab
+    task = clip_task(learn)
+    for path, label in zip(paths, labels):
+        if _is_missing(label): raise ValueError(f"{path} has no label ({label!r}): leave it out; {_unlabelled}")
+    return evaluation_for(task, learn, paths, labels)
+
+@singledispatch
+def evaluation_for(task, learn, paths, labels):
+    "For each kind of task: the class of the evaluation, the targets as an array, and the names of classes"
+
+@evaluation_for.register
+def _(task:RegressionTask, learn, paths, labels):
+    return RegressionEvaluation, np.array(labels, dtype=float).reshape(len(labels), -1), None
+
+@evaluation_for.register
+def _(task:CategoryTask, learn, paths, labels):
+    idxs = _class_numbers(task, paths, [[label] for label in labels])
+    return CategoryEvaluation, np.array(idxs)[:,0], task.vocab
+
+def _several(learn): return partial(MultiCategoryEvaluation, thresh=getattr(learn.loss_func, 'thresh', .5))
+
+@evaluation_for.register
+def _(task:EncodedMultiCategoryTask, learn, paths, labels):
+    return _several(learn), np.array(labels).astype(int), task.vocab
+
+@evaluation_for.register
+def _(task:MultiCategoryTask, learn, paths, labels):
+    for label in labels:
+        if isinstance(label, str): raise ValueError(
+            f"label {label!r}: the learner tells several labels a video; give a list of them for each")
+    targets = np.zeros((len(labels), len(task.vocab)), int)
+    for row, idxs in zip(targets, _class_numbers(task, paths, labels)): row[idxs] = 1
+    return _several(learn), targets, task.vocab
+
+# %% ../../nbs/judge/evaluate.ipynb #9d3dec89
+def _class_numbers(task, paths, labels):
+    "The numbers of the classes in `labels`, a list for each clip. Raises ValueError for classes that were not learnt."
+    number = {c: i for i, c in enumerate(task.vocab)}
+    strange = [(path, label) for path, ls in zip(paths, labels) for label in ls if label not in number]
+    if not strange: return [[number[label] for label in ls] for ls in labels]
+    clips, names = {path for path, _ in strange}, sorted({repr(label) for _, label in strange})
+    raise ValueError(
+        f"{len(clips)} of {len(paths)} videos have labels that the learner was not trained on: {', '.join(names)} (first: {strange[0][0]}). "
+        f"Its classes are {', '.join(map(repr, task.vocab))}. Relabel these videos, leave them out, or train with them; {_unlabelled}")
 
 # %% ../../nbs/judge/evaluate.ipynb #42966041
 def evaluation_group(path, group_func):
