@@ -22,6 +22,7 @@ try:
     from fastai_seq.data.load import *
     from fastai_seq.data.targets import *
     from fastai_seq.models.layers import *
+    from fastai_seq.models.defaults import *
     from fastai_seq.models.speed import *
     from fastai_seq.models.timesformer import *
     from fastai_seq.models.videonets import *
@@ -29,7 +30,12 @@ try:
     from fastai_seq.models.seq2seq import *
     from fastai_seq.train.callbacks import *
     from fastai_seq.train.console import *
+    from fastai_seq.train.metrics import *
+    from fastai_seq.train.scheduled import *
+    from fastai_seq.train.results import *
     from fastai_seq.train.learner import *
+    from fastai_seq.train.features import *
+    from fastai_seq.train.frame_labels import *
     from fastai_seq.train.forecast import *
     from fastai_seq.judge.evaluate import *
     from fastai_seq.judge.interpret import *

@@ -12,7 +12,8 @@ from sklearn.metrics import accuracy_score, average_precision_score, top_k_accur
 from torch import nn
 
 from fastai_seq.judge import evaluate as room
-from fastai_seq.data.load import ImageSeqDataLoaders, KFoldSplitter, TensorVideoTfm, get_action_dataloaders, get_instances
+from fastai_seq.data.load import ImageSeqDataLoaders, KFoldSplitter, TensorVideoTfm, get_action_dataloaders
+from fastai_seq.data.find import get_instances
 from fastai_seq.data.datasets import motion_clips
 from fastai_seq.judge.evaluate import CategoryEvaluation, MultiCategoryEvaluation, RegressionEvaluation, evaluate_clips, evaluate_folds
 from fastai_seq.video.extract import extract_dataset
@@ -293,7 +294,7 @@ def test_numbers_by_hand():
 def test_kinds_without_metrics_are_refused(clips):
     dls = load(clips)
     dls.valid.dataset.tls[1].tfms.fs.pop()                      # labels stay words
-    with pytest.raises(ValueError, match='neither judged nor explained here'): ev(learner(dls, n_out=2, loss_func=nn.CrossEntropyLoss()))
+    with pytest.raises(ValueError, match='neither classes nor numbers'): ev(learner(dls, n_out=2, loss_func=nn.CrossEntropyLoss()))
 
 # --- the page ---
 

@@ -6,7 +6,7 @@ import numpy as np, pytest
 from filelock import FileLock
 
 from fastai_seq.video import extract as room
-from fastai_seq.data.load import get_instances
+from fastai_seq.data.find import get_instances
 from fastai_seq.video.extract import _as_completed, _extract, in_processes, _settings, _write_frames, avi2frames, cache_clips, extract_dataset, frames_bytes
 from fastai_seq.video.read import VideoError, extraction_note, get_videos, n_frames, read_frames, video_info, write_video
 
@@ -269,7 +269,8 @@ def test_avi2frames_in_several_processes(videos, tmp_path):
 
 def test_a_call_costs_the_same_however_many_clips_there_are(videos, tmp_path):
     "Bytes that a thousand clips write of notes: not a thousand manifests"
-    from fastai_seq.video.extract import _append, journal_file, _take_over
+    from fastai_seq.video.extract import _append, _take_over
+    from fastai_seq.video.read import journal_file
     written, settings = 0, _settings()
     note = extraction_note(avi2frames(videos/'A/0.avi', tmp_path))
     state = lambda: ((f := tmp_path/'manifest.json').stat().st_ino, f.stat().st_mtime_ns)

@@ -19,7 +19,8 @@ from fastai_seq.train import learner as room
 from fastai_seq.data.augment import LabelledFlip
 from fastai_seq.train.callbacks import Resumable
 from fastai_seq.cli import _fit_cycles
-from fastai_seq.data.load import ImageSeqDataLoaders, get_instances
+from fastai_seq.data.load import ImageSeqDataLoaders
+from fastai_seq.data.find import get_instances
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.models.seqmodel import head_classes
 from fastai_seq.video.sampling import EveryFrame, SegmentFrames, UniformFrames

@@ -33,8 +33,9 @@ from IPython.display import HTML, display
 
 from .augment import TemporalTfm, with_subclasses, register_like_image, crop_window
 from ..core import TensorVideo, clips_html
-from .load import (ClipDL, ImageSeqBlock, TensorVideoTfm, check_arguments, recording_splitter, no_classes, FrameTarget, one_label, own_frames, train_valid_folders, split_items,
-                              without_clips, check_clips)
+from .load import (ClipDL, ImageSeqBlock, TensorVideoTfm, check_arguments, recording_splitter,
+                                  no_classes, FrameTarget, one_label, own_frames, split_items, check_clips)
+from .find import train_valid_folders, without_clips
 from .synthetic import MovingDigits
 from .task import (CategoryTask, EncodedMultiCategoryTask, ForecastTask, FrameCategoryTask, FrameMaskTask,
                                   FrameRegressionTask, MultiCategoryTask, RegressionTask, Task)

@@ -40,7 +40,7 @@ from ..models.layers import LearnedPositions, SinusoidalPositions
 from ..models.seqmodel import FrameEncoder, Head, SeqModel, head_classes, timm_arch
 from ..video.sampling import sampler_from_config, sampler_config
 from ..models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, Forecaster, PerFrame, SimVP, TemporalUNet
-from ..train.forecast import FrameMSELoss
+from ..train.metrics import FrameMSELoss
 from ..data.task import task_to_config
 from ..data.targets import (FrameCategorize, FrameMasks, FrameNumbers, MaskLoss, OfItsFrames, TensorFrameCategory, TensorFrameMask, TensorFrameNumbers,
                                 PadTargets, as_reader, task_of)

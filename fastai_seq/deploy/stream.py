@@ -31,7 +31,7 @@ from ..models.layers import in_evaluation
 from ..models.seqmodel import ConvLSTMHead, LSTMHead, SeqModel
 from ..video.sampling import LastFrames
 from ..models.seq2seq import Forecaster, PerFrame
-from ..train.forecast import forecast
+from ..train.forecast import forecast_frames
 from ..data.targets import task_of
 from ..data.task import ForecastTask, FrameMaskTask, Prediction
 from ..video.read import VideoError, OpenVideo, decoding_errors, rgb_array, n_frames, open_av, video_info, write_video
@@ -353,6 +353,6 @@ def continue_video(
             for _ in range(shown[i]):
                 seen.append(s._prepare([get()])[0])
                 yield from _pictures(seen[-1])
-        new = _pictures(forecast(learn, torch.cat(list(seen)), n_out))
+        new = _pictures(forecast_frames(learn, torch.cat(list(seen)), n_out))
         yield from _red_edges(new) if mark else new
     return write_video(dest, frames(), Fraction(fps).limit_denominator(1001) if fps else rate/apart)
