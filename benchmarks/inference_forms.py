@@ -16,7 +16,7 @@ from fastai.learner import Learner
 from torchvision.models import mobilenet_v3_small, resnet18
 from common import line, source
 from fastai_seq.data.task import Prediction
-from fastai_seq.data.load import ImageSeqDataLoaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.find import get_instances
 from fastai_seq.data.datasets import motion_clips
 from fastai_seq.deploy.export import _told_and_graph, export_onnx

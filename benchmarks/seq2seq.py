@@ -41,7 +41,7 @@ from fastai_seq.models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, For
 from fastai_seq.train.scheduled import ScheduledSampling
 from fastai_seq.train.forecast import copy_last, horizon_errors
 from fastai_seq.train.learner import seq_learner
-from fastai_seq.data.targets import FutureDataLoaders
+from fastai_seq.data.future import FutureDataLoaders
 
 class SpatiotemporalLSTM(nn.Module):
     "PredRNN's cell: beside its own state `(h, c)` a memory `m` that goes up through the layers, and on to the next frame (Wang et al., NeurIPS 2017)"

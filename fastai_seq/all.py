@@ -19,8 +19,19 @@ try:
     from fastai_seq.data.datasets import *
     from fastai_seq.data.synthetic import *
     from fastai_seq.data.augment import *
+    from fastai_seq.data.split import *
+    from fastai_seq.data.check import *
+    from fastai_seq.data.show import *
     from fastai_seq.data.load import *
+    from fastai_seq.data.block import *
+    from fastai_seq.data.labels import *
+    from fastai_seq.data.dataloaders import *
+    from fastai_seq.data.bench import *
+    from fastai_seq.data.future import *
     from fastai_seq.data.targets import *
+    from fastai_seq.data.masks import *
+    from fastai_seq.data.show_targets import *
+    from fastai_seq.data.task_of import *
     from fastai_seq.models.layers import *
     from fastai_seq.models.defaults import *
     from fastai_seq.models.speed import *

@@ -15,7 +15,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 
 # %% ../nbs/moved.ipynb #55d06cf9
-renamed = {'_PadTargets': 'PadTargets'}
+renamed = {'_MSEOfSaid': '_MSEOfKnown', '_PadTargets': 'PadTargets'}
 
 def find_moved(
     module, # Name of the module in version 0.1.0, for the message

@@ -7,7 +7,7 @@ from fastai.vision.all import (CSVLogger, Callback, CancelFitException, CrossEnt
                                RandomResizedCrop, RegressionBlock, SaveModelCallback, SimpleCNN, accuracy, aug_transforms, nn, set_seed)
 
 from fastai_seq.train.callbacks import CheckCallbacks, EMA, FiniteLoss, PerRank, ProgressiveClips, Resumable
-from fastai_seq.data.load import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
 from fastai_seq.data.find import get_instances
 from fastai_seq.models.seqmodel import RNNModel, simple_splitter, rnnmodel_splitter
 from fastai_seq.video.sampling import EveryFrame, PartOf, RandomClip, SegmentFrames

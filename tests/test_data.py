@@ -16,8 +16,10 @@ from fastai.vision.core import imagenet_stats
 from fastai_seq.data import load as data_module
 from fastai_seq.data.augment import ReverseTime
 from fastai_seq.core import TensorVideo, clip_lengths
-from fastai_seq.data.load import (ClipDL, GroupSplitter, ImageSeqBlock, ImageSeqDataLoaders, ImageTupleTfm,
-                                  TensorVideoTfm, get_action_dataloaders)
+from fastai_seq.data.load import ClipDL
+from fastai_seq.data.split import GroupSplitter
+from fastai_seq.data.block import ImageSeqBlock, ImageTupleTfm, TensorVideoTfm
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
 from fastai_seq.data.find import examine_clips, get_instances, group_of
 from fastai_seq.video.extract import cache_clips, extract_dataset
 from fastai_seq.models.seqmodel import SimpleModel

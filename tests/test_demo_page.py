@@ -7,7 +7,7 @@ from fastai.layers import SimpleCNN
 from PIL import Image
 
 from fastai_seq.deploy.app import demo_app
-from fastai_seq.data.load import ImageSeqDataLoaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.deploy.timeline import predict_timeline
 from fastai_seq.video.read import write_video

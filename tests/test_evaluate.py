@@ -12,7 +12,9 @@ from sklearn.metrics import accuracy_score, average_precision_score, top_k_accur
 from torch import nn
 
 from fastai_seq.judge import evaluate as room
-from fastai_seq.data.load import ImageSeqDataLoaders, KFoldSplitter, TensorVideoTfm, get_action_dataloaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.split import KFoldSplitter
+from fastai_seq.data.block import TensorVideoTfm
 from fastai_seq.data.find import get_instances
 from fastai_seq.data.datasets import motion_clips
 from fastai_seq.judge.evaluate import CategoryEvaluation, MultiCategoryEvaluation, RegressionEvaluation, evaluate_clips, evaluate_folds
@@ -342,7 +344,7 @@ def test_official_folds_of_ucf101(tmp_path):
 @pytest.mark.slow
 def test_folds_of_another_training_are_not_taken_for_these(clips, tmp_path):
     from fastai_seq.judge.evaluate import evaluate_folds
-    from fastai_seq.data.load import KFoldSplitter
+    from fastai_seq.data.split import KFoldSplitter
     def train(splitter): return seq_learner(ImageSeqDataLoaders.from_folder(clips, splitter=splitter, seq_len=2, size=16, bs=4, num_workers=0), partial(SimpleCNN, [3,4]), pretrained=False)
     folds = partial(evaluate_folds, train, tmp_path/'folds', folds=(0,), splitter=partial(KFoldSplitter, 2), n_clips=1)
     folds(settings=dict(epochs=1))

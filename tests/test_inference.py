@@ -16,7 +16,8 @@ from torchvision.models.video import r3d_18
 from conftest import real
 from fastai_seq.deploy import timeline as room
 from fastai_seq.core import TensorVideo
-from fastai_seq.data.load import ImageSeqDataLoaders, resize_batch, get_action_dataloaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.block import resize_batch
 from fastai_seq.data.find import get_instances
 from fastai_seq.judge.evaluate import evaluate_clips
 from fastai_seq.video.extract import extract_dataset

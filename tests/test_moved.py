@@ -49,7 +49,7 @@ def test_an_exported_model_answers_as_it_did(files, answers):
     np.testing.assert_allclose([*probs.values()], answers['lstm'], atol=1e-3)
 
 def test_a_training_goes_on(files, tmp_path, capsys):
-    from fastai_seq.data.load import ImageSeqDataLoaders
+    from fastai_seq.data.dataloaders import ImageSeqDataLoaders
     from fastai_seq.train.callbacks import Resumable
     clips = motion_clips(tmp_path/'motion', n_classes=2, n_groups=3, clips_per_group=2, n_frames=8, size=(32,32))
     dls = ImageSeqDataLoaders.from_folder(clips, seq_len=4, size=32, bs=2, seed=0, num_workers=0)

@@ -9,7 +9,7 @@ from fastai.learner import load_learner
 from torch import nn
 
 from fastai_seq.data.augment import DropFrames, RandomStride, ReverseTime, SpeedJitter
-from fastai_seq.data.load import ImageSeqBlock
+from fastai_seq.data.block import ImageSeqBlock
 from fastai_seq.data.synthetic import MovingDigits, _digits, changing_clips, frame_labels
 from fastai_seq.video.sampling import FirstFrames, RandomClip, UniformFrames
 from fastai_seq.models.seqmodel import head_classes, create_seq_model
@@ -20,7 +20,9 @@ from fastai_seq.train.forecast import copy_last, forecast_frames, horizon_errors
 from fastai_seq.train.metrics import (edit_score, f1_at, frame_accuracy, frame_mse, frame_ssim, mask_iou,
                                       segmental_f1, label_segments)
 from fastai_seq.train.learner import seq_learner
-from fastai_seq.data.targets import (FrameCategoryBlock, FrameMaskBlock, FrameRegressionBlock, FutureDataLoaders, FutureFrames, TensorFrameMask)
+from fastai_seq.data.targets import FrameCategoryBlock, FrameRegressionBlock, TensorFrameMask
+from fastai_seq.data.masks import FrameMaskBlock
+from fastai_seq.data.future import FutureDataLoaders, FutureFrames
 from fastai_seq.video.read import VideoError, get_videos, n_frames, write_video
 
 @pytest.fixture(scope='module')

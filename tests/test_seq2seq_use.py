@@ -15,7 +15,7 @@ from fastai_seq.deploy import stream, timeline
 from fastai_seq.deploy.bundle import _digest, load_bundle, save_bundle
 from fastai_seq.core import TensorVideo
 from fastai_seq.cli import main
-from fastai_seq.data.load import ImageSeqBlock
+from fastai_seq.data.block import ImageSeqBlock
 from fastai_seq.judge.evaluate import evaluate_clips
 from fastai_seq.data.synthetic import changing_clips, frame_labels
 from fastai_seq.deploy.export import export_onnx
@@ -27,7 +27,9 @@ from fastai_seq.models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, Sim
 from fastai_seq.train.forecast import forecast_frames
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.deploy.stream import StreamForecast, StreamPredictor, _FeatureRing, _FrameRing, RecurrentState, continue_video
-from fastai_seq.data.targets import FrameCategoryBlock, FrameMaskBlock, FrameRegressionBlock, FutureDataLoaders
+from fastai_seq.data.targets import FrameCategoryBlock, FrameRegressionBlock
+from fastai_seq.data.masks import FrameMaskBlock
+from fastai_seq.data.future import FutureDataLoaders
 from fastai_seq.deploy.timeline import _middles, label_frames, predict_timeline
 from fastai_seq.video.read import VideoRange, get_videos, n_frames, read_frames, video_info, write_video
 

@@ -8,7 +8,8 @@ from fastai.data.all import DataBlock, Normalize, RandomSplitter
 from fastai.layers import SimpleCNN
 from fastai.vision.augment import Hue, RandomErasing, Rotate
 
-from fastai_seq.data.load import ImageSeqBlock, ImageSeqDataLoaders
+from fastai_seq.data.block import ImageSeqBlock
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.synthetic import frame_labels
 from fastai_seq.video.extract import cache_clips
 from fastai_seq.video.sampling import EveryFrame, FirstFrames, UniformFrames
@@ -16,7 +17,9 @@ from fastai_seq.models.seq2seq import ConvGRUForecaster, SimVP, TemporalUNet
 from fastai_seq.train.metrics import MaskIoU, f1_at, mask_iou, segmental_f1
 from fastai_seq.train.scheduled import ScheduledSampling
 from fastai_seq.train.learner import seq_learner
-from fastai_seq.data.targets import FrameCategoryBlock, FrameMaskBlock, FrameRegressionBlock, FutureDataLoaders, FutureFrames, _clips_below
+from fastai_seq.data.targets import FrameCategoryBlock, FrameRegressionBlock
+from fastai_seq.data.masks import FrameMaskBlock
+from fastai_seq.data.future import FutureDataLoaders, FutureFrames, _clips_below
 from fastai_seq.video.read import get_videos, n_frames, write_video
 matplotlib.use('agg')
 

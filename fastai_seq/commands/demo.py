@@ -24,7 +24,7 @@ def demo_learners(
     from fastai.layers import SimpleCNN
     from fastai.metrics import accuracy
     from fastai.torch_core import set_seed
-    from fastai_seq.data.load import ImageSeqDataLoaders
+    from fastai_seq.data.dataloaders import ImageSeqDataLoaders
     from fastai_seq.models.timesformer import MyTimeSformer
     from fastai_seq.train.console import ConsoleProgress
     from fastai_seq.train.learner import seq_learner

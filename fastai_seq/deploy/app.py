@@ -15,7 +15,7 @@ from uuid import uuid4
 import matplotlib.pyplot as plt
 
 from ..core import import_extra
-from ..data.targets import task_of
+from ..data.task_of import task_of
 from .stream import StreamPredictor
 from .timeline import predict_timeline
 

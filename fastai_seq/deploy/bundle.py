@@ -33,7 +33,8 @@ from torchvision.models import get_model_builder, list_models, video
 import torchvision.models
 
 from ..core import ImageTuple, TensorVideo, import_extra
-from ..data.load import ClipDL, ImageTupleTfm, TensorVideoTfm
+from ..data.load import ClipDL
+from ..data.block import ImageTupleTfm, TensorVideoTfm
 from ..judge.evaluate import Evaluation
 from ..files import written_whole
 from ..models.layers import LearnedPositions, SinusoidalPositions
@@ -42,8 +43,11 @@ from ..video.sampling import sampler_from_config, sampler_config
 from ..models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, Forecaster, PerFrame, SimVP, TemporalUNet
 from ..train.metrics import FrameMSELoss
 from ..data.task import task_to_config
-from ..data.targets import (FrameCategorize, FrameMasks, FrameNumbers, MaskLoss, OfItsFrames, TensorFrameCategory, TensorFrameMask, TensorFrameNumbers,
-                                PadTargets, as_reader, task_of)
+from ..data.targets import (FrameCategorize, FrameNumbers, OfItsFrames, TensorFrameCategory,
+                                     TensorFrameMask, TensorFrameNumbers, PadTargets)
+from ..data.masks import FrameMasks, MaskLoss
+from ..data.future import as_reader
+from ..data.task_of import task_of
 from ..models.timesformer import HFVideoModel, MyTimeSformer, VitTimeSformer, hf_classes, hf_video_model, timesformer_from_vit
 from ..models.videonets import VideoNet
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from av.video.reformatter import VideoReformatter
-from ..data.load import TensorVideoTfm, resize_batch
+from ..data.block import TensorVideoTfm, resize_batch
 from ..data.task import Prediction
 from ..judge.evaluate import clip_task, predict_clips
 from ..video.read import VideoRange, OpenVideo, read_clip, rgb_array, n_frames, video_info

@@ -24,7 +24,7 @@ from fastai.torch_core import to_device
 from fastcore.basics import getcallable, patch
 from PIL import Image
 from ..core import TensorVideo, stack_frames
-from ..data.load import TensorVideoTfm
+from ..data.block import TensorVideoTfm
 from ..judge.evaluate import LooksDL, clip_transforms, make_look
 from .predict import GivenLooks, timed_frames, read_options
 from ..models.layers import in_evaluation
@@ -32,7 +32,7 @@ from ..models.seqmodel import ConvLSTMHead, LSTMHead, SeqModel
 from ..video.sampling import LastFrames
 from ..models.seq2seq import Forecaster, PerFrame
 from ..train.forecast import forecast_frames
-from ..data.targets import task_of
+from ..data.task_of import task_of
 from ..data.task import ForecastTask, FrameMaskTask, Prediction
 from ..video.read import VideoError, OpenVideo, decoding_errors, rgb_array, n_frames, open_av, video_info, write_video
 

@@ -31,8 +31,8 @@ from fastcore.basics import chunked, patch
 from fastprogress.fastprogress import progress_bar
 from PIL import Image, ImageDraw, ImageFont
 from ..core import stack_frames
-from ..data.load import TensorVideoTfm
-from ..data.targets import task_of
+from ..data.block import TensorVideoTfm
+from ..data.task_of import task_of
 from ..data.task import FrameCategoryTask, FrameRegressionTask
 from ..judge.evaluate import predict_looks, clip_task, clip_transforms, make_look
 from ..files import page_mark, written_whole

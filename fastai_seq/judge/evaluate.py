@@ -31,11 +31,13 @@ from fastai.vision.core import PILImage
 from sklearn.metrics import (average_precision_score, confusion_matrix, f1_score, mean_absolute_error, precision_recall_fscore_support,
                              r2_score, recall_score)
 from ..core import ImageTuple, TensorVideo
-from ..data.load import (ClipDL, GroupSplitter, ImageTupleTfm, TensorVideoTfm, UCF101Splitter,
-                                  ClipTfm, resize_batch)
+from ..data.load import ClipDL
+from ..data.split import GroupSplitter, UCF101Splitter
+from ..data.block import ImageTupleTfm, TensorVideoTfm, ClipTfm, resize_batch
 from ..data.find import group_of
 from ..files import page_mark, written_whole
-from ..data.targets import as_reader, task_of
+from ..data.future import as_reader
+from ..data.task_of import task_of
 from ..data.task import CategoryTask, EncodedMultiCategoryTask, MultiCategoryTask, RegressionTask, Task
 from ..video.read import VideoRange, read_clip, scaled_size, video_info
 

@@ -29,7 +29,8 @@ from IPython.display import HTML, display
 from ..models.attention import group_qkv, apply_linear, attention_weights
 from ..data.task import CategoryTask
 from ..core import TensorVideo, pil_frames, spread_indices, frame_strip, clips_html, stack_frames
-from ..data.load import clip_grid, split_index, seeded, show_clip, frame_times
+from ..data.show import clip_grid, show_clip, frame_times
+from ..data.load import split_index, seeded
 from ..data.find import group_of
 from .evaluate import CategoryEvaluation, Evaluation, MultiCategoryEvaluation, evaluation_group, labelled_items, png_html, clip_task, evaluation_targets, write_page
 from ..files import written_whole

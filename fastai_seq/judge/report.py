@@ -20,7 +20,7 @@ import torch
 from fastai.torch_basics import is_listy
 from fastcore.meta import delegates
 from ..train.callbacks import KeepRecord
-from ..data.load import check_leakage
+from ..data.split import check_leakage
 from ..data.find import group_of
 from .evaluate import CategoryEvaluation, labelled_items, png_html, write_page, evaluate_clips
 from .interpret import SeqInterpretation, playing_clips

@@ -33,7 +33,7 @@ from fastcore.foundation import L
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from ..core import ImageTuple, TensorVideo, clip_lengths, stack_frames
-from ..data.load import ClipTfm
+from ..data.block import ClipTfm
 from ..files import written_whole
 from ..models.layers import in_evaluation
 from ..video.sampling import EveryFrame, PartOf

@@ -13,7 +13,7 @@ import sys, time
 import torch
 from fastai.callback.core import Callback
 from fastprogress.fastprogress import format_time
-from ..data.load import ms_per_clip
+from ..data.bench import ms_per_clip
 
 # %% ../../nbs/train/console.ipynb #ead0fd80
 def human_duration(seconds):

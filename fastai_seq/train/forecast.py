@@ -19,7 +19,7 @@ from fastai.vision.core import show_image
 from fastai.vision.data import get_grid
 
 from ..core import TensorVideo, clips_html, spread_indices, stack_frames
-from ..data.load import own_frames
+from ..data.show import own_frames
 from .metrics import frame_measures
 
 # %% ../../nbs/train/forecast.ipynb #963cf4da

@@ -13,19 +13,20 @@ from fastai.data.all import dispatch
 from fastai.data.core import show_results
 
 from ..core import TensorVideo, clips_html, spread_indices
-from ..data.load import own_frames
-from ..data.targets import (TensorFrameCategory, TensorFrameMask, TensorFrameNumbers, figure_rows,
-                                     frame_words, label_rows, label_runs, overlay_mask)
+from ..data.show import own_frames
+from ..data.targets import TensorFrameCategory, TensorFrameMask, TensorFrameNumbers
+from ..data.future import figure_rows
+from ..data.show_targets import frame_texts, label_rows, runs_text, overlay_mask
 
 # %% ../../nbs/train/frame_labels.ipynb #e6e22dfe
 def _show_words(x, y, samples, outs, ctxs=None, max_n=6, n_frames=8, figsize=None, animate=False, fps=8, **kwargs):
     samples = own_frames(x, samples[:max_n])
     if animate:
-        said = [[label_runs(frame_words(v)[:len(s[0])]) for v in (o[0], s[1])] for s,o in zip(samples, outs)]
+        said = [[runs_text(frame_texts(v)[:len(s[0])]) for v in (o[0], s[1])] for s,o in zip(samples, outs)]
         return display(HTML(clips_html([s[0] for s in samples], [p if p == t else f'{p} (in truth {t})' for p,t in said], fps)))
     for (clip,targ,*_),(pred,*_),ax in zip(samples, outs, ctxs := label_rows(samples, ctxs, figsize, n_frames)):
         clip.show(ctx=ax, n_max=n_frames, **kwargs)
-        targ, pred, idxs = frame_words(targ), frame_words(pred), spread_indices(len(clip), n_frames)
+        targ, pred, idxs = frame_texts(targ), frame_texts(pred), spread_indices(len(clip), n_frames)
         for k,i in enumerate(idxs):
             color = 'black' if isinstance(y, TensorFrameNumbers) else 'green' if pred[i] == targ[i] else 'red'
             text = pred[i] if color == 'green' else f'{pred[i]}\n({targ[i]})'

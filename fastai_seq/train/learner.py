@@ -25,7 +25,7 @@ from torch import nn
 
 from ..core import stack_frames
 from ..data.load import seeded
-from ..data.targets import task_of
+from ..data.task_of import task_of
 from ..data.task import (CategoryTask, ForecastTask, FrameCategoryTask, FrameMaskTask,
                                   FrameRegressionTask, MultiCategoryTask, RegressionTask)
 from ..models.defaults import model_splitter, normalize_stats

@@ -15,7 +15,7 @@ from fastai.torch_basics import Tensor
 from fastai.torch_core import TensorCategory, is_listy
 
 from ..core import ImageTuple, TensorVideo, clips_html
-from ..data.load import clip_grid, own_frames, show_clip
+from ..data.show import clip_grid, own_frames, show_clip
 
 # %% ../../nbs/train/results.ipynb #eada3b57
 def label_text(
