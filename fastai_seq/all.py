@@ -1,6 +1,6 @@
 "fastai for vision, and everything of fastai_seq: for notebooks, `from fastai_seq.all import *`"
 import gc as _gc
-from fastai_seq.quiet import quiet_fastai
+from fastai_seq.utils import quiet_fastai
 
 # nothing of what is imported is garbage: to look through all of it would cost half a second
 _collecting = _gc.isenabled()
@@ -9,8 +9,8 @@ try:
     with quiet_fastai():
         from fastai.vision.all import *
     from fastai_seq.core import *
-    from fastai_seq.files import *
-    from fastai_seq.quiet import *
+    from fastai_seq.utils import *
+    from fastai_seq.page import *
     from fastai_seq.video.sampling import *
     from fastai_seq.video.read import *
     from fastai_seq.video.archive import *
@@ -57,7 +57,12 @@ try:
     from fastai_seq.deploy.predict import *
     from fastai_seq.deploy.runtime import *
     from fastai_seq.deploy.stream import *
+    from fastai_seq.deploy.windows import *
+    from fastai_seq.deploy.saved_answers import *
     from fastai_seq.deploy.timeline import *
+    from fastai_seq.deploy.label_frames import *
+    from fastai_seq.deploy.predict_timeline import *
+    from fastai_seq.deploy.timeline_view import *
     from fastai_seq.deploy.app import *
 finally:
     if _collecting: _gc.enable()

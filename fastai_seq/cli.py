@@ -20,7 +20,7 @@ from .commands.extract import extract
 from .commands.predict import predict
 from .commands.serve import serve
 from .commands.train import train
-from .quiet import quiet_bars, quiet_fastai
+from .utils import quiet_bars, quiet_fastai
 
 # %% ../nbs/cli.ipynb #bf04a034
 commands = [demo, doctor, extract, train, predict, export, serve]

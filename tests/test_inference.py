@@ -26,7 +26,8 @@ from fastai_seq.train.learner import seq_learner
 from fastai_seq.models.seqmodel import LSTMHead, SimpleModel
 from fastai_seq.video.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames
 from fastai_seq.deploy.stream import StreamPredictor, _FeatureRing, RecurrentState
-from fastai_seq.deploy.timeline import Timeline, predict_timeline
+from fastai_seq.deploy.timeline import Timeline
+from fastai_seq.deploy.predict_timeline import predict_timeline
 from fastai_seq.models.timesformer import MyTimeSformer
 from fastai_seq.video.read import VideoError, VideoRange, OpenVideo, n_frames, read_frames, video_info, write_video
 
@@ -95,7 +96,7 @@ def test_several_labels_and_numbers(clips, long):
         tl = timeline(l, long)
         same(tl.values, as_clips(l, tl))
         tl.plot()
-        assert isinstance(tl.said(0), str)
+        assert isinstance(tl.text(0), str)
     assert set(timeline(many, long, thresh=0.).segments().label) == {'a;b'}
     with pytest.raises(ValueError, match='make no segments'): tl.segments()
 

@@ -30,7 +30,9 @@ from fastai_seq.deploy.stream import StreamForecast, StreamPredictor, _FeatureRi
 from fastai_seq.data.targets import FrameCategoryBlock, FrameRegressionBlock
 from fastai_seq.data.masks import FrameMaskBlock
 from fastai_seq.data.future import FutureDataLoaders
-from fastai_seq.deploy.timeline import _middles, label_frames, predict_timeline
+from fastai_seq.deploy.timeline import _middles
+from fastai_seq.deploy.label_frames import label_frames
+from fastai_seq.deploy.predict_timeline import predict_timeline
 from fastai_seq.video.read import VideoRange, get_videos, n_frames, read_frames, video_info, write_video
 
 @pytest.fixture(scope='module')
@@ -222,7 +224,7 @@ def test_a_timeline_of_frames(clips, video, saved, tmp_path, capsys):
     tl = predict_timeline(learn, video, progress=False)
     assert tl.df.equals(label(learn, video).df) and tl.segments().end.iloc[-1] == pytest.approx(45*1001/30000, abs=1e-4)
     assert n_frames(tl.to_video(tmp_path/'o.mp4')) == 45 and [tl.at((i+.5)*1001/30000) for i in range(45)] == list(range(45))
-    assert tl.to_html(tmp_path/'o.html').exists() and tl.plot() and tl.said(3).startswith(tl.df.label[3])
+    assert tl.to_html(tmp_path/'o.html').exists() and tl.plot() and tl.text(3).startswith(tl.df.label[3])
     assert main(['predict', str(saved[1][list(saved[0]).index('classes')]), str(video), '--timeline', '--csv']) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 45
     assert set(label(learn, video, thresh=1.).df.label) == {None}

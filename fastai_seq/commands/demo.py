@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from .summary import report_training, timed_fit
-from ..files import check_replaceable, page_mark
+from ..utils import check_replaceable, page_mark
 
 # %% ../../nbs/commands/demo.ipynb #fa8cf1d7
 def demo_learners(

@@ -11,7 +11,7 @@ __all__ = ['list_mark', 'remarks', 'print_findings', 'write_list', 'doctor']
 from pathlib import Path
 
 from .summary import text_table
-from ..files import check_replaceable, written_whole
+from ..utils import check_replaceable, written_whole
 
 # %% ../../nbs/commands/doctor.ipynb #52b1ccf1
 def remarks(
@@ -47,7 +47,8 @@ def print_findings(
     df # Table of `examine_clips`
 ):
     "Print the table of all clips, remarks, and the clips that are unfit"
-    from fastai_seq.video.extract import frames_bytes, human_bytes
+    from fastai_seq.video.extract import frames_bytes
+    from fastai_seq.utils import human_bytes
     from fastai_seq.video.read import video_extensions
     unfit = df[df.verdict != '']
     print(text_table([dict(clips=len(df), classes=df.cls.nunique(), groups=df.group.nunique(), frames=df.frames.sum(),

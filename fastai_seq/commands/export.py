@@ -10,7 +10,7 @@ __all__ = ['onnx_mark', 'export']
 # %% ../../nbs/commands/export.ipynb #b9d7cfd5
 from .predict import open_learner
 from .summary import text_table
-from ..files import check_replaceable
+from ..utils import check_replaceable
 
 # %% ../../nbs/commands/export.ipynb #c2c24a5a
 onnx_mark = '\n\nfastai_seq\x12'       # as the key of the metadata stands in the file

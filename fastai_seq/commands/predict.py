@@ -15,7 +15,7 @@ from functools import partial
 from json import dumps
 from pathlib import Path
 
-from ..files import check_replaceable, disk_full_errors, page_mark
+from ..utils import check_replaceable, disk_full_errors, page_mark
 
 # %% ../../nbs/commands/predict.ipynb #1e91c2cc
 def open_learner(
@@ -44,7 +44,7 @@ def predictor(
         return OnnxPredictor(path)
     learn = open_learner(path)
     from fastai_seq.deploy.predict import predict_video
-    from fastai_seq.deploy.timeline import predict_timeline
+    from fastai_seq.deploy.predict_timeline import predict_timeline
     return partial(predict_timeline, learn, progress=False) if timeline else partial(predict_video, learn)
 
 # %% ../../nbs/commands/predict.ipynb #3fc6c904
@@ -70,7 +70,7 @@ def timeline_lines(file, timeline, form=''):
     if form == 'csv': return csv_lines([dict(file=str(file)) | row for row in windows])
     segments = [] if timeline.numbers else timeline.segments().to_dict('records')
     if form == 'json': return [dumps(dict(file=str(file), seconds=timeline.seconds, segments=segments, windows=windows))]
-    if timeline.numbers: return [f"{file}\t{row['start']:.2f}\t{row['end']:.2f}\t{timeline.said(i)}" for i, row in enumerate(windows)]
+    if timeline.numbers: return [f"{file}\t{row['start']:.2f}\t{row['end']:.2f}\t{timeline.text(i)}" for i, row in enumerate(windows)]
     return [f"{file}\t{o['start']:.2f}\t{o['end']:.2f}\t{o['label']}\t{o['confidence']:.3f}" for o in segments]
 
 # %% ../../nbs/commands/predict.ipynb #742a966a

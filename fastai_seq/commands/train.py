@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from .summary import report_training, timed_fit
-from ..files import check_replaceable, page_mark, written_whole
+from ..utils import check_replaceable, page_mark, written_whole
 
 # %% ../../nbs/commands/train.ipynb #b767f08b
 def check_train(out, epochs, split, force):
@@ -77,7 +77,8 @@ def train_learner(
 # %% ../../nbs/commands/train.ipynb #56e100c0
 def fit_head_verbose(learn, n_epoch, lr, looks=4):
     "`fit_head`, after saying how long the features take, which is most of the time"
-    from fastai_seq.train.console import ConsoleProgress, human_duration, seconds_per_clip
+    from fastai_seq.train.console import ConsoleProgress, seconds_per_clip
+    from fastai_seq.utils import human_duration
     seconds = seconds_per_clip(learn)
     if seconds:
         estimate = seconds[0]*(looks*len(learn.dls.train_ds) + len(learn.dls.valid_ds))

@@ -30,7 +30,8 @@ from .labels import class_functions, label_block, one_label
 from .load import ClipDL
 from .show import show_batch
 from .split import choose_splitter, split_clips
-from ..video.read import VideoRange, check_choice
+from ..video.read import VideoRange
+from ..utils import check_choice
 from ..video.sampling import UniformFrames
 
 # %% ../../nbs/data/dataloaders.ipynb #05abfe59

@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/data/load.html.md"""
 # %% auto #0
 __all__ = ['seeded', 'split_index', 'ClipDL', 'pad_clips']
 
-# %% ../../nbs/data/load.ipynb #8e12a974
+# %% ../../nbs/data/load.ipynb #d8f224ef
 import os, random, tempfile, warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,9 +21,10 @@ from fastcore.foundation import L
 
 from ..core import TensorVideo
 from .split import check_leakage
-from ..video.read import VideoError, check_choice
+from ..video.read import VideoError
+from ..utils import check_choice
 
-# %% ../../nbs/data/load.ipynb #b4a7b8d8
+# %% ../../nbs/data/load.ipynb #568246ab
 @contextmanager
 def seeded(seed):
     """Seed all random generators of the CPU, and restore them afterwards (fastai's `no_random` asks the GPU too, which a forked
@@ -38,7 +39,7 @@ def seeded(seed):
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
 
-# %% ../../nbs/data/load.ipynb #d54a9b8e
+# %% ../../nbs/data/load.ipynb #fdfc279b
 def split_index(dataset):
     "0 for a data set to train on, 1 for one to validate on, None for others"
     return dataset.tls[0].split_idx if isinstance(dataset, Datasets) else None
@@ -86,13 +87,13 @@ class ClipDL(TfmdDL):
             return tl[s]
         return tuple(map(view, self.dataset.tls))
 
-# %% ../../nbs/data/load.ipynb #7c4039a0
+# %% ../../nbs/data/load.ipynb #b5bb5744
 def _warn_of_leaks(*datasets):
     "Warn of recordings in both data sets; the loader of a validation set is made of the training set's"
     train, valid = (L(d.items).filter(lambda o: isinstance(o, (str, os.PathLike))) for d in datasets)
     check_leakage(train + valid, (range(len(train)), range(len(train), len(train) + len(valid))))
 
-# %% ../../nbs/data/load.ipynb #0b432a1f
+# %% ../../nbs/data/load.ipynb #d45f14da
 @patch
 def _another(self:ClipDL, s, error):
     "An item with the label of item `s`, which cannot be read"
@@ -116,7 +117,7 @@ def _warn_of_replaced(self:ClipDL):
             f"({self.n_replaced} times since the start):")
     warnings.warn('\n'.join([head, *sorted(set(errors))[:10]]))
 
-# %% ../../nbs/data/load.ipynb #ad7a6324
+# %% ../../nbs/data/load.ipynb #848c030c
 @patch
 def before_iter(self:ClipDL):
     super(ClipDL, self).before_iter()
@@ -128,7 +129,7 @@ def after_iter(self:ClipDL, x=None):
     super(ClipDL, self).after_iter(x)
     self._warn_of_replaced()
 
-# %% ../../nbs/data/load.ipynb #e4fd3214
+# %% ../../nbs/data/load.ipynb #47768a18
 def pad_clips(
     clips # Tensors `(T,…)` that differ in `T`
 )->list:

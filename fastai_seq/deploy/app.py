@@ -14,10 +14,10 @@ from uuid import uuid4
 
 import matplotlib.pyplot as plt
 
-from ..core import import_extra
+from ..utils import import_extra
 from ..data.task_of import task_of
 from .stream import StreamPredictor
-from .timeline import predict_timeline
+from .predict_timeline import predict_timeline
 
 # %% ../../nbs/deploy/app.ipynb #d4d4c271
 def demo_app(

@@ -32,11 +32,12 @@ from safetensors.torch import load, save
 from torchvision.models import get_model_builder, list_models, video
 import torchvision.models
 
-from ..core import ImageTuple, TensorVideo, import_extra
+from ..core import ImageTuple, TensorVideo
+from ..utils import import_extra
 from ..data.load import ClipDL
 from ..data.block import ImageTupleTfm, TensorVideoTfm
 from ..judge.evaluate import Evaluation
-from ..files import written_whole
+from ..utils import written_whole
 from ..models.layers import LearnedPositions, SinusoidalPositions
 from ..models.seqmodel import FrameEncoder, Head, SeqModel, head_classes, timm_arch
 from ..video.sampling import sampler_from_config, sampler_config

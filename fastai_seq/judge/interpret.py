@@ -19,25 +19,29 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
+from IPython.display import HTML, display
 from PIL import Image, ImageDraw
-from torchvision.models.video import S3D, SwinTransformer3d, VideoResNet
 from fastai.interpret import ClassificationInterpretation, Interpretation
 from fastai.torch_core import is_listy, to_device
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from IPython.display import HTML, display
-from ..models.attention import group_qkv, apply_linear, attention_weights
-from ..data.task import CategoryTask
-from ..core import TensorVideo, pil_frames, spread_indices, frame_strip, clips_html, stack_frames
-from ..data.show import clip_grid, show_clip, frame_times
-from ..data.load import split_index, seeded
+from torchvision.models.video import S3D, SwinTransformer3d, VideoResNet
+
+from ..core import TensorVideo, clips_html, frame_strip, pil_frames, spread_indices, stack_frames
 from ..data.find import group_of
-from .evaluate import CategoryEvaluation, Evaluation, MultiCategoryEvaluation, evaluation_group, labelled_items, png_html, clip_task, evaluation_targets, write_page
-from ..files import written_whole
+from ..data.load import seeded, split_index
+from ..data.show import clip_grid, frame_times, show_clip
+from ..data.task import CategoryTask
+from .evaluate import (CategoryEvaluation, Evaluation, MultiCategoryEvaluation, clip_task,
+                                       evaluation_group, evaluation_targets, labelled_items)
+from ..models.attention import apply_linear, attention_weights, group_qkv
 from ..models.layers import in_evaluation
-from ..models.seqmodel import AttentionHead, ConvLSTMHead, DiffHead, LSTMHead, SeqModel, ShiftHead, TransformerHead
+from ..models.seqmodel import (AttentionHead, ConvLSTMHead, DiffHead, LSTMHead, SeqModel,
+                                        ShiftHead, TransformerHead)
 from ..models.timesformer import MyTimeSformer, VitTimeSformer, normed_input
 from ..models.videonets import VideoNet
+from ..page import png_base64, write_page
+from ..utils import written_whole
 
 # %% ../../nbs/judge/interpret.ipynb #eef10874
 _figures = ('.png', '.jpg', '.pdf', '.svg')
@@ -257,7 +261,7 @@ class ClipEvidence:
     what: str          # What the values are
 
     def __repr__(self): return f'{type(self).__name__} for {self.said}: {self.what}'
-    def _repr_png_(self): return png_html(self._draw(), 'figure')
+    def _repr_png_(self): return png_base64(self._draw(), 'figure')
 
     @property
     def captions(self):

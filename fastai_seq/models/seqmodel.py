@@ -26,7 +26,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 from torchvision.models import get_model_builder, list_models, resnet34, video
 
-from ..core import clip_lengths, import_extra, stack_frames
+from ..core import clip_lengths, stack_frames
+from ..utils import import_extra
 from .defaults import model_splitter
 from .layers import (AttentionPool, ConvGRU, ConvLSTM, FrameDifference, MadeWith,
                                       SinusoidalPositions, TemporalPool, TemporalTransformer,

@@ -25,7 +25,8 @@ from timesformer_pytorch.timesformer_pytorch import PreTokenShift
 from torch import nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
-from ..core import clip_lengths, import_extra, stack_frames
+from ..core import clip_lengths, stack_frames
+from ..utils import import_extra
 from .attention import (apply_dropout, apply_linear, attend, attend_cls, gated_output,
                                          rotary_factors)
 from .defaults import model_splitter, three_groups

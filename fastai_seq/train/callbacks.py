@@ -34,7 +34,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 from ..core import ImageTuple, TensorVideo, clip_lengths, stack_frames
 from ..data.block import ClipTfm
-from ..files import written_whole
+from ..utils import written_whole
 from ..models.layers import in_evaluation
 from ..video.sampling import EveryFrame, PartOf
 from ..data.targets import TensorFrameNumbers

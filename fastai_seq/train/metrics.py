@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from fastai.learner import Metric
 from fastai.torch_basics import Tensor
 
-from ..core import import_extra
+from ..utils import import_extra
 
 # %% ../../nbs/train/metrics.ipynb #5cafa926
 def _pair(pred, targ):
