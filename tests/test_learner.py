@@ -17,7 +17,7 @@ from torchvision.models import video
 
 from fastai_seq.train import learner as room
 from fastai_seq.data.augment import LabelledFlip
-from fastai_seq.train.callbacks import Resumable
+from fastai_seq.train.resume import Resumable
 from fastai_seq.cli import _fit_cycles
 from fastai_seq.data.load import ImageSeqDataLoaders
 from fastai_seq.data.find import get_instances
