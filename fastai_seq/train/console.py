@@ -1,4 +1,4 @@
-"""A training told in text: how long it will take, a line an epoch, and in a terminal one bar.
+"""The progress of a training as text: how long it will take, a line per epoch, and in a terminal one bar.
 
 Docs: https://fastai-seq.github.io/fastai_seq/train/console.html.md"""
 
@@ -7,31 +7,43 @@ Docs: https://fastai-seq.github.io/fastai_seq/train/console.html.md"""
 # %% auto #0
 __all__ = ['seconds_per_clip', 'ConsoleProgress']
 
-# %% ../../nbs/train/console.ipynb #97b2c998
+# %% ../../nbs/train/console.ipynb #89deb9be
 import sys, time
 
 import torch
 from fastai.callback.core import Callback
+from fastcore.basics import patch
 from fastprogress.fastprogress import format_time
 
-from ..data.bench import ms_per_clip
-from ..utils import human_duration
+from ..data.load import ms_per_clip
 
-# %% ../../nbs/train/console.ipynb #38c53918
-def seconds_per_clip(learn, n_batches=2):
-    "Seconds to learn from a clip, and to look at one without learning, by a few batches; None if a clip of them cannot be read"
+# %% ../../nbs/train/console.ipynb #f03fe34a
+def human_duration(
+    seconds # A number
+)->str:
+    "As one says it: 40 s, 4 min, 2 h 10 min"
+    if seconds < 90: return f'{max(round(seconds), 1)} s'
+    minutes = round(seconds/60)
+    return f'{minutes} min' if minutes < 90 else f'{minutes//60} h {minutes%60} min'
+
+# %% ../../nbs/train/console.ipynb #4345400c
+def seconds_per_clip(
+    learn, # `Learner`
+    n_batches=2 # Batches to time
+)->tuple: # Seconds to train on a clip, and to validate it; None if a clip of these batches cannot be read
+    "How long a clip takes, by a few batches"
     dl = learn.dls.train
     gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
         with torch.random.fork_rng(gpus): ms = ms_per_clip(dl, learn.model, n_batches)
     except (ValueError, OSError): return None       # the training says which
-    loading = ms[['read the clip', 'item transforms', 'make the batch']].sum()/max(dl.fake_l.num_workers, 1)
-    reading = loading + ms['batch transforms']
-    return (reading + ms['model'])/1000, (reading + ms['model']/3)/1000
+    in_workers = ms[['read the clip', 'item transforms', 'make the batch']].sum()
+    loading = in_workers/max(dl.fake_l.num_workers, 1) + ms['batch transforms']
+    return (loading + ms['model'])/1000, (loading + ms['model']/3)/1000
 
-# %% ../../nbs/train/console.ipynb #3d13301d
+# %% ../../nbs/train/console.ipynb #679031b8
 class ConsoleProgress(Callback):
-    "Tells of a training in text. It is for `with learn.no_bar(), learn.no_logging()`, which keep fastai's own ways out"
+    "The progress of a training as text, for `with learn.no_bar(), learn.no_logging()`, which silence fastai's own"
     order = 60                        # after the Recorder, whose numbers it prints
     def __init__(self,
         guess=True, # Time a few batches beforehand, and say how long it will take
@@ -42,37 +54,46 @@ class ConsoleProgress(Callback):
         "The time it will take, and the table's header"
         self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
         if not self.run: return
-        self.stream, self.done, self.shown = self.out or sys.stdout, 0, 0
-        if self.guess and (a_clip := seconds_per_clip(self.learn)):
-            seconds = sum(s*len(dl.dataset) for s,dl in zip(a_clip, self.dls))*self.n_epoch
-            print(f'about {human_duration(seconds)} for {self.n_epoch} epoch{"s"*(self.n_epoch > 1)}', file=self.stream)
+        self.stream, self.n_batches, self.shown = self.out or sys.stdout, 0, 0
+        if self.guess: self._print_guess()
         names = [*self.recorder.metric_names, 'left']
         self.widths = [max(len(n), 5 if n in ('epoch', 'time', 'left') else 9) for n in names]
         self._line(names)
         self.start = time.monotonic()
 
-    def after_batch(self):
-        "The bar, where somebody watches"
-        self.done += 1
-        if not self.stream.isatty() or time.monotonic() - self.shown < .1: return
-        self.shown, part = time.monotonic(), self._part()
-        bar = ('#'*int(20*part)).ljust(20, '.')
-        print(f'epoch {self.epoch+1}/{self.n_epoch} [{bar}] {part:4.0%}  {self._left(part)} left ', end='\r', file=self.stream, flush=True)
-
     def after_epoch(self):
         "A line of the table"
-        self.done = 0
+        self.n_batches = 0
         self._line([*self.recorder.log, self._left((self.epoch+1)/self.n_epoch)])
 
-    def _part(self):
-        "How much of the training is done, 0 to 1"
-        batches = sum(map(len, self.dls))
-        return min((self.epoch + self.done/max(batches, 1))/self.n_epoch, 1)
+    def _print_guess(self):
+        per_clip = seconds_per_clip(self.learn)
+        if per_clip is None: return
+        seconds = sum(s*len(dl.dataset) for s,dl in zip(per_clip, self.dls))*self.n_epoch
+        epochs = f'{self.n_epoch} epoch{"s"*(self.n_epoch > 1)}'
+        print(f'about {human_duration(seconds)} for {epochs}', file=self.stream)
 
-    def _left(self, part): return format_time((time.monotonic() - self.start)*(1-part)/part)
+    def _left(self, share): return format_time((time.monotonic() - self.start)*(1-share)/share)
 
     def _line(self, cells):
         "`cells` as a line, floats as in fastai's table"
         texts = [f'{o:.6f}' if isinstance(o, float) else str(o) for o in cells]
         clear = '\x1b[K' if self.stream.isatty() else ''
         print(clear + '  '.join(t.ljust(w) for t,w in zip(texts, self.widths)).rstrip(), file=self.stream, flush=True)
+
+# %% ../../nbs/train/console.ipynb #33a116ff
+@patch
+def after_batch(self:ConsoleProgress):
+    "The bar, where somebody watches"
+    self.n_batches += 1
+    if not self.stream.isatty() or time.monotonic() - self.shown < .1: return
+    self.shown, share = time.monotonic(), self._share()
+    bar = ('#'*int(20*share)).ljust(20, '.')
+    text = f'epoch {self.epoch+1}/{self.n_epoch} [{bar}] {share:4.0%}  {self._left(share)} left '
+    print(text, end='\r', file=self.stream, flush=True)
+
+@patch
+def _share(self:ConsoleProgress):
+    "How much of the training is done, 0 to 1"
+    total = sum(len(dl) for dl in self.dls)
+    return min((self.epoch + self.n_batches/max(total, 1))/self.n_epoch, 1)

@@ -25,7 +25,9 @@ from fastprogress.fastprogress import progress_bar
 from ..core import clip_lengths
 from ..data.load import pad_clips
 from ..models.seqmodel import Head, SeqModel
-from .callbacks import FiniteLoss, ProgressiveClips, Resumable
+from .guards import FiniteLoss
+from .progressive import ProgressiveClips
+from .resume import Resumable
 
 # %% ../../nbs/train/features.ipynb #c2fe3245
 class _Looks:

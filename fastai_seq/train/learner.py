@@ -32,7 +32,10 @@ from ..models.defaults import model_splitter, normalize_stats
 from ..models.layers import in_evaluation
 from ..models.seq2seq import SimVP, TemporalUNet, per_frame
 from ..models.seqmodel import create_seq_model
-from .callbacks import CheckCallbacks, FiniteLoss, KeepRecord, PerRank, run_one_clip
+from .callbacks import KeepRecord
+from .distributed import PerRank
+from .guards import CheckCallbacks, FiniteLoss, run_one_clip
+from .memory import memory_note      # which gives errors about memory a note
 from .metrics import (FrameMSELoss, MaskIoU, f1_at, frame_accuracy, frame_numbers_mae,
                                       mean_edit_score, psnr, ssim)
 from .results import show_results
