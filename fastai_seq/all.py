@@ -39,6 +39,11 @@ try:
     from fastai_seq.models.videonets import *
     from fastai_seq.models.seqmodel import *
     from fastai_seq.models.seq2seq import *
+    from fastai_seq.train.memory import *
+    from fastai_seq.train.guards import *
+    from fastai_seq.train.progressive import *
+    from fastai_seq.train.resume import *
+    from fastai_seq.train.distributed import *
     from fastai_seq.train.callbacks import *
     from fastai_seq.train.console import *
     from fastai_seq.train.metrics import *

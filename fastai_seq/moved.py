@@ -24,7 +24,7 @@ def find_moved(
     "What version 0.1.0 had as `module.name`. Raises AttributeError if no room defines it, or several do."
     from fastai_seq._modidx import d as index
     name = renamed.get(name, name)
-    rooms = [room for room, symbols in index['syms'].items() if room != module and f'{room}.{name}' in symbols]
+    rooms = [room for room, symbols in index['syms'].items() if f'{room}.{name}' in symbols]
     if len(rooms) != 1: raise AttributeError(f"module {module!r} has no attribute {name!r}")
     return getattr(import_module(rooms[0]), name)
 

@@ -18,8 +18,8 @@ from torchvision.models import video
 from fastai_seq.train import learner as room
 from fastai_seq.data.augment import LabelledFlip
 from fastai_seq.train.resume import Resumable
-from fastai_seq.cli import _fit_cycles
-from fastai_seq.data.load import ImageSeqDataLoaders
+from fastai_seq.commands.train import fit_stages
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.find import get_instances
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.models.seqmodel import head_classes

@@ -50,7 +50,7 @@ def test_an_exported_model_answers_as_it_did(files, answers):
 
 def test_a_training_goes_on(files, tmp_path, capsys):
     from fastai_seq.data.dataloaders import ImageSeqDataLoaders
-    from fastai_seq.train.callbacks import Resumable
+    from fastai_seq.train.resume import Resumable
     clips = motion_clips(tmp_path/'motion', n_classes=2, n_groups=3, clips_per_group=2, n_frames=8, size=(32,32))
     dls = ImageSeqDataLoaders.from_folder(clips, seq_len=4, size=32, bs=2, seed=0, num_workers=0)
     learn = seq_learner(dls, partial(SimpleCNN, [3,4,8]), head='lstm', pretrained=False, hidden_size=4, path=files, model_dir='.')

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 from torchvision.models import mobilenet_v3_small, squeezenet1_1
 
-from fastai_seq.deploy import stream, timeline
+from fastai_seq.deploy import stream, label_frames as label_frames_room
 from fastai_seq.deploy.bundle import _digest, load_bundle, save_bundle
 from fastai_seq.core import TensorVideo
 from fastai_seq.cli import main
@@ -30,7 +30,7 @@ from fastai_seq.deploy.stream import StreamForecast, StreamPredictor, _FeatureRi
 from fastai_seq.data.targets import FrameCategoryBlock, FrameRegressionBlock
 from fastai_seq.data.masks import FrameMaskBlock
 from fastai_seq.data.future import FutureDataLoaders
-from fastai_seq.deploy.timeline import _middles
+from fastai_seq.deploy.label_frames import middles
 from fastai_seq.deploy.label_frames import label_frames
 from fastai_seq.deploy.predict_timeline import predict_timeline
 from fastai_seq.video.read import VideoRange, get_videos, n_frames, read_frames, video_info, write_video
@@ -187,7 +187,7 @@ def test_frames_are_seen_as_far_apart_as_in_training(clips, video, head):
         got, frames = label(learn, video).values.to_numpy(), frames45(video)
         for k in range(n):
             alone = frames[k::n]
-            want = whole(learn, alone).softmax(-1) if head != 'transformer' else torch.stack([*_middles(alone, 4, lambda w: whole(learn, np.stack(w)).softmax(-1))])
+            want = whole(learn, alone).softmax(-1) if head != 'transformer' else torch.stack([*middles(alone, 4, lambda w: whole(learn, np.stack(w)).softmax(-1))])
             np.testing.assert_allclose(got[k::n], want, atol=1e-5)
     np.testing.assert_allclose(label(learn, video, stride=1, seq_len=45).values, whole(learn, frames).softmax(-1), atol=1e-5)
 
@@ -207,7 +207,7 @@ def alive(monkeypatch, n):
         gc.collect(1)       # plum's and fasttransform's frames are in circles, on Python 3.13
         most[0] = max(most[0], len(here))
         return f
-    for room in (stream, timeline): monkeypatch.setattr(room, 'timed_frames', lambda *a: ((None, partial(get, i)) for i in range(n)))
+    for room in (stream, label_frames_room): monkeypatch.setattr(room, 'timed_frames', lambda *a: ((None, partial(get, i)) for i in range(n)))
     monkeypatch.setattr(stream, 'n_frames', lambda p: n)
     return most
 

@@ -343,7 +343,7 @@ def continue_video(
     "Write the video `path` as the model sees it, and after it what the model expects to come. Raises ValueError for a learner of other targets, and for videos that are too short."
     path, s = Path(path), StreamPredictor(learn)
     if Path(dest).resolve() == path.resolve(): raise ValueError(f"{dest} is the video itself; choose another name")
-    if s.answer is not StreamForecast: raise ValueError("the learner was not trained for frames to come (FutureDataLoaders); for labels of every frame there is `label_frames`, for those of clips `predict_timeline`")
+    if not isinstance(s.task, ForecastTask): raise ValueError("the learner was not trained for frames to come (FutureDataLoaders); for labels of every frame there is `label_frames`, for those of clips `predict_timeline`")
     n, rate = n_frames(path), Fraction(video_info(path).fps or 25).limit_denominator(1001)
     apart = rate/Fraction(s.fps).limit_denominator(1001) if s.fps else s.stride
     shown = Counter(LastFrames(int((n - 1)/apart) + 1, stride=1 if s.fps else s.stride, fps=s.fps)(n, float(rate)))

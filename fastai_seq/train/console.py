@@ -15,16 +15,8 @@ from fastai.callback.core import Callback
 from fastcore.basics import patch
 from fastprogress.fastprogress import format_time
 
-from ..data.load import ms_per_clip
-
-# %% ../../nbs/train/console.ipynb #f03fe34a
-def human_duration(
-    seconds # A number
-)->str:
-    "As one says it: 40 s, 4 min, 2 h 10 min"
-    if seconds < 90: return f'{max(round(seconds), 1)} s'
-    minutes = round(seconds/60)
-    return f'{minutes} min' if minutes < 90 else f'{minutes//60} h {minutes%60} min'
+from ..data.bench import ms_per_clip
+from ..utils import human_duration
 
 # %% ../../nbs/train/console.ipynb #4345400c
 def seconds_per_clip(

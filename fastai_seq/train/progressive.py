@@ -15,7 +15,7 @@ from fastai.torch_core import get_model
 from fastcore.basics import patch
 from fastcore.foundation import L
 
-from ..data.load import ClipTfm
+from ..data.block import ClipTfm
 from .callbacks import TrainingOnly
 from .distributed import loader_of
 from .guards import run_one_clip

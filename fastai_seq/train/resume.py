@@ -26,8 +26,8 @@ from fastai.torch_core import (get_model, get_random_states, num_distrib, rank_d
 from fastcore.basics import patch
 from fastcore.foundation import L
 
-from ..data.load import ClipTfm
-from ..files import written_whole
+from ..data.block import ClipTfm
+from ..utils import written_whole
 from .callbacks import KeepRecord
 from .distributed import loader_of
 
