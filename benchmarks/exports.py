@@ -46,10 +46,10 @@ def sequences(tmp):
     "Models that answer with a sequence"
     digits = FutureDataLoaders.from_digits(4, 3, size=32, digit_size=14, n_train=4, n_valid=4, bs=4, num_workers=0)
     for make, kwargs in ((SimVP, dict(hid_s=4, hid_t=16, n_s=2, n_t=2, kernels=(3,), groups=2)), (ConvLSTMForecaster, dict(hidden=[8])), (ConvGRUForecaster, dict(hidden=[8]))):
-        yield make.__name__, lambda make=make, kwargs=kwargs: seq2seq_learner(digits, make, **kwargs)
+        yield make.__name__, lambda make=make, kwargs=kwargs: seq_learner(digits, make, **kwargs)
     path = changing_clips(tmp/'changing', n_groups=4, clips_per_group=2, n_frames=12)
     labels = ImageSeqDataLoaders.from_path_func(path, get_videos(path), frame_labels, y_block=FrameCategoryBlock, seq_len=4, size=32, bs=4, num_workers=0)
-    for h in ('lstm', 'gru', 'convlstm', 'convgru', 'transformer'): yield f'per_frame, {h}', lambda h=h: seq2seq_learner(labels, cnn, head=h, pretrained=False)
+    for h in ('lstm', 'gru', 'convlstm', 'convgru', 'transformer'): yield f'per_frame, {h}', lambda h=h: seq_learner(labels, cnn, head=h, pretrained=False)
 
 def tried(write, learn, file):
     "What came of it, in words"

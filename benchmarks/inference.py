@@ -20,12 +20,12 @@ from PIL import Image
 from torchvision.models import mobilenet_v2, resnet18
 from torchvision.models.video import r3d_18
 from common import line, source, write_sections
-from fastai_seq.data.load import ImageSeqDataLoaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.datasets import motion_clips
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.video.sampling import FirstFrames, UniformFrames
 from fastai_seq.deploy.stream import StreamPredictor, _FrameRing
-from fastai_seq.deploy.timeline import predict_timeline
+from fastai_seq.deploy.predict_timeline import predict_timeline
 from fastai_seq.video.read import VideoRange, n_frames, write_video
 
 here = Path(__file__).parent

@@ -15,8 +15,9 @@ import torch
 from fastai.learner import Learner
 from torchvision.models import mobilenet_v3_small, resnet18
 from common import line, source
-from fastai_seq.deploy.answer import Answer
-from fastai_seq.data.load import ImageSeqDataLoaders, get_instances
+from fastai_seq.data.task import Prediction
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
+from fastai_seq.data.find import get_instances
 from fastai_seq.data.datasets import motion_clips
 from fastai_seq.deploy.export import _told_and_graph, export_onnx
 from fastai_seq.train.learner import seq_learner
@@ -60,7 +61,7 @@ def main(n=24):
                     start = time.perf_counter()
                     p = f(path)
                     secs[k].append(time.perf_counter() - start)
-                    p = torch.tensor(list(p.probs.values())) if isinstance(p, Answer) else p.flatten().float()
+                    p = torch.tensor(list(p.probs.values())) if isinstance(p, Prediction) else p.flatten().float()
                     first = p if first is None else first
                     diff[k] = max(diff[k], float((p - first).abs().max()))
             for k,t in secs.items():

@@ -20,7 +20,8 @@ torch.set_num_threads(1)
 import seed
 from fastai.vision.all import Pipeline, RandomResizedCrop, Resize, ToTensor, aug_transforms
 from common import line, source
-from fastai_seq.data.load import ImageSeqDataLoaders, ImageTupleTfm, TensorVideoTfm
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
+from fastai_seq.data.block import ImageTupleTfm, TensorVideoTfm
 from fastai_seq.data.datasets import motion_clips
 from fastai_seq.video.extract import cache_clips
 from fastai_seq.video.sampling import UniformFrames

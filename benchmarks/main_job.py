@@ -6,7 +6,9 @@ from functools import partial
 from pathlib import Path
 
 from common import line, source
-from fastai_seq.cli import demo, doctor, train
+from fastai_seq.commands.demo import demo
+from fastai_seq.commands.doctor import doctor
+from fastai_seq.commands.train import train
 
 here = Path(__file__).parent
 shared = (here/'../../shared').resolve()

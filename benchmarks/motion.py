@@ -21,7 +21,7 @@ from fastai.layers import ConvLayer, SimpleCNN
 from fastai.metrics import accuracy
 from fastai.torch_core import set_seed
 from common import line, source
-from fastai_seq.data.load import ImageSeqDataLoaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.datasets import motion_clips
 from fastai_seq.video.extract import cache_clips
 from fastai_seq.train.learner import seq_learner

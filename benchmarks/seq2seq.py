@@ -38,8 +38,10 @@ from fastai.torch_core import set_seed
 from fastai_seq.core import stack_frames
 from common import line, source
 from fastai_seq.models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, Forecaster, SimVP
-from fastai_seq.train.forecast import ScheduledSampling, copy_last, horizon_errors, seq2seq_learner
-from fastai_seq.data.targets import FutureDataLoaders
+from fastai_seq.train.scheduled import ScheduledSampling
+from fastai_seq.train.forecast import copy_last, horizon_errors
+from fastai_seq.train.learner import seq_learner
+from fastai_seq.data.future import FutureDataLoaders
 
 class SpatiotemporalLSTM(nn.Module):
     "PredRNN's cell: beside its own state `(h, c)` a memory `m` that goes up through the layers, and on to the next frame (Wang et al., NeurIPS 2017)"
@@ -127,7 +129,7 @@ def trial(name, dls):
     set_seed(args.seed)
     if issubclass(make, Forecaster): kwargs = {'sampled': ScheduledSampling(), **kwargs}
     timer = ForMinutes(args.minutes, lr)
-    learn = seq2seq_learner(dls, make, metrics=[], cbs=timer, **kwargs)
+    learn = seq_learner(dls, make, metrics=[], cbs=timer, **kwargs)
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     if hasattr(learn.model, 'p_true'): learn.model.p_true = 0.
     return horizon_errors(learn), timer.clips, sum(p.numel() for p in learn.model.parameters())

@@ -16,8 +16,9 @@ import torch
 torch.set_num_threads(1)
 from fastai.vision.all import Learner, SimpleCNN, accuracy, resnet18, set_seed
 from common import source
-from fastai_seq.train.callbacks import EMA, ProgressiveClips
-from fastai_seq.data.load import ImageSeqDataLoaders
+from fastai_seq.train.callbacks import EMA
+from fastai_seq.train.progressive import ProgressiveClips
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.datasets import motion_clips
 from fastai_seq.models.seqmodel import RNNModel
 

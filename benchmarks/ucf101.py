@@ -20,8 +20,9 @@ from fastai.torch_core import set_seed
 from fastai.vision.augment import aug_transforms
 from fastprogress.fastprogress import progress_bar
 from common import line, source
-from fastai_seq.train.callbacks import Resumable
-from fastai_seq.data.load import ImageSeqDataLoaders, UCF101Splitter
+from fastai_seq.train.resume import Resumable
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
+from fastai_seq.data.split import UCF101Splitter
 from fastai_seq.data.datasets import untar_ucf101
 from fastai_seq.judge.evaluate import evaluate_folds
 from fastai_seq.train.learner import seq_learner

@@ -1,6 +1,6 @@
 "fastai for vision, and everything of fastai_seq: for notebooks, `from fastai_seq.all import *`"
 import gc as _gc
-from fastai_seq.quiet import quiet_fastai
+from fastai_seq.utils import quiet_fastai
 
 # nothing of what is imported is garbage: to look through all of it would cost half a second
 _collecting = _gc.isenabled()
@@ -9,8 +9,8 @@ try:
     with quiet_fastai():
         from fastai.vision.all import *
     from fastai_seq.core import *
-    from fastai_seq.files import *
-    from fastai_seq.quiet import *
+    from fastai_seq.utils import *
+    from fastai_seq.page import *
     from fastai_seq.video.sampling import *
     from fastai_seq.video.read import *
     from fastai_seq.video.archive import *
@@ -19,28 +19,55 @@ try:
     from fastai_seq.data.datasets import *
     from fastai_seq.data.synthetic import *
     from fastai_seq.data.augment import *
+    from fastai_seq.data.split import *
+    from fastai_seq.data.check import *
+    from fastai_seq.data.show import *
     from fastai_seq.data.load import *
+    from fastai_seq.data.block import *
+    from fastai_seq.data.labels import *
+    from fastai_seq.data.dataloaders import *
+    from fastai_seq.data.bench import *
+    from fastai_seq.data.future import *
     from fastai_seq.data.targets import *
+    from fastai_seq.data.masks import *
+    from fastai_seq.data.show_targets import *
+    from fastai_seq.data.task_of import *
     from fastai_seq.models.layers import *
+    from fastai_seq.models.defaults import *
     from fastai_seq.models.speed import *
     from fastai_seq.models.timesformer import *
     from fastai_seq.models.videonets import *
     from fastai_seq.models.seqmodel import *
     from fastai_seq.models.seq2seq import *
+    from fastai_seq.train.memory import *
+    from fastai_seq.train.guards import *
+    from fastai_seq.train.progressive import *
+    from fastai_seq.train.resume import *
+    from fastai_seq.train.distributed import *
     from fastai_seq.train.callbacks import *
     from fastai_seq.train.console import *
+    from fastai_seq.train.metrics import *
+    from fastai_seq.train.scheduled import *
+    from fastai_seq.train.results import *
     from fastai_seq.train.learner import *
+    from fastai_seq.train.features import *
+    from fastai_seq.train.frame_labels import *
     from fastai_seq.train.forecast import *
     from fastai_seq.judge.evaluate import *
     from fastai_seq.judge.interpret import *
     from fastai_seq.judge.report import *
-    from fastai_seq.deploy.answer import *
+    from fastai_seq.data.task import *
     from fastai_seq.deploy.bundle import *
     from fastai_seq.deploy.export import *
     from fastai_seq.deploy.predict import *
     from fastai_seq.deploy.runtime import *
     from fastai_seq.deploy.stream import *
+    from fastai_seq.deploy.windows import *
+    from fastai_seq.deploy.saved_answers import *
     from fastai_seq.deploy.timeline import *
+    from fastai_seq.deploy.label_frames import *
+    from fastai_seq.deploy.predict_timeline import *
+    from fastai_seq.deploy.timeline_view import *
     from fastai_seq.deploy.app import *
 finally:
     if _collecting: _gc.enable()

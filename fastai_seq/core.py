@@ -6,20 +6,19 @@ Docs: https://fastai-seq.github.io/fastai_seq/core.html.md"""
 
 # %% auto #0
 __all__ = ['spread_indices', 'frame_strip', 'ImageTuple', 'TensorVideo', 'pil_frames', 'clips_html', 'stack_frames',
-           'clip_lengths', 'import_extra']
+           'clip_lengths']
 
 # %% ../nbs/core.ipynb #aac65fd4
 from base64 import b64encode
 from html import escape
-from importlib import import_module
 from io import BytesIO
 
+import numpy as np
+import torch
 from PIL import Image
 from fastai.torch_basics import Tensor, TensorBase, fastuple, tensor
 from fastai.vision.core import PILImage, TensorImage, show_image
 from fastcore.basics import patch
-import numpy as np
-import torch
 
 # %% ../nbs/core.ipynb #a0473ec5
 def spread_indices(n, n_max):
@@ -187,15 +186,3 @@ def clip_lengths(
     if lengths is not None and len(lengths) != len(x): raise ValueError(
         f"the batch has {len(x)} clips, its `lengths` are those of {len(lengths)}: a part of a batch needs a part of them, `x.lengths = …`")
     return lengths
-
-# %% ../nbs/core.ipynb #06b74673
-def import_extra(
-    package, # Name to import, which is also the name to install
-    what, # What needs it, for the message
-    extra=None # Extra of fastai_seq that installs it; `package` if None
-): # The module
-    "Import `package`. Raises ImportError that tells how to install it."
-    try: return import_module(package)
-    except ModuleNotFoundError as e:
-        if e.name != package: raise      # it is there, but lacks something of its own
-        raise ImportError(f"{what} needs {package}, which is not installed: pip install 'fastai_seq[{extra or package}]', or pip install {package}") from e

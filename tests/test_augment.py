@@ -14,7 +14,9 @@ from torch import nn
 
 from fastai_seq.data.augment import DropFrames, RandomStride, ReverseTime, SpeedJitter
 from fastai_seq.core import ImageTuple, TensorVideo, stack_frames
-from fastai_seq.data.load import GroupSplitter, ImageSeqBlock, ImageTupleTfm, get_instances
+from fastai_seq.data.split import GroupSplitter
+from fastai_seq.data.block import ImageSeqBlock, ImageTupleTfm
+from fastai_seq.data.find import get_instances
 
 B, T, H, W = 3, 4, 36, 48
 seeds = range(4)

@@ -6,8 +6,14 @@ import pytest, torch
 from fastai.vision.all import (CSVLogger, Callback, CancelFitException, CrossEntropyLossFlat, CutMix, EarlyStoppingCallback, GradientAccumulation, Learner, MixUp,
                                RandomResizedCrop, RegressionBlock, SaveModelCallback, SimpleCNN, accuracy, aug_transforms, nn, set_seed)
 
-from fastai_seq.train.callbacks import CheckCallbacks, EMA, FiniteLoss, PerRank, ProgressiveClips, Resumable
-from fastai_seq.data.load import ImageSeqDataLoaders, get_action_dataloaders, get_instances
+from fastai_seq.train.guards import CheckCallbacks, FiniteLoss
+from fastai_seq.train.callbacks import EMA
+from fastai_seq.train.distributed import PerRank
+from fastai_seq.train.progressive import ProgressiveClips
+from fastai_seq.train.resume import Resumable
+import fastai_seq.train.memory     # errors about memory get a note
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.find import get_instances
 from fastai_seq.models.seqmodel import RNNModel, simple_splitter, rnnmodel_splitter
 from fastai_seq.video.sampling import EveryFrame, PartOf, RandomClip, SegmentFrames
 
@@ -141,7 +147,7 @@ def test_other_settings_are_named(clips, tmp_path):
     again('epochs: 1 there, 2 now', n=2)
     again('schedule', lr=1e-3)
     again('callbacks', cbs=[MixUp()])
-    again('clips a batch: 4 there, 2 now', dls=loaders(clips, bs=2))
+    again('clips per batch: 4 there, 2 now', dls=loaders(clips, bs=2))
     again('reading', dls=loaders(clips, size=24))
     again('loss', loss_func=nn.CrossEntropyLoss())
     frozen = learner(clips, tmp_path); frozen.freeze()
@@ -349,5 +355,5 @@ def test_an_interrupted_lr_find_turns_nothing_off(clips, tmp_path, cls):
     assert not ran[-1]
 
 def test_a_share_of_a_part_is_refused(clips):
-    from fastai_seq.train.callbacks import _fewer
-    with pytest.raises(ValueError, match='a share of it'): _fewer(PartOf(RandomClip(6), 0, 4), .5)
+    from fastai_seq.train.progressive import fewer_frames
+    with pytest.raises(ValueError, match='a share of it'): fewer_frames(PartOf(RandomClip(6), 0, 4), .5)

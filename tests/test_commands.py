@@ -4,7 +4,7 @@ import os, re, shutil, subprocess, sys
 import pytest
 
 from fastai_seq import cli
-from fastai_seq.data.load import get_instances
+from fastai_seq.data.find import get_instances
 
 small = ('--weights', 'none', '--arch', 'squeezenet1_1', '--epochs', '1', '--size', '32', '--seq_len', '2')
 

@@ -16,7 +16,11 @@ from fastai.vision.core import imagenet_stats
 from fastai_seq.data import load as data_module
 from fastai_seq.data.augment import ReverseTime
 from fastai_seq.core import TensorVideo, clip_lengths
-from fastai_seq.data.load import ClipDL, GroupSplitter, ImageSeqBlock, ImageSeqDataLoaders, ImageTupleTfm, TensorVideoTfm, examine_clips, get_action_dataloaders, get_instances, group_of
+from fastai_seq.data.load import ClipDL
+from fastai_seq.data.split import GroupSplitter
+from fastai_seq.data.block import ImageSeqBlock, ImageTupleTfm, TensorVideoTfm
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.find import examine_clips, get_instances, group_of
 from fastai_seq.video.extract import cache_clips, extract_dataset
 from fastai_seq.models.seqmodel import SimpleModel
 from fastai_seq.video.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames, UniformFrames
@@ -222,16 +226,16 @@ def test_batches_know_their_clips(clips, tmp_path):
     for f in (get_instances(clips)[0], get_instances(tmp_path/'a')[0], get_instances(tmp_path/'b')[0], part):
         path, idxs = TensorVideoTfm(3, 32, UniformFrames)(f).source
         assert path == f and idxs == UniformFrames(3)(n_frames(f))
-        assert data_module._times(path, idxs)[0] == (f'{part.start:.2f} s' if f is part else '0.00 s')
+        assert data_module.frame_times(path, idxs)[0] == (f'{part.start:.2f} s' if f is part else '0.00 s')
     (tmp_path/'plain').mkdir(); [Image.new('RGB', (8, 8)).save(tmp_path/f'plain/{i}.jpg') for i in range(4)]
-    assert data_module._times(tmp_path/'plain', [0, 3]) == ['frame 0', 'frame 3']
+    assert data_module.frame_times(tmp_path/'plain', [0, 3]) == ['frame 0', 'frame 3']
 
 def test_frames_a_second_through_the_loaders(tmp_path):
     "Videos of 10 and of 30 frames a second give frames at the same times"
     for fps in (10, 30):
         for g in (1, 2, 3): write_video(tmp_path/f'c{fps}'/f'v_c{fps}_g0{g}.avi', (np.full((16, 16, 3), 3*t, np.uint8) for t in range(2*fps)), fps=fps)
     dls = ImageSeqDataLoaders.from_folder(tmp_path, sampler=partial(FirstFrames, fps=5), seq_len=8, size=16, bs=2, seed=0, num_workers=0)
-    assert {data_module._times(*s)[3] for x, _ in dls.valid for s in x.source} == {'0.60 s'}
+    assert {data_module.frame_times(*s)[3] for x, _ in dls.valid for s in x.source} == {'0.60 s'}
     with pytest.warns(UserWarning, match='takes 39 frames, and the longest'): ImageSeqDataLoaders.from_folder(tmp_path, sampler=FirstFrames(20, fps=5), size=16, bs=2, num_workers=0)
 
 def test_only_training_replaces_a_clip(clips, tmp_path):

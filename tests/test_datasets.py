@@ -9,7 +9,7 @@ import pytest
 
 from conftest import real, stored_rar
 from fastai_seq.data import datasets
-from fastai_seq.data.load import ImageSeqDataLoaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.datasets import download_file, hmdb51_fold, ucf101_fold, untar_hmdb51, untar_ucf101
 
 class Handler(BaseHTTPRequestHandler):

@@ -7,9 +7,9 @@ from fastai.layers import SimpleCNN
 from PIL import Image
 
 from fastai_seq.deploy.app import demo_app
-from fastai_seq.data.load import ImageSeqDataLoaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.train.learner import seq_learner
-from fastai_seq.deploy.timeline import predict_timeline
+from fastai_seq.deploy.predict_timeline import predict_timeline
 from fastai_seq.video.read import write_video
 
 pytestmark = pytest.mark.slow
@@ -83,6 +83,6 @@ def test_the_page_of_a_timeline_plays_with_its_labels(page):
     page.goto(tl.to_html(tmp/'page.html').as_uri())
     for t in (.2, 2.6):
         page.evaluate(f"document.getElementById('v').currentTime = {t}")
-        page.wait_for_function(f"document.getElementById('label').textContent == {tl.said(tl.at(t))!r}")
+        page.wait_for_function(f"document.getElementById('label').textContent == {tl.text(tl.at(t))!r}")
     page.locator('tr[data-t]').first.click()
     page.wait_for_function("document.getElementById('v').currentTime < 2 && !document.getElementById('v').paused")

@@ -12,7 +12,10 @@ from sklearn.metrics import accuracy_score, average_precision_score, top_k_accur
 from torch import nn
 
 from fastai_seq.judge import evaluate as room
-from fastai_seq.data.load import ImageSeqDataLoaders, KFoldSplitter, TensorVideoTfm, get_action_dataloaders, get_instances
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.split import KFoldSplitter
+from fastai_seq.data.block import TensorVideoTfm
+from fastai_seq.data.find import get_instances
 from fastai_seq.data.datasets import motion_clips
 from fastai_seq.judge.evaluate import CategoryEvaluation, MultiCategoryEvaluation, RegressionEvaluation, evaluate_clips, evaluate_folds
 from fastai_seq.video.extract import extract_dataset
@@ -72,7 +75,7 @@ def test_looks_are_averaged_a_video_whatever_the_batch(learn, n_clips, n_crops, 
 
 def test_a_video_is_opened_once_if_its_looks_make_a_batch(learn, monkeypatch):
     read = []
-    monkeypatch.setattr(room, '_read_clip', lambda path, *a, f=room._read_clip, **k: (read.append(path), f(path, *a, **k))[1])
+    monkeypatch.setattr(room, 'read_clip', lambda path, *a, f=room.read_clip, **k: (read.append(path), f(path, *a, **k))[1])
     for n_clips, times in ((4, 1), (1, 1), (10, 3)):
         read.clear()
         e = ev(learn, n_clips=n_clips)
@@ -293,7 +296,7 @@ def test_numbers_by_hand():
 def test_kinds_without_metrics_are_refused(clips):
     dls = load(clips)
     dls.valid.dataset.tls[1].tfms.fs.pop()                      # labels stay words
-    with pytest.raises(ValueError, match='neither judged nor explained here'): ev(learner(dls, n_out=2, loss_func=nn.CrossEntropyLoss()))
+    with pytest.raises(ValueError, match='neither classes nor numbers'): ev(learner(dls, n_out=2, loss_func=nn.CrossEntropyLoss()))
 
 # --- the page ---
 
@@ -341,7 +344,7 @@ def test_official_folds_of_ucf101(tmp_path):
 @pytest.mark.slow
 def test_folds_of_another_training_are_not_taken_for_these(clips, tmp_path):
     from fastai_seq.judge.evaluate import evaluate_folds
-    from fastai_seq.data.load import KFoldSplitter
+    from fastai_seq.data.split import KFoldSplitter
     def train(splitter): return seq_learner(ImageSeqDataLoaders.from_folder(clips, splitter=splitter, seq_len=2, size=16, bs=4, num_workers=0), partial(SimpleCNN, [3,4]), pretrained=False)
     folds = partial(evaluate_folds, train, tmp_path/'folds', folds=(0,), splitter=partial(KFoldSplitter, 2), n_clips=1)
     folds(settings=dict(epochs=1))

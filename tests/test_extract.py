@@ -6,7 +6,7 @@ import numpy as np, pytest
 from filelock import FileLock
 
 from fastai_seq.video import extract as room
-from fastai_seq.data.load import get_instances
+from fastai_seq.data.find import get_instances
 from fastai_seq.video.extract import _as_completed, _extract, in_processes, _settings, _write_frames, avi2frames, cache_clips, extract_dataset, frames_bytes
 from fastai_seq.video.read import VideoError, extraction_note, get_videos, n_frames, read_frames, video_info, write_video
 
@@ -243,10 +243,10 @@ def test_folders_hold_frames_only(videos, tmp_path):
 
 def test_the_manifest_is_read_once(videos, tmp_path, monkeypatch):
     "And not for each clip; but again when it has changed"
-    from fastai_seq.video.read import read as video
+    from fastai_seq.video import read as video
     extract_dataset(videos, tmp_path, workers=0)
     read, count = video.read_notes, []
-    monkeypatch.setattr(video, '_read_notes', lambda path: count.append(path.name) or read(path))
+    monkeypatch.setattr(video, 'read_notes', lambda path: count.append(path.name) or read(path))
     for _ in range(2):
         for f in get_instances(tmp_path): assert video_info(f).fps == 25
     assert count == ['manifest.json']
@@ -269,13 +269,14 @@ def test_avi2frames_in_several_processes(videos, tmp_path):
 
 def test_a_call_costs_the_same_however_many_clips_there_are(videos, tmp_path):
     "Bytes that a thousand clips write of notes: not a thousand manifests"
-    from fastai_seq.video.extract import _append, _journal, _take_over
+    from fastai_seq.video.extract import _append, _take_over
+    from fastai_seq.video.read import journal_file
     written, settings = 0, _settings()
     note = extraction_note(avi2frames(videos/'A/0.avi', tmp_path))
     state = lambda: ((f := tmp_path/'manifest.json').stat().st_ino, f.stat().st_mtime_ns)
     for i in range(1000):
         (tmp_path/f'A/{i}').mkdir(exist_ok=True)
-        _append(tmp_path/_journal, json.dumps({f'A/{i}': note}))
+        _append(tmp_path/journal_file, json.dumps({f'A/{i}': note}))
         before = state()
         _take_over(tmp_path, settings)
         if state() != before: written += (tmp_path/'manifest.json').stat().st_size

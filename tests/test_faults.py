@@ -4,7 +4,10 @@ from pathlib import Path
 
 import numpy as np, pytest
 
-from fastai_seq.data.load import ImageSeqDataLoaders, ImageTupleTfm, check_clips, get_action_dataloaders, get_instances
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.block import ImageTupleTfm
+from fastai_seq.data.check import check_clips
+from fastai_seq.data.find import get_instances
 from fastai_seq.video.extract import avi2frames, extract_dataset
 from fastai_seq.video.read import VideoError, extract_frames, n_frames, read_frames, write_video
 

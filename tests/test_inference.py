@@ -14,17 +14,21 @@ from PIL import Image
 from torchvision.models.video import r3d_18
 
 from conftest import real
-from fastai_seq.deploy import timeline as room
+from fastai_seq.deploy import predict_timeline as room
 from fastai_seq.core import TensorVideo
-from fastai_seq.data.load import ImageSeqDataLoaders, resize_batch, get_action_dataloaders, get_instances
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.block import resize_batch
+from fastai_seq.data.find import get_instances
 from fastai_seq.judge.evaluate import evaluate_clips
 from fastai_seq.video.extract import extract_dataset
 from fastai_seq.deploy.predict import predict_video
+from fastai_seq.deploy.windows import window_span, windows_of
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.models.seqmodel import LSTMHead, SimpleModel
 from fastai_seq.video.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames
 from fastai_seq.deploy.stream import StreamPredictor, _FeatureRing, RecurrentState
-from fastai_seq.deploy.timeline import Timeline, predict_timeline
+from fastai_seq.deploy.timeline import Timeline
+from fastai_seq.deploy.predict_timeline import predict_timeline
 from fastai_seq.models.timesformer import MyTimeSformer
 from fastai_seq.video.read import VideoError, VideoRange, OpenVideo, n_frames, read_frames, video_info, write_video
 
@@ -93,7 +97,7 @@ def test_several_labels_and_numbers(clips, long):
         tl = timeline(l, long)
         same(tl.values, as_clips(l, tl))
         tl.plot()
-        assert isinstance(tl.said(0), str)
+        assert isinstance(tl.text(0), str)
     assert set(timeline(many, long, thresh=0.).segments().label) == {'a;b'}
     with pytest.raises(ValueError, match='make no segments'): tl.segments()
 
@@ -149,14 +153,14 @@ def test_all_windows_are_there():
     for n in (1, 7, 30, 31):
         for rate in (5, 29.97):
             for window, stride in ((1, .5), (1, .1), (.5, 2), (2, 2), (1.3, .7)):
-                got = list(room._windows([lambda i=i: i for i in range(n)], window, stride, rate, range))
+                got = list(windows_of([lambda i=i: i for i in range(n)], window, stride, rate, range))
                 k = 0
                 for k in range(10**6):
-                    s, e, a, b = room._span(k, window, stride, rate)
+                    s, e, a, b = window_span(k, window, stride, rate)
                     if b > n: break
                     assert got[k] == (k, s, e, list(range(a, b)), list(range(a, b)))
                 rest = got[k:]
-                assert len(rest) <= 1 and (k == 0 or room._span(k-1, window, stride, rate)[3] == n or bool(rest) == (2*(n-a) >= b-a))
+                assert len(rest) <= 1 and (k == 0 or window_span(k-1, window, stride, rate)[3] == n or bool(rest) == (2*(n-a) >= b-a))
                 if rest: assert rest[0][3:] == (list(range(a, n)), None)
 
 def test_the_video_is_decoded_once_and_little_is_kept(learn, long, monkeypatch):
@@ -164,7 +168,7 @@ def test_the_video_is_decoded_once_and_little_is_kept(learn, long, monkeypatch):
     class Frame:
         def __init__(self, i): alive.add(i); most[0] = max(most[0], len(alive)); self.i = i
         def __del__(self): alive.discard(self.i)
-    for _ in room._windows((partial(Frame, i) for i in range(500)), 1, .5, 10, range): pass
+    for _ in windows_of((partial(Frame, i) for i in range(500)), 1, .5, 10, range): pass
     assert most[0] <= 16         # a window, and what came since the last answer
     true = OpenVideo.frames
     def counted(self, *a):

@@ -15,7 +15,8 @@ from torch import nn
 from torchvision.models.video import mc3_18, mvit_v2_s, r3d_18, s3d, swin3d_t
 
 from fastai_seq.judge import interpret as room
-from fastai_seq.data.load import ImageSeqDataLoaders, get_action_dataloaders, get_instances
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.find import get_instances
 from fastai_seq.data.datasets import draw_letter, motion_clips
 from fastai_seq.judge.interpret import SeqInterpretation, SpaceEvidence, TimeEvidence, attention_rollout, evidence, grad_cam
 from fastai_seq.train.learner import seq_learner

@@ -17,9 +17,10 @@ from torchvision.models import video
 
 from fastai_seq.train import learner as room
 from fastai_seq.data.augment import LabelledFlip
-from fastai_seq.train.callbacks import Resumable
-from fastai_seq.cli import _fit_cycles
-from fastai_seq.data.load import ImageSeqDataLoaders, get_instances
+from fastai_seq.train.resume import Resumable
+from fastai_seq.commands.train import fit_stages
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
+from fastai_seq.data.find import get_instances
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.models.seqmodel import head_classes
 from fastai_seq.video.sampling import EveryFrame, SegmentFrames, UniformFrames
@@ -157,7 +158,7 @@ def test_statistics_stay_when_the_encoder_learns_too(clips, tmp_path):
     bns = [m for m in learn.model.encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     before = [(m.running_mean.clone(), m.weight.clone()) for m in bns]
     conv = next(m for m in learn.model.encoder.modules() if isinstance(m, torch.nn.Conv2d)).weight.clone()
-    with learn.no_bar(), learn.no_logging(): _fit_cycles(learn, True, 1, 1, 1e-2)
+    with learn.no_bar(), learn.no_logging(): fit_stages(learn, True, 1, 1, 1e-2)
     assert bns and all(torch.equal(m.running_mean, a) and torch.equal(m.weight, b) for m, (a, b) in zip(bns, before))
     assert not torch.equal(next(m for m in learn.model.encoder.modules() if isinstance(m, torch.nn.Conv2d)).weight, conv)
 

@@ -9,7 +9,8 @@ from fastai.learner import load_learner
 from fastai.metrics import accuracy
 from PIL import Image
 
-from fastai_seq.data.load import ImageSeqDataLoaders, get_instances
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
+from fastai_seq.data.find import get_instances
 from fastai_seq.judge.evaluate import evaluate_clips
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.judge.report import report

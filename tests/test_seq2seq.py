@@ -9,15 +9,20 @@ from fastai.learner import load_learner
 from torch import nn
 
 from fastai_seq.data.augment import DropFrames, RandomStride, ReverseTime, SpeedJitter
-from fastai_seq.data.load import ImageSeqBlock
+from fastai_seq.data.block import ImageSeqBlock
 from fastai_seq.data.synthetic import MovingDigits, _digits, changing_clips, frame_labels
 from fastai_seq.video.sampling import FirstFrames, RandomClip, UniformFrames
 from fastai_seq.models.seqmodel import head_classes, create_seq_model
 from fastai_seq.models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, SimVP, TemporalUNet, per_frame
 from fastai_seq.deploy.stream import continue_video
-from fastai_seq.train.forecast import (ScheduledSampling, copy_last, edit_score, f1_at, forecast, frame_accuracy, frame_mse, frame_ssim, horizon_errors, mask_iou,
-                                        segmental_f1, segments, seq2seq_learner)
-from fastai_seq.data.targets import (FrameCategoryBlock, FrameMaskBlock, FrameRegressionBlock, FutureDataLoaders, FutureFrames, TensorFrameMask)
+from fastai_seq.train.scheduled import ScheduledSampling
+from fastai_seq.train.forecast import copy_last, forecast_frames, horizon_errors
+from fastai_seq.train.metrics import (edit_score, f1_at, frame_accuracy, frame_mse, frame_ssim, mask_iou,
+                                      segmental_f1, label_segments)
+from fastai_seq.train.learner import seq_learner
+from fastai_seq.data.targets import FrameCategoryBlock, FrameRegressionBlock, TensorFrameMask
+from fastai_seq.data.masks import FrameMaskBlock
+from fastai_seq.data.future import FutureDataLoaders, FutureFrames
 from fastai_seq.video.read import VideoError, get_videos, n_frames, write_video
 
 @pytest.fixture(scope='module')
@@ -178,7 +183,7 @@ def test_each_head_answers_for_each_frame_and_padding_changes_nothing(head):
 # measures
 
 def test_segments_measures_by_hand():
-    assert segments([1, 1, 2]) == [(1, 0, 2), (2, 2, 3)] and segments([]) == []
+    assert label_segments([1, 1, 2]) == [(1, 0, 2), (2, 2, 3)] and label_segments([]) == []
     assert edit_score('aabb', 'aaabbb') == 1 and edit_score('abab', 'ab') == .5 and edit_score('b', 'a') == 0
     assert segmental_f1(['aabb'], ['aabb']) == 1 and segmental_f1(['abab'], ['aabb'], .4) == pytest.approx(2*2/6)     # one match a true segment, whatever overlaps
     assert segmental_f1(['aaaabb'], ['aabbbb'], .6) == 0 and segmental_f1(['aaaabb'], ['aabbbb'], .5) == 1
@@ -204,7 +209,7 @@ def test_ssim_is_what_its_formula_says():
 def digits(): return FutureDataLoaders.from_digits(3, 4, n_train=32, n_valid=8, bs=8, size=16, digit_size=7, num_workers=0)
 
 def test_a_forecaster_learns_and_its_horizon_is_its_loss(digits):
-    learn = seq2seq_learner(digits, ConvGRUForecaster, hidden=(16,), metrics=[])
+    learn = seq_learner(digits, ConvGRUForecaster, hidden=(16,), metrics=[])
     before = learn.validate()[0]
     with learn.no_bar(), learn.no_logging(): learn.fit(4, 1e-2)
     after = learn.validate()[0]
@@ -222,31 +227,31 @@ def test_schedule_ends_at_zero_and_leaves_validation_alone(digits):
     class Watch(Callback):
         order = 50
         def before_batch(self): seen.append((self.training, self.learn.model.p_true, len(self.xb)))
-    learn = seq2seq_learner(digits, ConvGRUForecaster, hidden=(4,), sampled=ScheduledSampling(.8, .5), cbs=Watch(), metrics=[])
+    learn = seq_learner(digits, ConvGRUForecaster, hidden=(4,), sampled=ScheduledSampling(.8, .5), cbs=Watch(), metrics=[])
     with learn.no_bar(), learn.no_logging(): learn.fit(4)
     ps = [p for training, p, _ in seen if training]
     assert ps[0] == pytest.approx(.8) and ps == sorted(ps, reverse=True) and ps[8:] == [0]*8 and {n for training, _, n in seen if not training} == {1}
     with pytest.raises(ValueError, match='p_true'):
-        with learn.no_bar(): seq2seq_learner(digits, SimVP, hid_s=8, hid_t=32, n_t=2, kernels=(3,), sampled=None, cbs=ScheduledSampling()).fit(1)
+        with learn.no_bar(): seq_learner(digits, SimVP, hid_s=8, hid_t=32, n_t=2, kernels=(3,), sampled=None, cbs=ScheduledSampling()).fit(1)
 
 @pytest.mark.parametrize('model,said', [(lambda: ConvGRUForecaster(n_out=3), r'gives \(8, 3, 3, 16, 16\).*ask for \(8, 4, 3, 16, 16\)'), (lambda: SimVP(5, 4), 'made for 5 frames, the batch has 3'),
                                         (lambda: SimVP(3, 4, n_channels=3, groups=4, hid_s=8, n_s=10), 'multiples of 32')])
 def test_models_that_do_not_fit_are_named(digits, model, said):
-    with pytest.raises(ValueError, match=said): seq2seq_learner(digits, model())
+    with pytest.raises(ValueError, match=said): seq_learner(digits, model())
 
 def test_a_video_goes_on(digits, tmp_path):
-    learn = seq2seq_learner(digits, ConvGRUForecaster, hidden=(4,), metrics=[])
+    learn = seq_learner(digits, ConvGRUForecaster, hidden=(4,), metrics=[])
     path = write_video(tmp_path/'v.avi', [np.full((32, 32, 3), 20*k, np.uint8) for k in range(5)])
     assert n_frames(continue_video(learn, path, tmp_path/'w.avi', n_out=9)) == 14
     frames = torch.rand(5, 3, 16, 16)
-    with torch.no_grad(): torch.testing.assert_close(forecast(learn, frames), learn.model.eval()(frames[None, -3:])[0].clamp(0, 1))
-    first, more = forecast(learn, frames), forecast(learn, frames, 6)
-    torch.testing.assert_close(more, torch.cat([first, forecast(learn, first)[:2]]))
-    with pytest.raises(ValueError, match='has 2 frames, the model sees 3'): forecast(learn, frames[:2])
+    with torch.no_grad(): torch.testing.assert_close(forecast_frames(learn, frames), learn.model.eval()(frames[None, -3:])[0].clamp(0, 1))
+    first, more = forecast_frames(learn, frames), forecast_frames(learn, frames, 6)
+    torch.testing.assert_close(more, torch.cat([first, forecast_frames(learn, first)[:2]]))
+    with pytest.raises(ValueError, match='has 2 frames, the model sees 3'): forecast_frames(learn, frames[:2])
 
 def test_strides_of_the_loader_are_kept(changing, tmp_path):
     dls = FutureDataLoaders.from_folder(changing, n_in=3, n_out=2, size=16, stride=2, bs=2, seed=0, num_workers=0)
-    learn = seq2seq_learner(dls, ConvGRUForecaster, hidden=(4,), metrics=[])
+    learn = seq_learner(dls, ConvGRUForecaster, hidden=(4,), metrics=[])
     assert n_frames(continue_video(learn, get_videos(changing)[0], tmp_path/'w.avi')) == 8 + 2
     learn.show_results(max_n=1); dls.show_batch(max_n=1)
     learn.export(tmp_path/'m.pkl'); again = load_learner(tmp_path/'m.pkl')
@@ -254,7 +259,7 @@ def test_strides_of_the_loader_are_kept(changing, tmp_path):
 
 def test_labels_and_masks_learn_in_one_call(changing, tmp_path):
     dls = loaders(changing, FrameCategoryBlock, frame_labels)
-    learn = seq2seq_learner(dls, partial(SimpleCNN, [3, 4]), pretrained=False, hidden_size=8)
+    learn = seq_learner(dls, partial(SimpleCNN, [3, 4]), pretrained=False, hidden_size=8)
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     pred, _, probs = learn.predict(get_videos(changing)[0])
     assert set(pred) <= set(dls.vocab) and probs.shape == (4, len(dls.vocab))
@@ -262,7 +267,7 @@ def test_labels_and_masks_learn_in_one_call(changing, tmp_path):
     learn.export(tmp_path/'m.pkl'); same = load_learner(tmp_path/'m.pkl').predict(get_videos(changing)[0])
     assert list(same[0]) == list(pred)
     dls = loaders(changing, FrameMaskBlock(['a', 'b']), lambda p: np.zeros((16, 32, 32)))
-    learn = seq2seq_learner(dls, TemporalUNet, widths=(8, 8))
+    learn = seq_learner(dls, TemporalUNet, widths=(8, 8))
     with learn.no_bar(), learn.no_logging(): learn.fit(2, 1e-2)
     learn.show_results(max_n=2)
     assert learn.validate()[0] < .69

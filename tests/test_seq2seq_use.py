@@ -11,11 +11,11 @@ from PIL import Image
 from torch import nn
 from torchvision.models import mobilenet_v3_small, squeezenet1_1
 
-from fastai_seq.deploy import stream, timeline
+from fastai_seq.deploy import stream, label_frames as label_frames_room
 from fastai_seq.deploy.bundle import _digest, load_bundle, save_bundle
 from fastai_seq.core import TensorVideo
 from fastai_seq.cli import main
-from fastai_seq.data.load import ImageSeqBlock
+from fastai_seq.data.block import ImageSeqBlock
 from fastai_seq.judge.evaluate import evaluate_clips
 from fastai_seq.data.synthetic import changing_clips, frame_labels
 from fastai_seq.deploy.export import export_onnx
@@ -24,10 +24,15 @@ from fastai_seq.models.seqmodel import AvgHead, head_classes
 from fastai_seq.deploy.runtime import OnnxPredictor
 from fastai_seq.video.sampling import EveryFrame, FirstFrames, RandomClip
 from fastai_seq.models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, SimVP, TemporalUNet
-from fastai_seq.train.forecast import forecast, seq2seq_learner
+from fastai_seq.train.forecast import forecast_frames
+from fastai_seq.train.learner import seq_learner
 from fastai_seq.deploy.stream import StreamForecast, StreamPredictor, _FeatureRing, _FrameRing, RecurrentState, continue_video
-from fastai_seq.data.targets import FrameCategoryBlock, FrameMaskBlock, FrameRegressionBlock, FutureDataLoaders
-from fastai_seq.deploy.timeline import _middles, label_frames, predict_timeline
+from fastai_seq.data.targets import FrameCategoryBlock, FrameRegressionBlock
+from fastai_seq.data.masks import FrameMaskBlock
+from fastai_seq.data.future import FutureDataLoaders
+from fastai_seq.deploy.label_frames import middles
+from fastai_seq.deploy.label_frames import label_frames
+from fastai_seq.deploy.predict_timeline import predict_timeline
 from fastai_seq.video.read import VideoRange, get_videos, n_frames, read_frames, video_info, write_video
 
 @pytest.fixture(scope='module')
@@ -45,16 +50,16 @@ def framewise(path, block=FrameCategoryBlock, get_y=frame_labels, **kwargs):
 def future(path, **kwargs): return FutureDataLoaders.from_folder(path, n_in=4, n_out=3, size=32, bs=2, seed=0, num_workers=0, **kwargs)
 def digits(path): return FutureDataLoaders.from_digits(4, 3, size=32, digit_size=14, n_train=4, n_valid=2, bs=2, num_workers=0)
 
-def heads(head, net=squeezenet1_1): return lambda path: seq2seq_learner(framewise(path), net, head=head, pretrained=False)
+def heads(head, net=squeezenet1_1): return lambda path: seq_learner(framewise(path), net, head=head, pretrained=False)
 small_vp = dict(hid_s=4, hid_t=16, n_s=2, n_t=2, kernels=(3,), groups=2)
 made = {
-    'ConvLSTM': lambda path: seq2seq_learner(future(path), ConvLSTMForecaster, hidden=(8,8)),
-    'ConvGRU, stride 2': lambda path: seq2seq_learner(future(path, stride=2), ConvGRUForecaster, hidden=(8,)),
-    'ConvGRU, digits': lambda path: seq2seq_learner(digits(path), ConvGRUForecaster, hidden=(8,)),
-    'SimVP': lambda path: seq2seq_learner(future(path), SimVP, **small_vp),
+    'ConvLSTM': lambda path: seq_learner(future(path), ConvLSTMForecaster, hidden=(8,8)),
+    'ConvGRU, stride 2': lambda path: seq_learner(future(path, stride=2), ConvGRUForecaster, hidden=(8,)),
+    'ConvGRU, digits': lambda path: seq_learner(digits(path), ConvGRUForecaster, hidden=(8,)),
+    'SimVP': lambda path: seq_learner(future(path), SimVP, **small_vp),
     'classes': heads('lstm'),
-    'numbers': lambda path: seq2seq_learner(framewise(path, FrameRegressionBlock, rates), squeezenet1_1, head='transformer', pretrained=False, dim=16),
-    'masks': lambda path: seq2seq_learner(framewise(path, FrameMaskBlock(['none', 'mark']), marks), TemporalUNet, widths=(8,16))}
+    'numbers': lambda path: seq_learner(framewise(path, FrameRegressionBlock, rates), squeezenet1_1, head='transformer', pretrained=False, dim=16),
+    'masks': lambda path: seq_learner(framewise(path, FrameMaskBlock(['none', 'mark']), marks), TemporalUNet, widths=(8,16))}
 
 def settled(learn):
     "With running statistics that are not those of the start"
@@ -99,7 +104,7 @@ def test_the_state_of_each_frame_stays_small_and_begins_anew(clips, clip):
     assert [stream.push(f) for f in frames[:3]][2].probs == a[2].probs
 
 def test_both_ways_is_a_ring(clips, clip):
-    learn = settled(seq2seq_learner(framewise(clips), cnn, head='lstm', pretrained=False, bidirectional=True, hidden_size=8))
+    learn = settled(seq_learner(framewise(clips), cnn, head='lstm', pretrained=False, bidirectional=True, hidden_size=8))
     stream, frames = StreamPredictor(learn), frames_of(clip)
     said = [stream.push(f) for f in frames]
     assert type(stream.memory) is _FeatureRing and np.allclose(list(said[7].probs.values()), whole(learn, frames[4:8]).softmax(-1)[-1], atol=1e-5)
@@ -126,7 +131,7 @@ def test_forecasts_are_those_of_the_frames_so_far(clips, clip, kind):
     stream, frames = StreamPredictor(learn), frames_of(clip)
     said = [stream.push(f) for f in frames]
     assert said[:3] == [None]*3 and type(stream.memory) is _FrameRing
-    for t in range(3, 12): assert torch.allclose(said[t].frames, forecast(learn, torch.from_numpy(np.stack(frames[:t+1])).permute(0,3,1,2)/255), atol=1e-5)
+    for t in range(3, 12): assert torch.allclose(said[t].frames, forecast_frames(learn, torch.from_numpy(np.stack(frames[:t+1])).permute(0,3,1,2)/255), atol=1e-5)
 
 def test_a_stream_takes_the_stride_of_training(clips, clip):
     learn = settled(made['ConvGRU, stride 2'](clips))
@@ -178,11 +183,11 @@ def test_every_frame_is_labelled_as_in_the_whole_or_in_a_window(clips, video, he
 @pytest.mark.parametrize('head', ['gru', 'mean', 'transformer'])
 def test_frames_are_seen_as_far_apart_as_in_training(clips, video, head):
     for sampler,n in ((RandomClip(4, stride=3), 3), (FirstFrames(4, fps=15), 2)):
-        learn = settled(seq2seq_learner(framewise(clips, sampler=sampler), cnn, head=head, pretrained=False))
+        learn = settled(seq_learner(framewise(clips, sampler=sampler), cnn, head=head, pretrained=False))
         got, frames = label(learn, video).values.to_numpy(), frames45(video)
         for k in range(n):
             alone = frames[k::n]
-            want = whole(learn, alone).softmax(-1) if head != 'transformer' else torch.stack([*_middles(alone, 4, lambda w: whole(learn, np.stack(w)).softmax(-1))])
+            want = whole(learn, alone).softmax(-1) if head != 'transformer' else torch.stack([*middles(alone, 4, lambda w: whole(learn, np.stack(w)).softmax(-1))])
             np.testing.assert_allclose(got[k::n], want, atol=1e-5)
     np.testing.assert_allclose(label(learn, video, stride=1, seq_len=45).values, whole(learn, frames).softmax(-1), atol=1e-5)
 
@@ -202,7 +207,7 @@ def alive(monkeypatch, n):
         gc.collect(1)       # plum's and fasttransform's frames are in circles, on Python 3.13
         most[0] = max(most[0], len(here))
         return f
-    for room in (stream, timeline): monkeypatch.setattr(room, '_frames_of', lambda *a: ((None, partial(get, i)) for i in range(n)))
+    for room in (stream, label_frames_room): monkeypatch.setattr(room, 'timed_frames', lambda *a: ((None, partial(get, i)) for i in range(n)))
     monkeypatch.setattr(stream, 'n_frames', lambda p: n)
     return most
 
@@ -219,7 +224,7 @@ def test_a_timeline_of_frames(clips, video, saved, tmp_path, capsys):
     tl = predict_timeline(learn, video, progress=False)
     assert tl.df.equals(label(learn, video).df) and tl.segments().end.iloc[-1] == pytest.approx(45*1001/30000, abs=1e-4)
     assert n_frames(tl.to_video(tmp_path/'o.mp4')) == 45 and [tl.at((i+.5)*1001/30000) for i in range(45)] == list(range(45))
-    assert tl.to_html(tmp_path/'o.html').exists() and tl.plot() and tl.said(3).startswith(tl.df.label[3])
+    assert tl.to_html(tmp_path/'o.html').exists() and tl.plot() and tl.text(3).startswith(tl.df.label[3])
     assert main(['predict', str(saved[1][list(saved[0]).index('classes')]), str(video), '--timeline', '--csv']) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 45
     assert set(label(learn, video, thresh=1.).df.label) == {None}
@@ -227,7 +232,7 @@ def test_a_timeline_of_frames(clips, video, saved, tmp_path, capsys):
         with pytest.raises(ValueError, match=next(iter(kwargs))): predict_timeline(learn, video, **kwargs)
 
 def test_what_cannot_be_labelled_is_named(clips, video, tmp_path):
-    clipwise = seq2seq_learner(framewise(clips), cnn, pretrained=False)
+    clipwise = seq_learner(framewise(clips), cnn, pretrained=False)
     with pytest.raises(ValueError, match='whole video'): label(clipwise, VideoRange(video, 0, 1))
     for kind in ('SimVP', 'masks'):
         with pytest.raises(ValueError, match='does not answer for every frame.*predict_timeline.*continue_video'): label(made[kind](clips), video)
@@ -237,7 +242,7 @@ def test_what_cannot_be_labelled_is_named(clips, video, tmp_path):
     kept, full = label(clipwise, cut, on_error='keep').df, label(clipwise, video).df
     n = len(kept) - 2
     assert 10 < n < 43 and np.allclose(kept.iloc[:n, 3:], full.iloc[:n, 3:], atol=1e-5)
-    with pytest.raises(ValueError, match='seq_len='): label(seq2seq_learner(framewise(clips, sampler=EveryFrame()), cnn, head='mean', pretrained=False), video)
+    with pytest.raises(ValueError, match='seq_len='): label(seq_learner(framewise(clips, sampler=EveryFrame()), cnn, head='mean', pretrained=False), video)
 
 # going on with a video
 
@@ -249,7 +254,7 @@ def test_a_video_is_not_written_over_itself(clips, video):
 @pytest.mark.parametrize('kind', ['plain', 'resized', 'stride', 'folder'])
 def test_what_follows_is_the_forecast_of_the_last_frames(clips, video, tmp_path, kind):
     kwargs = dict(resized=dict(item_tfms=Resize(24, method='squish')), stride=dict(stride=2)).get(kind, {})
-    learn = settled(seq2seq_learner(future(clips, **kwargs), ConvGRUForecaster, hidden=(8,)))
+    learn = settled(seq_learner(future(clips, **kwargs), ConvGRUForecaster, hidden=(8,)))
     step, size, path = kwargs.get('stride', 1), 24 if kind == 'resized' else 32, video
     if kind == 'folder':
         (path := tmp_path/'frames').mkdir()
@@ -260,7 +265,7 @@ def test_what_follows_is_the_forecast_of_the_last_frames(clips, video, tmp_path,
     assert Fraction(info.fps).limit_denominator(10010) == (25 if kind == 'folder' else Fraction(30000, 1001)/step)
     x = torch.from_numpy(frames).permute(0,3,1,2)
     if kind == 'resized': x = Resize(24, method='squish')(TensorVideo(x), split_idx=1).as_subclass(torch.Tensor)
-    want = torch.cat([x/255, forecast(learn, x/255, 5)])
+    want = torch.cat([x/255, forecast_frames(learn, x/255, 5)])
     got = torch.from_numpy(read_frames(dest, range(len(want)))).permute(0,3,1,2)/255
     assert (got - want).abs().mean() < .05        # the codec's loss
 
@@ -276,7 +281,7 @@ def test_what_cannot_go_on_is_named(clips, clip, video, tmp_path):
     with pytest.raises(ValueError, match='3 frames, the model sees 4'): continue_video(learn, short, tmp_path/'o.avi')
     with pytest.raises(ValueError, match='not trained for frames to come.*label_frames'): continue_video(made['classes'](clips), clip, tmp_path/'o.avi')
     with pytest.raises(ValueError, match='SeqModel does not tell.*label_frames'): forecast(made['classes'](clips), torch.rand(4,3,32,32))
-    with pytest.raises(ValueError, match='uint8.*255'): forecast(learn, torch.zeros(4,3,32,32, dtype=torch.uint8))
+    with pytest.raises(ValueError, match='uint8.*255'): forecast_frames(learn, torch.zeros(4,3,32,32, dtype=torch.uint8))
     assert not (tmp_path/'o.avi').exists()
 
 # bundles
@@ -324,7 +329,7 @@ def test_opened_bundles_stream_and_continue(saved, clips, clip, tmp_path):
                 if isinstance(x, StreamForecast): assert torch.equal(x.frames, y.frames), name
                 elif x: assert x.label == y.label and x.probs == y.probs, name
         if hasattr(learn.model, 'n_out'):
-            assert torch.equal(forecast(learn, seen, 5), forecast(again, seen, 5)), name
+            assert torch.equal(forecast_frames(learn, seen, 5), forecast(again, seen, 5)), name
             assert len({continue_video(o, clip, tmp_path/f'{i}.avi').read_bytes() for i,o in enumerate((learn, again))}) == 1, name
 
 def test_the_card_tells_the_answer(saved):
@@ -342,7 +347,7 @@ def test_a_head_of_ones_own_is_given_by_hand(clips, tmp_path):
 
 def test_what_a_bundle_cannot_hold_is_named(clips, tmp_path):
     class Mine(ConvGRUForecaster): pass
-    with pytest.raises(ValueError, match=r'Mine cannot be told.*ConvGRUForecaster, SimVP, TemporalUNet'): save_bundle(seq2seq_learner(future(clips), Mine, hidden=[8]), tmp_path/'mine')
+    with pytest.raises(ValueError, match=r'Mine cannot be told.*ConvGRUForecaster, SimVP, TemporalUNet'): save_bundle(seq_learner(future(clips), Mine, hidden=[8]), tmp_path/'mine')
     changed = settled(made['ConvGRU, stride 2'](clips)); changed.model.n_out = 2
     with pytest.raises(ValueError, match='answers otherwise'): save_bundle(changed, tmp_path/'changed')
     assert not (tmp_path/'mine').exists() and not (tmp_path/'changed').exists()
@@ -381,5 +386,5 @@ def test_the_predictor_reads_and_gives_frames_but_no_label(clips, clip, tmp_path
     for path,frames in ((clip, frames_of(clip, 16)), (write_video(tmp_path/'5.avi', frames_of(clip, 5)), None)):      # the second has no room for what comes
         frames = read_frames(path, range(5)) if frames is None else frames
         said = predict.preds(predict.read(path)[None])[0]
-        assert said.shape == (3,3,32,32) and np.allclose(said, forecast(learn, torch.from_numpy(frames).permute(0,3,1,2)/255), atol=1e-4)
+        assert said.shape == (3,3,32,32) and np.allclose(said, forecast_frames(learn, torch.from_numpy(frames).permute(0,3,1,2)/255), atol=1e-4)
     with pytest.raises(ValueError, match='TensorVideoTfm.*preds'): predict(clip)

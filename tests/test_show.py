@@ -8,7 +8,7 @@ from PIL import Image
 
 from fastai_seq.data import load as data_module
 from fastai_seq.core import TensorVideo, clips_html
-from fastai_seq.data.load import ImageSeqDataLoaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai.data.transforms import Normalize
 from fastai.vision.core import imagenet_stats
 

@@ -8,13 +8,18 @@ from fastai.data.all import DataBlock, Normalize, RandomSplitter
 from fastai.layers import SimpleCNN
 from fastai.vision.augment import Hue, RandomErasing, Rotate
 
-from fastai_seq.data.load import ImageSeqBlock, ImageSeqDataLoaders
+from fastai_seq.data.block import ImageSeqBlock
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.synthetic import frame_labels
 from fastai_seq.video.extract import cache_clips
 from fastai_seq.video.sampling import EveryFrame, FirstFrames, UniformFrames
 from fastai_seq.models.seq2seq import ConvGRUForecaster, SimVP, TemporalUNet
-from fastai_seq.train.forecast import MaskIoU, ScheduledSampling, f1_at, mask_iou, segmental_f1, seq2seq_learner
-from fastai_seq.data.targets import FrameCategoryBlock, FrameMaskBlock, FrameRegressionBlock, FutureDataLoaders, FutureFrames, _clips_below
+from fastai_seq.train.metrics import MaskIoU, f1_at, mask_iou, segmental_f1
+from fastai_seq.train.scheduled import ScheduledSampling
+from fastai_seq.train.learner import seq_learner
+from fastai_seq.data.targets import FrameCategoryBlock, FrameRegressionBlock
+from fastai_seq.data.masks import FrameMaskBlock
+from fastai_seq.data.future import FutureDataLoaders, FutureFrames, _clips_below
 from fastai_seq.video.read import get_videos, n_frames, write_video
 matplotlib.use('agg')
 
@@ -122,7 +127,7 @@ def test_numbers_of_uneven_clips_are_learned(tmp_path):
     dls = block(tmp_path/'v', FrameRegressionBlock, lambda p: np.linspace(0, 1, n_frames(p)), sampler=EveryFrame(), bs=4)
     x, y = dls.one_batch()
     assert x.lengths and y.isnan().any()
-    learn = seq2seq_learner(dls, cnn, pretrained=False, hidden_size=4)
+    learn = seq_learner(dls, cnn, pretrained=False, hidden_size=4)
     with learn.no_bar(), learn.no_logging(): learn.fit(1)
     assert np.isfinite(learn.recorder.values[-1]).all()
     out = torch.zeros_like(y.as_subclass(torch.Tensor)).requires_grad_()
@@ -150,7 +155,7 @@ def test_what_moves_both_alike_is_taken(tmp_path, capsys):
 
 def test_targets_that_are_no_frames_are_refused(videos):
     dls = DataBlock(FutureFrames(3, 2).blocks(16), get_items=get_videos, splitter=RandomSplitter(seed=0), batch_tfms=Normalize.from_stats([.5]*3, [.5]*3, cuda=False)).dataloaders(videos, bs=2, num_workers=0)
-    with pytest.raises(ValueError, match='from 0 to 1; leave Normalize out'): seq2seq_learner(dls, ConvGRUForecaster, hidden=(4,))
+    with pytest.raises(ValueError, match='from 0 to 1; leave Normalize out'): seq_learner(dls, ConvGRUForecaster, hidden=(4,))
 
 def test_train_and_valid_are_taken_as_they_are(tmp_path, capsys):
     for part,n in (('train', 3), ('valid', 2), ('test', 2)): make_videos(tmp_path/part/'deep', (6,)*n, name=part[0])
@@ -180,9 +185,9 @@ def test_where_the_part_begins_and_how_fast_is_chosen(tmp_path, capsys):
 
 def test_the_model_is_chosen_by_the_targets(videos, capsys):
     dls = FutureDataLoaders.from_folder(videos, n_in=4, n_out=1, size=16, bs=2, num_workers=0)
-    assert type(seq2seq_learner(dls, hid_s=4, hid_t=16, n_t=2, kernels=(3,)).model) is SimVP
-    assert type(seq2seq_learner(block(videos, *arrays['masks'][:2]), widths=(8, 8)).model) is TemporalUNet
-    with pytest.raises(ValueError, match='an image network as `model`'): seq2seq_learner(block(videos, FrameCategoryBlock, words))
+    assert type(seq_learner(dls, hid_s=4, hid_t=16, n_t=2, kernels=(3,)).model) is SimVP
+    assert type(seq_learner(block(videos, *arrays['masks'][:2]), widths=(8, 8)).model) is TemporalUNet
+    with pytest.raises(ValueError, match='an image network as `model`'): seq_learner(block(videos, FrameCategoryBlock, words))
 
 @pytest.mark.parametrize('kind,kwargs,said', [
     ('clips', dict(model=SimVP, hid_s=8, sampled=ScheduledSampling()), 'SimVP is none'), ('clips', dict(model=ConvGRUForecaster, head='gru'), "head='gru'.*targets are clips"),
@@ -190,10 +195,10 @@ def test_the_model_is_chosen_by_the_targets(videos, capsys):
     ('classes', dict(model=cnn, n_out=2), 'n_out=2: `dls` tells it'), ('classes', dict(model=cnn, sampled=True), 'targets are labels'), ('masks', dict(head='lstm'), 'targets are masks')])
 def test_arguments_that_do_not_apply_are_named(videos, kind, kwargs, said, capsys):
     dls = future(videos) if kind == 'clips' else block(videos, *(FrameCategoryBlock, words) if kind == 'classes' else arrays['masks'][:2])
-    with pytest.raises(ValueError, match=said): seq2seq_learner(dls, **kwargs)
+    with pytest.raises(ValueError, match=said): seq_learner(dls, **kwargs)
 
 def test_true_means_the_usual_schedule(videos, capsys):
-    learn = seq2seq_learner(future(videos), ConvGRUForecaster, hidden=(4,), sampled=True)
+    learn = seq_learner(future(videos), ConvGRUForecaster, hidden=(4,), sampled=True)
     assert [type(cb) for cb in learn.cbs if isinstance(cb, ScheduledSampling)]
 
 # measures
@@ -227,12 +232,12 @@ def test_measures_do_not_depend_on_the_batches():
 def learned(videos, kind):
     y_block, get_y = {'classes': (FrameCategoryBlock, words), 'numbers': arrays['several numbers'][:2], 'masks': arrays['masks'][:2]}[kind]
     dls = block(videos, y_block, get_y)
-    return seq2seq_learner(dls, **(dict(widths=(8, 8)) if kind == 'masks' else dict(model=cnn, pretrained=False, hidden_size=4)))
+    return seq_learner(dls, **(dict(widths=(8, 8)) if kind == 'masks' else dict(model=cnn, pretrained=False, hidden_size=4)))
 
 @pytest.mark.parametrize('kind', ['classes', 'numbers', 'masks'])
 def test_labelled_clips_play(videos, kind, monkeypatch):
     pages = []
-    for m in ('targets', 'seq2seq_learner'): monkeypatch.setattr(f'fastai_seq.{m}.display', lambda o: pages.append(o.data))
+    for m in ('data.targets', 'train.forecast'): monkeypatch.setattr(f'fastai_seq.{m}.display', lambda o: pages.append(o.data))
     learn = learned(videos, kind)
     learn.dls.show_batch(max_n=1, animate=True)
     with learn.no_bar(): learn.show_results(max_n=1, animate=True)
@@ -258,7 +263,7 @@ def test_input_and_target_are_drawn_at_one_scale(videos, capsys):
 
 @pytest.mark.parametrize('kind', ['classes', 'clips'])
 def test_results_without_targets_are_refused_in_words(videos, kind, capsys):
-    learn = learned(videos, kind) if kind == 'classes' else seq2seq_learner(future(videos), ConvGRUForecaster, hidden=(4,))
+    learn = learned(videos, kind) if kind == 'classes' else seq_learner(future(videos), ConvGRUForecaster, hidden=(4,))
     files = get_videos(videos)[:2]
     with learn.no_bar():
         with pytest.raises(ValueError, match='with_labels=True'): learn.show_results(dl=learn.dls.test_dl(files, bs=2, num_workers=0))

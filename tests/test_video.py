@@ -215,7 +215,7 @@ def test_truncated_anywhere(tmp_path):
         assert caught >= 7, (path.name, caught)
 
 def test_a_broken_frame_in_a_folder_is_found(clips, tmp_path):
-    from fastai_seq.data.load import examine_clips
+    from fastai_seq.data.find import examine_clips
     for f in list((clips/'MoveLeft').iterdir())[:3]: avi2frames(f, tmp_path)
     folder = next((tmp_path/'MoveLeft').iterdir())
     (folder/'5.jpg').write_bytes((folder/'5.jpg').read_bytes()[:200])

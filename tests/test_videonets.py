@@ -7,7 +7,8 @@ from torchvision.models import get_model_weights, video
 from torchvision.models.video import mvit as mvit_module
 
 from fastai_seq.core import ImageTuple
-from fastai_seq.models.videonets import VideoNet, normalize_stats, videonet_splitter
+from fastai_seq.models.videonets import VideoNet, videonet_splitter
+from fastai_seq.models.defaults import normalize_stats
 
 names = ['r3d_18', 'mc3_18', 'r2plus1d_18', 's3d', 'mvit_v1_b', 'mvit_v2_s', 'swin3d_t', 'swin3d_s', 'swin3d_b']
 pytestmark = pytest.mark.filterwarnings('ignore')

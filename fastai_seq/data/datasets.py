@@ -21,7 +21,7 @@ from fastprogress.fastprogress import progress_bar
 from fastai.data.external import fastai_path
 from fastcore.foundation import L
 from ..video.archive import unrar
-from ..files import written_whole
+from ..utils import written_whole
 from ..video.read import write_video
 
 # %% ../../nbs/data/datasets.ipynb #4d2f853a

@@ -14,10 +14,10 @@ from uuid import uuid4
 
 import matplotlib.pyplot as plt
 
-from ..core import import_extra
-from .predict import AnswerNamer, target_kind, frame_kinds
+from ..utils import import_extra
+from ..data.task_of import task_of
 from .stream import StreamPredictor
-from .timeline import predict_timeline
+from .predict_timeline import predict_timeline
 
 # %% ../../nbs/deploy/app.ipynb #d4d4c271
 def demo_app(
@@ -29,8 +29,8 @@ def demo_app(
     folder=None # For the annotated videos; a temporary one, if None
 ): # gradio's `Blocks`; its `launch()` starts the server
     "A page on which to try `learn`: a video's timeline, or the camera"
-    gr, tmp, kind = import_extra('gradio', 'the demo page', 'demo'), TemporaryDirectory(), target_kind(learn)        # which lasts as long as the page
-    numbers = AnswerNamer(learn, kind=kind if isinstance(kind, frame_kinds) else None).numbers
+    gr, tmp = import_extra('gradio', 'the demo page', 'demo'), TemporaryDirectory()        # which lasts as long as the page
+    numbers = task_of(learn).numbers
     to = lambda: Path(folder or tmp.name)/f'{uuid4().hex}.mp4'
     def timeline(video):
         if not video: return None, None, None

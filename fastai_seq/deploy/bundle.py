@@ -32,17 +32,23 @@ from safetensors.torch import load, save
 from torchvision.models import get_model_builder, list_models, video
 import torchvision.models
 
-from ..core import ImageTuple, TensorVideo, import_extra
-from ..data.load import ClipDL, ImageTupleTfm, TensorVideoTfm
+from ..core import ImageTuple, TensorVideo
+from ..utils import import_extra
+from ..data.load import ClipDL
+from ..data.block import ImageTupleTfm, TensorVideoTfm
 from ..judge.evaluate import Evaluation
-from ..files import written_whole
+from ..utils import written_whole
 from ..models.layers import LearnedPositions, SinusoidalPositions
 from ..models.seqmodel import FrameEncoder, Head, SeqModel, head_classes, timm_arch
 from ..video.sampling import sampler_from_config, sampler_config
 from ..models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, Forecaster, PerFrame, SimVP, TemporalUNet
-from ..train.forecast import FrameMSELoss
-from ..data.targets import (FrameCategorize, FrameMasks, FrameNumbers, MaskLoss, OfItsFrames, TensorFrameCategory, TensorFrameMask, TensorFrameNumbers,
-                                PadTargets, as_reader)
+from ..train.metrics import FrameMSELoss
+from ..data.task import task_to_config
+from ..data.targets import (FrameCategorize, FrameNumbers, OfItsFrames, TensorFrameCategory,
+                                     TensorFrameMask, TensorFrameNumbers, PadTargets)
+from ..data.masks import FrameMasks, MaskLoss
+from ..data.future import as_reader
+from ..data.task_of import task_of
 from ..models.timesformer import HFVideoModel, MyTimeSformer, VitTimeSformer, hf_classes, hf_video_model, timesformer_from_vit
 from ..models.videonets import VideoNet
 
@@ -183,15 +189,12 @@ _answers = {c: 'softmax' for c in (CrossEntropyLossFlat, LabelSmoothingCrossEntr
 
 def answer_config(learn):
     "What the learner's outputs mean. Raises ValueError for targets and losses that cannot be told."
-    tls, loss = learn.dls.valid.dataset.tls, learn.loss_func
-    kind = next((t for tl in tls[1:2] for t in map(as_reader, tl.tfms.fs) if isinstance(t, tuple(_targets_made))), None)
-    if type(kind) not in _targets_made: raise ValueError("the learner's targets are neither classes nor numbers (CategoryBlock, MultiCategoryBlock, RegressionBlock), "
-                                                         "of clips or of their frames, nor masks, nor frames to come")
+    task, loss = task_of(learn), learn.loss_func
     if type(loss) not in _answers: raise ValueError(f"what the outputs mean is not told by loss_func={loss!r}; "
         f"set learn.loss_func to one of fastai's first: {', '.join(c.__name__ for c in _answers)}")
-    vocab = _names(kind.vocab) if hasattr(kind, 'vocab') else None
-    n = len(vocab) if vocab else kind.sampler.seq_len if isinstance(kind, TensorVideoTfm) else kind.c
-    return dict(kind=type(kind).__name__, activation=_answers[type(loss)], thresh=getattr(loss, 'thresh', None), vocab=vocab, n=n)
+    task.vocab = task.vocab and _names(task.vocab)
+    task.activation, task.thresh = _answers[type(loss)], getattr(loss, 'thresh', None)
+    return task_to_config(task)
 
 def _categories(vocab, n): return [Categorize(vocab, sort=False)]
 def _multi_categories(vocab, n): return [MultiCategorize(vocab), OneHotEncode(n)]

@@ -22,8 +22,8 @@ from fastai.torch_core import get_model
 from torch import nn
 
 from .bundle import answer_config, clips_config, library_versions
-from ..core import import_extra
-from ..files import written_whole
+from ..utils import import_extra
+from ..utils import written_whole
 from ..models.layers import TemporalShift
 from ..models.seqmodel import SeqModel
 from ..video.sampling import sampler_from_config

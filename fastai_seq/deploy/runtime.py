@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .answer import Answer, labels_above, as_numbers, top_label, output_names
+from ..data.task import Prediction, task_from_config
 from ..video.sampling import PartOf, sampler_from_config
 from ..video.read import VideoRange, read_clip
 
@@ -30,8 +30,6 @@ def _resized(frame, size, method):
     return np.asarray(img.resize((w,h), Image.BILINEAR))
 
 # %% ../../nbs/deploy/runtime.ipynb #a8d2ff4e
-_label_by = dict(Categorize=top_label, MultiCategorize=labels_above, EncodedMultiCategorize=labels_above, RegressionSetup=as_numbers)     # kinds of targets that a clip has one of
-
 class OnnxPredictor:
     "Predicts clips with a file of `export_onnx`. Raises ValueError for a file that it does not know."
     def __init__(self,
@@ -54,9 +52,11 @@ class OnnxPredictor:
         except ValueError as e: raise ValueError(f"{path} has metadata that are damaged ({e}); export it again") from e
         if told.get('format') != 1: raise ValueError(f"{path} has format {told.get('format')!r} of metadata, this version of the library reads format 1; "
                                                      + ("another version wrote it" if told else "export_onnx did not write it"))
-        self.clips, self.sampler, self.vocab = told['clips'], sampler_from_config(told['clips']['sampler']), told['answer']['vocab']
+        self.clips, self.sampler = told['clips'], sampler_from_config(told['clips']['sampler'])
+        self.task = task_from_config(told['answer'])
+        self.vocab = self.task.vocab
         if isinstance(self.sampler, PartOf): self.sampler = self.sampler.at_end()      # to predict what comes, the last frames are seen
-        self.kind, self.thresh, self.any_length = told['answer']['kind'], told['answer']['thresh'], told['any_length']
+        self.any_length = told['any_length']
         if wrong := [t['name'] for t in self.clips['resize'] if t['name'] != 'Resize' or t['args']['method'] not in ('crop', 'squish')]: raise ValueError(
             f"{path}: its clips go through {', '.join(wrong)} in validation too, which needs fastai; load them with size=, or Resize by 'crop' or 'squish'")
 
@@ -83,11 +83,10 @@ class OnnxPredictor:
         path, # A video, a folder of frames, or a `VideoRange`
         n_clips=1, # Looks in time, averaged
         thresh=None # Least probability of a label; None: as in the learner that was exported
-    )->Answer:
+    )->Prediction:
         "What is in a clip: the answer of `learn.predict`, and with `n_clips` that of `evaluate_clips`. Raises ValueError for a model that answers with a sequence."
-        if self.kind not in _label_by: raise ValueError(f"the model was trained for {self.kind}: it answers with a sequence, and not once for a clip; ask for its numbers, preds(read(path)[None])")
+        if not self.task.per_clip: raise ValueError(f"the model was trained for {self.task.kind}: it answers with a sequence, and not once for a clip; ask for its numbers, preds(read(path)[None])")
         if n_clips < 1: raise ValueError(f"n_clips={n_clips}: expected at least one look")
         looks = [self.read(path, (i+.5)/n_clips if n_clips > 1 else None) for i in range(n_clips)]
         p = np.mean([self.preds(f[None])[0] for f in looks], axis=0)
-        names = output_names(p.size) if self.vocab is None else [str(o) for o in self.vocab]
-        return Answer(_label_by[self.kind](names, p, self.thresh if thresh is None else thresh), dict(zip(names, p.tolist())))
+        return self.task.predict(p, thresh)

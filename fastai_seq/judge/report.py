@@ -19,10 +19,13 @@ import pandas as pd
 import torch
 from fastai.torch_basics import is_listy
 from fastcore.meta import delegates
-from ..train.callbacks import KeepRecord
-from ..data.load import check_leakage, group_of
-from .evaluate import CategoryEvaluation, labelled_items, png_html, write_page, evaluate_clips
+
+from ..data.find import group_of
+from ..data.split import check_leakage
+from .evaluate import CategoryEvaluation, evaluate_clips, labelled_items
 from .interpret import SeqInterpretation, playing_clips
+from ..page import png_base64, write_page
+from ..train.callbacks import KeepRecord
 
 # %% ../../nbs/judge/report.ipynb #885cf1cf
 def _sides(learn, dl, group_func):
@@ -71,7 +74,7 @@ def _curves_html(learn):
     if metrics: axs[0,1].set(xlabel='epoch'); axs[0,1].legend()
     return _image(fig, 'curves of the training') + table.set_axis(table.index+1).rename_axis('epoch').round(4).to_html()
 
-def _image(fig, what): return f'<img alt="{escape(what)}" src="data:image/png;base64,{png_html(fig)}">'
+def _image(fig, what): return f'<img alt="{escape(what)}" src="data:image/png;base64,{png_base64(fig)}">'
 
 # %% ../../nbs/judge/report.ipynb #a197c511
 def _model_html(learn):

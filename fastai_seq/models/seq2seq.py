@@ -9,12 +9,13 @@ __all__ = ['Forecaster', 'ConvLSTMForecaster', 'ConvGRUForecaster', 'SimVP', 'Pe
 
 # %% ../../nbs/models/seq2seq.ipynb #f8171cfd
 import torch
-from torch import nn
-from torch.nn import functional as F
 from fastai.torch_core import Module
 from fastcore.meta import delegates
+from torch import nn
+from torch.nn import functional as F
 
 from ..core import stack_frames
+from .defaults import normalize_stats
 from .layers import ConvGRU, ConvLSTM, MadeWith, pack_frames, unpack_frames, whole_clips
 from .seqmodel import DiffHead, MeanHead, head_class
 
@@ -211,3 +212,7 @@ class TemporalUNet(MadeWith, Module):
             skips.append(z)
         for m,skip in zip(self.up, skips[-2::-1]): z = m(torch.cat([F.interpolate(z, skip.shape[2:], mode='nearest'), skip], 1))
         return self.classify(z)
+
+# %% ../../nbs/models/seq2seq.ipynb #874d7c2b
+@normalize_stats.register
+def _(model:Forecaster|SimVP|TemporalUNet): return None

@@ -16,18 +16,23 @@ from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 
 import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
-from torchvision.models import get_model_builder, list_models, resnet34, video
 from fastai.layers import AdaptiveConcatPool2d, Flatten, LinBnDrop, apply_init
 from fastai.torch_core import Module
 from fastai.vision.core import imagenet_stats
 from fastai.vision.learner import create_head, cut_model, has_pool_type, model_meta
 from fastcore.foundation import L
-from ..core import import_extra, clip_lengths, stack_frames
-from .layers import (AttentionPool, ConvGRU, ConvLSTM, FrameDifference, SinusoidalPositions, TemporalPool, TemporalTransformer,
-                               MadeWith, in_evaluation, pack_frames, unpack_frames, add_temporal_shift, clip_frames)
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+from torchvision.models import get_model_builder, list_models, resnet34, video
+
+from ..core import clip_lengths, stack_frames
+from ..utils import import_extra
+from .defaults import model_splitter
+from .layers import (AttentionPool, ConvGRU, ConvLSTM, FrameDifference, MadeWith,
+                                      SinusoidalPositions, TemporalPool, TemporalTransformer,
+                                      add_temporal_shift, clip_frames, in_evaluation, pack_frames,
+                                      unpack_frames)
 from .videonets import VideoNet, load_weights, read_weights
 
 # %% ../../nbs/models/seqmodel.ipynb #de3ef7a7
@@ -464,8 +469,9 @@ def _parts(m, limit):
     return [(1, [p for p in m._parameters.values() if p is not None])] + [o for k in kids for o in _parts(k, limit)]
 
 # %% ../../nbs/models/seqmodel.ipynb #bb31924a
+@model_splitter.register
 def seq_splitter(
-    model # A model with `encoder` and `head`
+    model:SeqModel # Or any model with `encoder` and `head`
 )->L: # Three lists of parameters: first half of the encoder, second half, all the rest
     "Parameter groups for discriminative learning rates; each parameter is in one of them"
     parts = [o for o in _parts(model.encoder, max(1, _n_layers(model.encoder)//8)) if o[1]]

@@ -17,15 +17,19 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.utils.checkpoint import checkpoint as checkpointed
-from fastai.torch_core import Module, params
+from fastai.torch_core import Module
 from fastcore.foundation import L
 from fastcore.meta import delegates
 from timesformer_pytorch import TimeSformer
 from timesformer_pytorch.timesformer_pytorch import PreTokenShift
-from .attention import attend, attend_cls, apply_dropout, gated_output, apply_linear, rotary_factors
-from ..core import import_extra, clip_lengths, stack_frames
+from torch import nn
+from torch.utils.checkpoint import checkpoint as checkpointed
+
+from ..core import clip_lengths, stack_frames
+from ..utils import import_extra
+from .attention import (apply_dropout, apply_linear, attend, attend_cls, gated_output,
+                                         rotary_factors)
+from .defaults import model_splitter, three_groups
 from .layers import length_mask, whole_clips
 
 # %% ../../nbs/models/timesformer.ipynb #9eced21c
@@ -81,12 +85,12 @@ class MyTimeSformer(TimeSformer):
         x = torch.cat([self.cls_token.expand(x.shape[0], 1, -1), apply_linear(self.to_patch_embedding, x)], 1)
         return x if self.use_rotary_emb else x + self.pos_emb.weight
 
-    def rotary_factors(self, t, side, x):
+    def _rotary(self, t, side, x):
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         sin_cos = self.frame_rot_emb(t, device=x.device), self.image_rot_emb(side, side, device=x.device)
         return [rotary_factors(s, 2*len(self.frame_rot_emb.inv_freqs), dtype) for s in sin_cos]
 
-    def attend(self, layer, x, t, time, rot, mask, only_cls=False):
+    def _attend(self, layer, x, t, time, rot, mask, only_cls=False):
         "`x` and what it attends to; of the class token only, if `only_cls`"
         y, m = normed_input(layer, x)
         qkv = apply_linear(m.to_qkv, y).unflatten(-1, (3, m.heads, -1))
@@ -102,16 +106,12 @@ def _check_clip(x, shape):
         + f"{t} of {h}x{w}; make the model with num_frames={t}, image_size={h}, or the batch to fit")
 
 # %% ../../nbs/models/timesformer.ipynb #ef662a9e
-def _three_groups(model, late, head):
-    late, head = ([p for m in ms for p in params(m)] for ms in (late, head))
-    ids = {id(p) for p in late+head}
-    return L([p for p in model.parameters() if id(p) not in ids], late, head)
-
+@model_splitter.register
 def timesformer_splitter(
-    model # A `MyTimeSformer`
+    model:MyTimeSformer
 )->L: # Three lists of parameters: embedding and early layers, late layers, head
     "Parameter groups of a `MyTimeSformer`"
-    return _three_groups(model, model.layers[len(model.layers)//2:], [model.to_out])
+    return three_groups(model, model.layers[len(model.layers)//2:], [model.to_out])
 
 # %% ../../nbs/models/timesformer.ipynb #3b41fd0c
 class _TimeAttention(Module):
@@ -233,13 +233,14 @@ def timesformer_from_vit(
     return VitTimeSformer(vit, num_frames, attention, checkpoint)
 
 # %% ../../nbs/models/timesformer.ipynb #86a6aced
+@model_splitter.register
 def vit_timesformer_splitter(
-    model # From `timesformer_from_vit`
+    model:VitTimeSformer # From `timesformer_from_vit`
 )->L: # Three lists of parameters: embedding and early blocks, late blocks, head
     "Parameter groups of a `VitTimeSformer`; attention over time goes with its block"
     vit, half = model.vit, len(model.vit.blocks)//2
     late = [*vit.blocks[half:], *getattr(model, 'time_blocks', [])[half:], vit.norm]
-    return _three_groups(model, late, [m for m in (vit.attn_pool, vit.fc_norm, vit.head, getattr(vit, 'head_dist', None)) if m is not None])
+    return three_groups(model, late, [m for m in (vit.attn_pool, vit.fc_norm, vit.head, getattr(vit, 'head_dist', None)) if m is not None])
 
 # %% ../../nbs/models/timesformer.ipynb #d916bb09
 class HFVideoModel(Module):
@@ -310,14 +311,15 @@ def hf_video_model(
     return HFVideoModel(net, _hf_stats(name) if named else None)
 
 # %% ../../nbs/models/timesformer.ipynb #af7522af
+@model_splitter.register
 def hf_video_splitter(
-    model # From `hf_video_model`
+    model:HFVideoModel # From `hf_video_model`
 )->L: # Three lists of parameters: embedding and early layers, late layers, head
     "Parameter groups of an `HFVideoModel`"
     body = model.net.base_model
     layers, head = body.encoder.layer, [model.net.classifier, getattr(model.net, 'fc_norm', None)]
     late = [*layers[len(layers)//2:], getattr(body, 'layernorm', None)]
-    return _three_groups(model, [m for m in late if m is not None], [m for m in head if m is not None])
+    return three_groups(model, [m for m in late if m is not None], [m for m in head if m is not None])
 
 # %% ../../nbs/models/timesformer.ipynb #a32fdc27
 def _hf_names(state, i):

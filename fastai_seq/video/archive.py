@@ -25,7 +25,7 @@ import rarfile
 from fastai.data.external import fastai_path
 from fastcore.meta import delegates
 from fastprogress.fastprogress import progress_bar
-from ..files import written_whole
+from ..utils import written_whole
 
 # %% ../../nbs/video/archive.ipynb #72a2f31b
 @dataclass

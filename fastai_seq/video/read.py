@@ -7,10 +7,9 @@ Docs: https://fastai-seq.github.io/fastai_seq/video/read.html.md"""
 # %% auto #0
 __all__ = ['decoding_errors', 'array_file', 'manifest_file', 'journal_file', 'old_note_file', 'video_extensions', 'write_video',
            'VideoError', 'open_av', 'stream_seconds', 'describe_error', 'OpenVideo', 'reformat_frame', 'rgb_array',
-           'scaled_size', 'centre_crop', 'extract_frames', 'check_choice', 'frame_files', 'VideoRange',
-           'is_array_folder', 'file_stamp', 'array_header', 'is_manifest', 'read_notes', 'cached_notes',
-           'read_old_note', 'extraction_note', 'n_frames', 'VideoInfo', 'video_info', 'examine', 'resize_each',
-           'read_clip', 'read_frames', 'get_videos']
+           'scaled_size', 'centre_crop', 'extract_frames', 'frame_files', 'VideoRange', 'is_array_folder', 'file_stamp',
+           'array_header', 'is_manifest', 'read_notes', 'cached_notes', 'read_old_note', 'extraction_note', 'n_frames',
+           'VideoInfo', 'video_info', 'examine', 'resize_each', 'read_clip', 'read_frames', 'get_videos']
 
 # %% ../../nbs/video/read.ipynb #0aea1f17
 import json, math, mimetypes, os, re
@@ -25,11 +24,12 @@ from pathlib import Path
 import av
 import numpy as np
 import simplejpeg
-from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
+from av.video.reformatter import Interpolation, VideoReformatter
 from fastcore.basics import patch
 from fastcore.foundation import L
-from ..files import written_whole
+
+from ..utils import check_choice, written_whole
 
 # %% ../../nbs/video/read.ipynb #c0a52e78
 def write_video(
@@ -235,10 +235,6 @@ def extract_frames(
     scaler = VideoReformatter()
     with OpenVideo(video_path) as v:
         for frame in v.frames(on_error): yield Image.fromarray(rgb_array(frame, scaler))
-
-def check_choice(name, v, *allowed):
-    "Raises ValueError unless `v`, the argument `name`, is one of `allowed`"
-    if v not in allowed: raise ValueError(f"{name}={v!r}: choose {' or '.join(map(repr, allowed))}")
 
 # %% ../../nbs/video/read.ipynb #ef81ceb5
 _litter = {'thumbs.db', 'desktop.ini'}
