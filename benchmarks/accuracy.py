@@ -6,14 +6,17 @@ Gestures: ../shared/gestures, 8 classes in four pairs of opposite motion; six re
 `groups`: whole recording groups held out (GroupSplitter, its seed the trial's); `last fifth`: the last six recordings of each class, which
 cuts through groups; `random`: single clips. The walk-through's recipe: MobileNetV2 with ImageNet's weights, an LSTM, the first 5 frames, `fine_tune(4, 5e-3)`,
 with ours in place of its classes (see models.md); its accuracy is the last epoch's. Motion: made clips, four directions.
-CPU seconds count all that a recipe does, from opening the first file: reading, features, training, evaluation. One thread."""
+CPU seconds count all that a recipe does, from opening the first file: reading, features, training, evaluation. One thread.
+"""
+
 import json, os, sys, tempfile, time, warnings
 from functools import partial
 from pathlib import Path
 
 os.environ['OMP_NUM_THREADS'] = '1'
 warnings.simplefilter('ignore')
-import matplotlib; matplotlib.use('agg')
+import matplotlib
+matplotlib.use('agg')
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 from torchvision.models import mobilenet_v2
@@ -38,10 +41,18 @@ def once(files):
 def last_fifth(files):
     "Hold out the last six recordings of each class"
     number = lambda i: int(files[i].stem.split('_c')[-1])
-    out = [i for c in {f.parent.name for f in files} for i in sorted((i for i,f in enumerate(files) if f.parent.name == c), key=number)[-6:]]
+    out = [
+        i
+        for c in {f.parent.name for f in files}
+        for i in sorted((i for i, f in enumerate(files) if f.parent.name == c), key=number)[-6:]
+    ]
     return [i for i in range(len(files)) if i not in out], sorted(out)
 
-splits = {'groups': lambda seed: GroupSplitter(seed=seed), 'last fifth': lambda seed: last_fifth, 'random': lambda seed: GroupSplitter(str, seed=seed)}
+splits = {
+    'groups': lambda seed: GroupSplitter(seed=seed),
+    'last fifth': lambda seed: last_fifth,
+    'random': lambda seed: GroupSplitter(str, seed=seed),
+}
 
 # ---- recipes: from files to an accuracy, or to probabilities and classes of the clips held out
 
@@ -49,20 +60,40 @@ def answers(learn, n_clips):
     ev = evaluate_clips(learn, n_clips=n_clips)
     return ev.preds, ev.targets
 
-def clips_of(files, split, **kwargs): return ImageSeqDataLoaders.from_lists('.', files, files.map(parent_label), splitter=split(files), num_workers=0, **kwargs)
 
-def walk_through(files, split, seed, tmp, arch=mobilenet_v2, pretrained=weights, sampler=partial(FirstFrames, 5), size=112):
+def clips_of(files, split, **kwargs):
+    return ImageSeqDataLoaders.from_lists(
+        '.', files, files.map(parent_label), splitter=split(files), num_workers=0, **kwargs
+    )
+
+
+def walk_through(
+    files, split, seed, tmp, arch=mobilenet_v2, pretrained=weights, sampler=partial(FirstFrames, 5), size=112
+):
     "The walk-through's"
     dls = clips_of(files, split, sampler=sampler(), size=size, bs=8, batch_tfms=Normalize.from_stats(*imagenet_stats))
-    learn = Learner(dls, RNNModel(arch, n_out=dls.c, pretrained=pretrained), splitter=rnnmodel_splitter, metrics=accuracy)
+    learn = Learner(
+        dls, RNNModel(arch, n_out=dls.c, pretrained=pretrained), splitter=rnnmodel_splitter, metrics=accuracy
+    )
     learn.freeze()
     with learn.no_bar(), learn.no_logging(): learn.fine_tune(4, 5e-3)
     return learn.final_record[-1]
 
+
 def kept_features(files, split, seed, tmp, size=(112,150)):
     "Features of the frozen encoder computed once, a small GRU both ways"
     dls = clips_of(files, split, seq_len=12, size=size, method='squish', sampler=SegmentFrames, bs=16)
-    learn = seq_learner(dls, mobilenet_v2, head='gru', pretrained=weights, hidden_size=96, bidirectional=True, p=.5, metrics=accuracy, loss_func=LabelSmoothingCrossEntropyFlat())
+    learn = seq_learner(
+        dls,
+        mobilenet_v2,
+        head='gru',
+        pretrained=weights,
+        hidden_size=96,
+        bidirectional=True,
+        p=0.5,
+        metrics=accuracy,
+        loss_func=LabelSmoothingCrossEntropyFlat(),
+    )
     with learn.no_bar(), learn.no_logging(): learn.fit_head(40, 4e-3, looks=2)
     return answers(learn, 2)
 
@@ -78,7 +109,17 @@ class Moments(Module):
         spread = [((p*g**2).sum(1) - c**2).clamp(min=1e-6).sqrt() for p,g,c in ((px,w,cx), (py,h,cy))]
         tilt = (x*h[:,None]*w).sum((1,2))/(m + 1e-3) - cx*cy
         there = (m > 3).float()
-        return torch.stack([there, 3*cx*there, 3*cy*there, *(12*s*there for s in spread), 100*tilt*there, m/60], 1)[..., None, None]
+        return torch.stack(
+            [
+                there,
+                3 * cx * there,
+                3 * cy * there,
+                *(12 * s * there for s in spread),
+                100 * tilt * there,
+                m / 60,
+            ],
+            1,
+        )[..., None, None]
 
 class MotionHead(Head):
     "What a frame shows, and how it differs from the one before, through a GRU both ways; mean and maximum are classified"
@@ -98,11 +139,39 @@ def where_it_is(files, split, seed, tmp, n_models=1, size=(48,64)):
     "No image network at all: where the hand is in each frame, from clips moved, turned, scaled, mirrored and played at another speed; `n_models` averaged"
     cache_clips(files[0].parent.parent, tmp, size=size)
     kept, probs = L(tmp/f.parent.name/f.stem for f in files), 0
-    tfms = [LabelledFlip(mirror), *aug_transforms(do_flip=False, max_rotate=8., max_zoom=1.3, min_zoom=.75, max_warp=0., max_lighting=0., p_affine=1., pad_mode='zeros')]
-    dls = clips_of(kept, lambda _: split(files), seq_len=30, size=size, method='squish', sampler=SegmentFrames, bs=32, item_tfms=SpeedJitter(), batch_tfms=tfms)
+    tfms = [
+        LabelledFlip(mirror),
+        *aug_transforms(
+            do_flip=False,
+            max_rotate=8.0,
+            max_zoom=1.3,
+            min_zoom=0.75,
+            max_warp=0.0,
+            max_lighting=0.0,
+            p_affine=1.0,
+            pad_mode='zeros',
+        ),
+    ]
+    dls = clips_of(
+        kept,
+        lambda _: split(files),
+        seq_len=30,
+        size=size,
+        method='squish',
+        sampler=SegmentFrames,
+        bs=32,
+        item_tfms=SpeedJitter(),
+        batch_tfms=tfms,
+    )
     for k in range(n_models):
         set_seed(seed + 100*k)
-        learn = Learner(dls, SeqModel(Moments(), MotionHead(Moments.n_features, dls.c)), loss_func=LabelSmoothingCrossEntropyFlat(), metrics=accuracy, wd=.05)
+        learn = Learner(
+            dls,
+            SeqModel(Moments(), MotionHead(Moments.n_features, dls.c)),
+            loss_func=LabelSmoothingCrossEntropyFlat(),
+            metrics=accuracy,
+            wd=0.05,
+        )
         with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(80, 4e-3)
         p, targets = answers(learn, 5)
         probs = probs + p/n_models
@@ -135,7 +204,10 @@ def trials(data, files, rows):
         with tempfile.TemporaryDirectory() as tmp:
             start = time.process_time()
             res = recipe(files, splits[split](seed), seed, Path(tmp)/'kept')
-            what |= dict(accuracy=float((res[0].argmax(1) == res[1]).mean()) if isinstance(res, tuple) else res, seconds=time.process_time() - start)
+            what |= dict(
+                accuracy=float((res[0].argmax(1) == res[1]).mean()) if isinstance(res, tuple) else res,
+                seconds=time.process_time() - start,
+            )
         with kept.open('a') as f: print(json.dumps(what), file=f)
         print(what, flush=True)
 
@@ -145,27 +217,45 @@ def table(data, rows):
     for name, split, _ in rows:
         of = [o for o in done() if (o['data'], o['recipe'], o['split']) == (data, name, split)]
         accs = [o['accuracy'] for o in of]
-        if of: text += line([name, split, f'{np.mean(accs):.3f}', ', '.join(f'{a:.3f}' for a in accs), f"{np.mean([o['seconds'] for o in of]):.0f}"])
+        if of:
+            text += line([
+                name,
+                split,
+                f'{np.mean(accs):.3f}',
+                ', '.join(f'{a:.3f}' for a in accs),
+                f"{np.mean([o['seconds'] for o in of]):.0f}",
+            ])
     return text
 
 def gestures():
-    return once(get_instances(shared/'gestures')), [
-        ("walk-through's", 'groups', walk_through), ('ours: where the hand is (3 models), how it looks (1)', 'groups', both),
-        ('ours: where the hand is (3 models), how it looks (1)', 'last fifth', both), ('ours: where the hand is (1 model)', 'groups', where_it_is),
+    return once(get_instances(shared / 'gestures')), [
+        ("walk-through's", 'groups', walk_through),
+        ('ours: where the hand is (3 models), how it looks (1)', 'groups', both),
+        ('ours: where the hand is (3 models), how it looks (1)', 'last fifth', both),
+        ('ours: where the hand is (1 model)', 'groups', where_it_is),
         ('ours: how it looks (1 model)', 'groups', kept_features),
-        ("walk-through's", 'random', walk_through)]
+        ("walk-through's", 'random', walk_through),
+    ]
 
 def motion():
     path = motion_clips(n_classes=4, n_groups=24, clips_per_group=6)
-    return get_instances(path), [("walk-through's", 'groups', partial(walk_through, size=64)), ("walk-through's, from scratch", 'groups', partial(walk_through, arch=tiny, pretrained=False, size=64)),
-                                 ('ours: from scratch, with places', 'groups', from_scratch)]
+    return get_instances(path), [
+        ("walk-through's", 'groups', partial(walk_through, size=64)),
+        (
+            "walk-through's, from scratch",
+            'groups',
+            partial(walk_through, arch=tiny, pretrained=False, size=64),
+        ),
+        ('ours: from scratch, with places', 'groups', from_scratch),
+    ]
 
 if __name__ == '__main__':
     text, parts = '# Recipes\n', (gestures, motion)
     for f in parts:
         if not sys.argv[1:] or f.__name__ in sys.argv[1:]: trials(f.__name__, *f())
     for f,chance in zip(parts, ('0.125, 234 real clips', '0.25, 576 made clips')):
-        if any(o['data'] == f.__name__ for o in done()): text += f"\n## {f.__name__}\n\nChance is {chance}.\n\n" + table(f.__name__, f()[1])
+        if any(o['data'] == f.__name__ for o in done()):
+            text += f"\n## {f.__name__}\n\nChance is {chance}.\n\n" + table(f.__name__, f()[1])
     text += f"\nOne thread; {source('torch', 'fastai')}"
     print(text)
     (here/'accuracy.md').write_text(text)

@@ -10,12 +10,19 @@ def line(cells): return f"| {' | '.join(map(str, cells))} |\n"
 def machine(gpu=None):
     "The processor by its name, and the GPU that is used, if one is"
     cpu = re.search(r'model name\s*:\s*(.*)', info.read_text()) if (info := Path('/proc/cpuinfo')).exists() else None
-    return f"{os.cpu_count()} cores of {cpu[1] if cpu else platform.processor() or platform.machine()}, {gpu or 'no GPU'}"
+    return (
+        f"{os.cpu_count()} cores of {cpu[1] if cpu else platform.processor() or platform.machine()},"
+        f" {gpu or 'no GPU'}"
+    )
 
 def source(*packages, gpu=None):
     "The last line of a result: machine, versions, date, and the file that wrote it"
     versions = ', '.join(f'{p} {version(p)}' for p in packages)
-    return f"{machine(gpu)}; Python {platform.python_version()}, {versions}, fastai_seq {fastai_seq.__version__}; {datetime.date.today()}. Written by `benchmarks/{Path(sys.argv[0]).name}`, which tells the method.\n"
+    return (
+        f"{machine(gpu)}; Python {platform.python_version()}, {versions}, fastai_seq"
+        f" {fastai_seq.__version__}; {datetime.date.today()}. Written by"
+        f" `benchmarks/{Path(sys.argv[0]).name}`, which tells the method.\n"
+    )
 
 def write_sections(file, title, sections, names, source):
     "Run `names` of `sections` (all, if none) and put them into `file`, which keeps the others"

@@ -6,7 +6,9 @@ Extraction: CPU time (user and system, with that of child processes), one thread
 emptied before the clock starts. PSNR is over all frames, against the decoded frame in RGB: as FFmpeg converts it by default
 (which the walk-through's function does, and which rounds all colours down), and as the formula has it.
 Two processes against one: wall-clock time of extract_dataset. Reading: 16 uniform frames at 112 pixels (the short side), from the opening of the file to
-the array, CPU time of one thread; nothing is known of the file beforehand. torchcodec and decord are measured where installed."""
+the array, CPU time of one thread; nothing is known of the file beforehand. torchcodec and decord are measured where installed.
+"""
+
 import os, resource, shutil, subprocess, sys, tempfile, time
 from functools import partial
 from pathlib import Path
@@ -27,11 +29,19 @@ from fastai_seq.video.sampling import UniformFrames
 from fastai_seq.video.read import OpenVideo, _exact, _lengths, extract_frames, get_videos, n_frames, read_frames
 
 here = Path(__file__).parent
-tmp = tempfile.TemporaryDirectory(dir='/dev/shm' if Path('/dev/shm').is_dir() else None)    # in memory: the disk's moods are not measured
+tmp = tempfile.TemporaryDirectory(
+    dir='/dev/shm' if Path('/dev/shm').is_dir() else None
+)  # in memory: the disk's moods are not measured
 work, shared = Path(tmp.name), here/'../../shared'
 sets = {'made': get_videos(motion_clips(work/'clips', n_groups=1, clips_per_group=1, n_frames=60, size=(320, 240)))}
-if shared.is_dir(): sets = {'UCF101': get_videos(shared/'clips').filter(lambda f: f.name[:2] == 'v_'),   # the walk-through's function cannot open HMDB51's
-                            'gestures': get_videos(shared/'gestures')[::24], **sets}
+if shared.is_dir():
+    sets = {
+        'UCF101': (
+            get_videos(shared / 'clips').filter(lambda f: f.name[:2] == 'v_')
+        ),  # the walk-through's function cannot open HMDB51's
+        'gestures': get_videos(shared / 'gestures')[::24],
+        **sets,
+    }
 
 def cpu():
     own, children = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
@@ -40,9 +50,30 @@ def cpu():
 def ffmpeg(v, dest):
     folder = dest/v.parent.name/v.stem
     folder.mkdir(parents=True)
-    subprocess.run(['ffmpeg', '-nostdin', '-loglevel', 'quiet', '-threads', '1', '-i', v, '-threads', '1', '-q:v', '4', folder/'%d.jpg'], check=True)
+    subprocess.run(
+        [
+            'ffmpeg',
+            '-nostdin',
+            '-loglevel',
+            'quiet',
+            '-threads',
+            '1',
+            '-i',
+            v,
+            '-threads',
+            '1',
+            '-q:v',
+            '4',
+            folder / '%d.jpg',
+        ],
+        check=True,
+    )
 
-ways = {"walk-through's avi2frames": lambda v, d: seed.avi2frames(v, d), 'ours': lambda v, d: avi2frames(v, d), 'ours, size=128': lambda v, d: avi2frames(v, d, size=128)}
+ways = {
+    "walk-through's avi2frames": lambda v, d: seed.avi2frames(v, d),
+    'ours': lambda v, d: avi2frames(v, d),
+    'ours, size=128': lambda v, d: avi2frames(v, d, size=128),
+}
 if shutil.which('ffmpeg'): ways["ffmpeg -q:v 4"] = ffmpeg
 
 def fresh(way):
@@ -69,7 +100,12 @@ def quality(way, videos):
                 img = np.asarray(Image.open(f))
                 if img.shape[0] != frame.height: continue
                 default.append(psnr(img, frame.to_ndarray(format='rgb24')))
-                exact.append(psnr(img, VideoReformatter().reformat(frame, format='rgb24', interpolation=_exact).to_ndarray()))
+                exact.append(
+                    psnr(
+                        img,
+                        VideoReformatter().reformat(frame, format='rgb24', interpolation=_exact).to_ndarray(),
+                    )
+                )
     return f'{mean(size):.0f}', *(f'{mean(p):.2f}' if p else '' for p in (default, exact))
 
 rows, runs = [], 5
@@ -81,10 +117,32 @@ for name, videos in sets.items():
     base = median(times["walk-through's avi2frames"])
     for w in ways:
         t = median(times[w])
-        rows.append((f'{name}: {len(videos)} videos, {frames} frames', w, f'{frames/t:.0f}', f'{base/t:.2f}x', *quality(w, videos)))
+        rows.append((
+            f'{name}: {len(videos)} videos, {frames} frames',
+            w,
+            f'{frames/t:.0f}',
+            f'{base/t:.2f}x',
+            *quality(w, videos),
+        ))
         print(*rows[-1], sep='\t', flush=True)
-    if "ffmpeg -q:v 4" in ways: print(f"{name}: ours against ffmpeg's command {median(times['ffmpeg -q:v 4'])/median(times['ours']):.2f}x")
-table = line(['clips', 'way', 'frames/s', "against the walk-through's", 'bytes a frame', "PSNR, FFmpeg's RGB, dB", 'PSNR, exact RGB, dB']) + line(['---']*7) + ''.join(map(line, rows))
+    if "ffmpeg -q:v 4" in ways:
+        print(
+            f"{name}: ours against ffmpeg's command"
+            f" {median(times['ffmpeg -q:v 4'])/median(times['ours']):.2f}x"
+        )
+table = (
+    line([
+        'clips',
+        'way',
+        'frames/s',
+        "against the walk-through's",
+        'bytes a frame',
+        "PSNR, FFmpeg's RGB, dB",
+        'PSNR, exact RGB, dB',
+    ])
+    + line(['---'] * 7)
+    + ''.join(map(line, rows))
+)
 
 # two processes against one
 many = work/'many'
@@ -100,9 +158,25 @@ def wall(workers):
     return time.time() - start
 pairs = [(wall(1), wall(2)) for _ in range(3)]
 one, two = (median(p) for p in zip(*pairs))
-peak = subprocess.run([sys.executable, '-c', "import sys; from fastai_seq.video.extract import *; avi2frames(sys.argv[1], sys.argv[2]); print(next(l for l in open('/proc/self/status') if 'VmHWM' in l).split()[1])",
-                       max(get_videos(many), key=n_frames), work/'peak'], capture_output=True, text=True, check=True).stdout
-table += f"\nextract_dataset of {len(get_videos(many))} videos: one process {one:.1f} s, two {two:.1f} s, {one/two:.2f}x. Peak memory of a process that extracts: {int(peak)/1024:.0f} MB.\n"
+peak = subprocess.run(
+    [
+        sys.executable,
+        '-c',
+        (
+            "import sys; from fastai_seq.video.extract import *; avi2frames(sys.argv[1], sys.argv[2]);"
+            " print(next(l for l in open('/proc/self/status') if 'VmHWM' in l).split()[1])"
+        ),
+        max(get_videos(many), key=n_frames),
+        work / 'peak',
+    ],
+    capture_output=True,
+    text=True,
+    check=True,
+).stdout
+table += (
+    f"\nextract_dataset of {len(get_videos(many))} videos: one process {one:.1f} s, two {two:.1f} s,"
+    f" {one/two:.2f}x. Peak memory of a process that extracts: {int(peak)/1024:.0f} MB.\n"
+)
 print(table.splitlines()[-1])
 
 # reading
@@ -110,7 +184,9 @@ def ours(v):
     _lengths.clear()
     return read_frames(v, UniformFrames(16), size=112)
 readers = {'fastai_seq.read_frames': ours}
-sizes = {v: next(extract_frames(v)).size[::-1] for videos in sets.values() for v in videos}   # the others have to be told; not in their time
+sizes = {
+    v: next(extract_frames(v)).size[::-1] for videos in sets.values() for v in videos
+}  # the others have to be told; not in their time
 try:
     import decord
     def by_decord(v):
@@ -124,10 +200,19 @@ try:
     from torchcodec.transforms import Resize
     def by_torchcodec(v, seek_mode='exact'):
         h, w = sizes[v]
-        r = VideoDecoder(v, dimension_order='NHWC', seek_mode=seek_mode, transforms=[Resize((round(h*112/min(h, w)), round(w*112/min(h, w))))])
+        r = VideoDecoder(
+            v,
+            dimension_order='NHWC',
+            seek_mode=seek_mode,
+            transforms=[Resize((round(h * 112 / min(h, w)), round(w * 112 / min(h, w))))],
+        )
         return r.get_frames_at(UniformFrames(16)(len(r))).data
-    readers |= {'torchcodec': by_torchcodec, 'torchcodec, approximate seeks': partial(by_torchcodec, seek_mode='approximate')}
-except ImportError: print('torchcodec is not installed, or does not find FFmpeg')
+    readers |= {
+        'torchcodec': by_torchcodec,
+        'torchcodec, approximate seeks': partial(by_torchcodec, seek_mode='approximate'),
+    }
+except ImportError:
+    print('torchcodec is not installed, or does not find FFmpeg')
 def spent(read, videos):
     start = time.process_time()
     for v in videos: read(v)
@@ -137,7 +222,17 @@ table += '\n' + line(['16 uniform frames, 112 pixels', 'reader', 'ms a clip', 'o
 for name, videos in sets.items():
     for r in readers.values(): spent(r, videos)
     times = [{k: spent(r, videos) for k, r in readers.items()} for _ in range(7)]
-    for k in readers: table += line([name, k, f'{median(t[k] for t in times):.1f}', f'{median(t[k]/t["fastai_seq.read_frames"] for t in times):.2f}x'])
-text = table + f"\nMedians of {runs} interleaved runs (reading: 7); {source('av', 'simplejpeg', 'pillow', *(k for k in readers if k in ('decord', 'torchcodec')))}"
+    for k in readers:
+        table += line([
+            name,
+            k,
+            f'{median(t[k] for t in times):.1f}',
+            f'{median(t[k]/t["fastai_seq.read_frames"] for t in times):.2f}x',
+        ])
+text = (
+    table
+    + f"\nMedians of {runs} interleaved runs (reading: 7);"
+    f" {source('av', 'simplejpeg', 'pillow', *(k for k in readers if k in ('decord', 'torchcodec')))}"
+)
 (here/'extraction.md').write_text(text)
 print(text)

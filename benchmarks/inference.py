@@ -5,6 +5,7 @@
 Times are CPU seconds of one process with one thread, ratios reference/ours in the same run (above 1: ours is faster), answers compared
 before. Peak memory is VmHWM of a fresh process. Videos are made: smooth noise that moves, 30 frames a second. Sections: timeline, stream,
 memory; one that is not named keeps what inference.md says of it."""
+
 import os, re, subprocess, sys, tempfile, time, warnings
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,8 @@ from statistics import median
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 warnings.filterwarnings('ignore')
-import matplotlib; matplotlib.use('agg')
+import matplotlib
+matplotlib.use('agg')
 import numpy as np
 import torch
 from fastai.layers import SimpleCNN
@@ -33,8 +35,14 @@ work = Path(tempfile.mkdtemp())
 cnn = partial(SimpleCNN, [3, 16, 32, 64])
 
 def learner(arch, head='mean', sampler=UniformFrames, size=112, seq_len=8, **kwargs):
-    clips = motion_clips(work/'clips', n_classes=2, n_groups=4, clips_per_group=3, n_frames=12) if not (work/'clips').exists() else work/'clips'
-    dls = ImageSeqDataLoaders.from_folder(clips, seq_len=seq_len, size=size, bs=8, seed=0, num_workers=0, sampler=sampler)
+    clips = (
+        motion_clips(work / 'clips', n_classes=2, n_groups=4, clips_per_group=3, n_frames=12)
+        if not (work / 'clips').exists()
+        else work / 'clips'
+    )
+    dls = ImageSeqDataLoaders.from_folder(
+        clips, seq_len=seq_len, size=size, bs=8, seed=0, num_workers=0, sampler=sampler
+    )
     learn = seq_learner(dls, arch, head=head, pretrained=False, **kwargs)
     learn.remove_cb(learn.progress)
     return learn
@@ -43,7 +51,11 @@ def video(seconds, w, h, codec='mpeg4', fps=30):
     "A made video of so many seconds"
     path = work/f'{seconds}_{w}_{codec}.mp4'
     if not path.exists():
-        big = np.asarray(Image.fromarray(np.random.default_rng(0).integers(0, 256, (h//16, w//8, 3), dtype=np.uint8)).resize((2*w, h), Image.BILINEAR))
+        big = np.asarray(
+            Image.fromarray(
+                np.random.default_rng(0).integers(0, 256, (h // 16, w // 8, 3), dtype=np.uint8)
+            ).resize((2 * w, h), Image.BILINEAR)
+        )
         write_video(path, (big[:, (o := 3*i % w):o+w] for i in range(fps*seconds)), fps, codec)
     return path
 
@@ -58,28 +70,61 @@ def timeline():
     for (w, h), codec in (((320, 240), 'mpeg4'), ((1280, 720), 'libx264'), ((1920, 1080), 'libx264')):
         path = video(30, w, h, codec)
         n_frames(path)      # counted once a process, by whatever comes first
-        for name, arch, sampler in (('small CNN', cnn, UniformFrames), ('mobilenet_v2', mobilenet_v2, UniformFrames), ('resnet18', resnet18, UniformFrames), ('resnet18, each 5th frame', resnet18, FirstFrames(8, stride=5))):
+        for name, arch, sampler in (
+            ('small CNN', cnn, UniformFrames),
+            ('mobilenet_v2', mobilenet_v2, UniformFrames),
+            ('resnet18', resnet18, UniformFrames),
+            ('resnet18, each 5th frame', resnet18, FirstFrames(8, stride=5)),
+        ):
             learn = learner(arch, sampler=sampler)
             tl, ours = cpu(lambda: predict_timeline(learn, path, progress=False))
             ranges = [VideoRange(path, o.start, o.end) for o in tl.df.itertuples()]
             ref, theirs = cpu(lambda: [learn.predict(r)[2].tolist() for r in ranges])
             assert np.allclose(tl.values, ref, atol=1e-4)
-            text += (row := line([f"{w}x{h}, {codec}", name, len(ranges), f'{ours:.2f}', f'{theirs:.2f}', f'{theirs/ours:.1f}x']))
+            text += (
+                row := line([
+                    f"{w}x{h}, {codec}",
+                    name,
+                    len(ranges),
+                    f'{ours:.2f}',
+                    f'{theirs:.2f}',
+                    f'{theirs/ours:.1f}x',
+                ])
+            )
             print(row, end='', flush=True)
     return text
 
 def stream():
     "A streamed frame, 320x240, against asking the model about the last 8 frames as a clip at each frame"
     text = line(['model', 'keeps', 'a frame, ms', 'as a clip, ms', 'ratio']) + line(['---']*5)
-    frames = [np.asarray(Image.fromarray(np.random.default_rng(i).integers(0, 256, (240, 320, 3), dtype=np.uint8))) for i in range(30)]
-    for name, arch, head in (('mobilenet_v2, lstm', mobilenet_v2, 'lstm'), ('resnet18, convgru', resnet18, 'convgru'), ('resnet18, attention', resnet18, 'attention'), ('r3d_18', r3d_18, 'mean')):
+    frames = [
+        np.asarray(Image.fromarray(np.random.default_rng(i).integers(0, 256, (240, 320, 3), dtype=np.uint8)))
+        for i in range(30)
+    ]
+    for name, arch, head in (
+        ('mobilenet_v2, lstm', mobilenet_v2, 'lstm'),
+        ('resnet18, convgru', resnet18, 'convgru'),
+        ('resnet18, attention', resnet18, 'attention'),
+        ('r3d_18', r3d_18, 'mean'),
+    ):
         learn = learner(arch, head)
         s, whole, ours, theirs = StreamPredictor(learn), StreamPredictor(learn), [], []
         whole.memory = _FrameRing(learn.model, 8)
         for f in frames:
-            ours.append(cpu(lambda: s.push(f))[1]); theirs.append(cpu(lambda: whole.push(f))[1])
+            ours.append(cpu(lambda: s.push(f))[1])
+            theirs.append(cpu(lambda: whole.push(f))[1])
         a, b = (1000*median(o[10:]) for o in (ours, theirs))
-        text += (row := line([name, {'_State': 'its state', '_FeatureRing': '8 features', '_FrameRing': '8 frames'}[type(s.memory).__name__], f'{a:.1f}', f'{b:.1f}', f'{b/a:.1f}x']))
+        text += (
+            row := line([
+                name,
+                {'_State': 'its state', '_FeatureRing': '8 features', '_FrameRing': '8 frames'}[
+                    type(s.memory).__name__
+                ],
+                f'{a:.1f}',
+                f'{b:.1f}',
+                f'{b/a:.1f}x',
+            ])
+        )
         print(row, end='', flush=True)
     return text
 
@@ -96,8 +141,14 @@ def memory():
     "Peak memory of a process that makes a timeline, 160x120, before (a timeline of 10 s made) and after"
     text = line(['video', 'windows', 'before, MB', 'peak, MB', 'more, MB', 'CPU, s']) + line(['---']*6)
     for name, secs in (('1 min', 60), ('10 min', 600), ('60 min', 3600)):
-        a, b, n, s = subprocess.run([sys.executable, __file__, '--peak', str(secs)], capture_output=True, text=True, check=True).stdout.split()[-4:]
-        text += (row := line([name, n, f'{float(a):.0f}', f'{float(b):.0f}', f'{float(b)-float(a):.0f}', f'{float(s):.0f}']))
+        a, b, n, s = subprocess.run(
+            [sys.executable, __file__, '--peak', str(secs)], capture_output=True, text=True, check=True
+        ).stdout.split()[-4:]
+        text += (
+            row := line(
+                [name, n, f'{float(a):.0f}', f'{float(b):.0f}', f'{float(b)-float(a):.0f}', f'{float(s):.0f}']
+            )
+        )
         print(row, end='', flush=True)
     return text
 
@@ -105,4 +156,14 @@ sections = {'timeline': timeline, 'stream': stream, 'memory': memory}
 
 if __name__ == '__main__':
     torch.set_num_threads(1)
-    peak(sys.argv[2]) if sys.argv[1:2] == ['--peak'] else write_sections(here/'inference.md', 'Inference', sections, sys.argv[1:], f"One thread; {source('torch', 'torchvision', 'fastai', 'av')}")
+    (
+        peak(sys.argv[2])
+        if sys.argv[1:2] == ['--peak']
+        else write_sections(
+            here / 'inference.md',
+            'Inference',
+            sections,
+            sys.argv[1:],
+            f"One thread; {source('torch', 'torchvision', 'fastai', 'av')}",
+        )
+    )

@@ -5,6 +5,7 @@
 All forms take turns, clip by clip, on the same made clips; a figure is the median over the clips, a ratio eager/form in the same run
 (above 1: the form is faster than eager). `learn.predict` is fastai's way, with its loader for each clip; the other forms read with
 the library's reader, and run the model alone."""
+
 import os, sys, tempfile, time, warnings
 from functools import partial
 from pathlib import Path
@@ -29,21 +30,36 @@ def learners(clips):
     "Learners whose weights are random: what they cost does not depend on them"
     load = partial(ImageSeqDataLoaders.from_folder, clips, seq_len=8, bs=4, seed=0)
     yield 'resnet18, lstm, 8 x 112 px', seq_learner(load(size=112), resnet18, head='lstm', pretrained=False)
-    yield 'mobilenet_v3_small, gru, 8 x 112 px', seq_learner(load(size=112), mobilenet_v3_small, head='gru', pretrained=False)
-    yield 'MyTimeSformer, 8 x 112 px, dim 256, 6 layers', Learner(load(size=112), MyTimeSformer(num_classes=2, num_frames=8, image_size=112, dim=256, depth=6, heads=4, dim_head=64))
+    yield 'mobilenet_v3_small, gru, 8 x 112 px', seq_learner(
+        load(size=112), mobilenet_v3_small, head='gru', pretrained=False
+    )
+    yield 'MyTimeSformer, 8 x 112 px, dim 256, 6 layers', Learner(
+        load(size=112),
+        MyTimeSformer(num_classes=2, num_frames=8, image_size=112, dim=256, depth=6, heads=4, dim_head=64),
+    )
 
 def forms(learn, tmp):
     "Functions from a path to probabilities, and the size of the file in MB where there is one"
     _, graph, *_ = _told_and_graph(learn)
-    sizes = {'ONNX': export_onnx(learn, tmp/'m.onnx')['bytes'], 'ONNX, int8': export_onnx(learn, tmp/'m8.onnx', int8=True)['bytes']}
+    sizes = {
+        'ONNX': export_onnx(learn, tmp / 'm.onnx')['bytes'],
+        'ONNX, int8': export_onnx(learn, tmp / 'm8.onnx', int8=True)['bytes'],
+    }
     run = {'ONNX': OnnxPredictor(tmp/'m.onnx', threads=1), 'ONNX, int8': OnnxPredictor(tmp/'m8.onnx', threads=1)}
     read = run['ONNX'].read
     compiled = torch.compile(graph)
     def torched(net, path, amp=False):
-        with torch.no_grad(), torch.autocast('cpu', torch.bfloat16, enabled=amp): return net(torch.from_numpy(read(path))[None])[0]
+        with torch.no_grad(), torch.autocast('cpu', torch.bfloat16, enabled=amp):
+            return net(torch.from_numpy(read(path))[None])[0]
     def predict(path):
         with learn.no_bar(), learn.no_logging(): return learn.predict(path)[2]
-    return {'eager': partial(torched, graph), 'learn.predict': predict, 'compiled': partial(torched, compiled), 'eager, bf16': partial(torched, graph, amp=True), **run}, sizes
+    return {
+        'eager': partial(torched, graph),
+        'learn.predict': predict,
+        'compiled': partial(torched, compiled),
+        'eager, bf16': partial(torched, graph, amp=True),
+        **run,
+    }, sizes
 
 def main(n=24):
     text = line(['model', 'form', 'clips/s', 'ms a clip', 'to eager', 'greatest difference', 'MB']) + line(['---']*7)
@@ -66,11 +82,21 @@ def main(n=24):
                     diff[k] = max(diff[k], float((p - first).abs().max()))
             for k,t in secs.items():
                 t, e = t[2:], secs['eager'][2:]
-                row = line([name, k, f'{1/median(t):.1f}', f'{median(t)*1e3:.0f}', f'{median(b/a for a,b in zip(t, e)):.2f}x', f'{diff[k]:.1g}', f'{sizes[k]/1e6:.1f}' if k in sizes else ''])
+                row = line([
+                    name,
+                    k,
+                    f'{1/median(t):.1f}',
+                    f'{median(t)*1e3:.0f}',
+                    f'{median(b/a for a,b in zip(t, e)):.2f}x',
+                    f'{diff[k]:.1g}',
+                    f'{sizes[k]/1e6:.1f}' if k in sizes else '',
+                ])
                 print(row, end='', flush=True)
                 text += row
     head = __doc__.split('\n\n    python')[0]
-    (Path(__file__).parent/'inference_forms.md').write_text(f"{head}\n\n{text}\n{source('torch', 'onnxruntime', 'torchvision')}")
+    (Path(__file__).parent / 'inference_forms.md').write_text(
+        f"{head}\n\n{text}\n{source('torch', 'onnxruntime', 'torchvision')}"
+    )
 
 if __name__ == '__main__':
     warnings.simplefilter('ignore')

@@ -1,6 +1,8 @@
 """The main job, run and put down: `fastai-seq demo`, and `fastai-seq train` on the real gestures of ../shared if they are there.
 
-Writes main_job.md, which README shows: each line is one training, as the command prints it, on the machine named below it."""
+Writes main_job.md, which README shows: each line is one training, as the command prints it, on the machine named below it.
+"""
+
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -23,5 +25,10 @@ with tempfile.TemporaryDirectory() as tmp:
                  'real gestures, 8 classes, local weights': partial(gestures, arch='mobilenet_v2', weights=weights)}
     for i,(data,job) in enumerate(jobs.items()): rows += [{'data': data, **row} for row in job(out=f'{tmp}/{i}')]
 
-(here/'main_job.md').write_text(line(rows[0]) + line(['---']*len(rows[0])) + ''.join(line(r.values()) for r in rows)
-    + f"\nAccuracy on held-out recording groups, one training each with the command's default seed; {source('torch', 'fastai')}")
+(here / 'main_job.md').write_text(
+    line(rows[0])
+    + line(['---'] * len(rows[0]))
+    + ''.join(line(r.values()) for r in rows)
+    + "\nAccuracy on held-out recording groups, one training each with the command's default seed;"
+    f" {source('torch', 'fastai')}"
+)

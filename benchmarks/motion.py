@@ -8,6 +8,7 @@ weights by three seeds. Every model has the same small image network from scratc
 its middle frame alone, repeated. `within pairs` is the share of clips for which the model prefers the true class to its
 opposite, whatever it thinks of the other pair: chance is 0.5 there, for a model that is blind to order it is exactly chance
 in expectation."""
+
 import json, os, tempfile
 from functools import partial
 from itertools import product
@@ -35,14 +36,31 @@ cnn = partial(SimpleCNN, [3,16,32,64,64])
 def residual(n_out=2):
     "As deep, of the residual blocks in which a temporal shift has its place"
     down = lambda i,o: BasicBlock(i, o, 2, nn.Sequential(nn.Conv2d(i, o, 1, 2, bias=False), nn.BatchNorm2d(o)))
-    return nn.Sequential(ConvLayer(3, 16, stride=2), down(16, 32), down(32, 64), down(64, 64), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, n_out))
+    return nn.Sequential(
+        ConvLayer(3, 16, stride=2),
+        down(16, 32),
+        down(32, 64),
+        down(64, 64),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, n_out),
+    )
 
 blind, aware = {k: dict(epochs=5) for k in ('mean', 'avg', 'max', 'attention')}, dict(
-    lstm=dict(hidden_size=128, pool_size=4), gru=dict(hidden_size=128, pool_size=4), convlstm={}, convgru={}, transformer=dict(pool_size=4, lr=1e-3, epochs=20), shift=dict(arch=residual), diff=dict(pool_size=4))
+    lstm=dict(hidden_size=128, pool_size=4),
+    gru=dict(hidden_size=128, pool_size=4),
+    convlstm={},
+    convgru={},
+    transformer=dict(pool_size=4, lr=1e-3, epochs=20),
+    shift=dict(arch=residual),
+    diff=dict(pool_size=4),
+)
 
 def right(probs, y):
     "Accuracy, and the share of clips in which the true class beats its opposite (in alphabetical order: down, left, right, up)"
-    return (probs.argmax(1) == y).float().mean().item(), (probs.gather(1, y[:,None]) > probs.gather(1, (y ^ 3)[:,None])).float().mean().item()
+    return (probs.argmax(1) == y).float().mean().item(), (
+        probs.gather(1, y[:, None]) > probs.gather(1, (y ^ 3)[:, None])
+    ).float().mean().item()
 
 def asked(learn, change):
     "Answers for the held-out clips, their frames changed"
@@ -50,7 +68,11 @@ def asked(learn, change):
     with torch.no_grad(): probs, ys = zip(*[(learn.model(change(x)).softmax(1), y) for x, y in learn.dls.valid])
     return right(torch.cat(probs), torch.cat(ys).long())
 
-changes = {'as they are': lambda x: x, 'shuffled': lambda x: torch.stack([c[torch.randperm(len(c))] for c in x]), 'one frame': lambda x: x[:, [x.shape[1]//2]].expand_as(x)}
+changes = {
+    'as they are': lambda x: x,
+    'shuffled': lambda x: torch.stack([c[torch.randperm(len(c))] for c in x]),
+    'one frame': lambda x: x[:, [x.shape[1] // 2]].expand_as(x),
+}
 
 def trial(path, head, seed, epochs=12, lr=4e-3, arch=cnn, **kwargs):
     set_seed(seed)
@@ -65,7 +87,10 @@ def table(df):
     "A row a head: mean over the seeds, the least and the greatest of them"
     cols = [k for k in df.columns if k not in ('head', 'seed')]
     text = line(['head', *cols]) + line(['---']*(len(cols)+1))
-    for head, rows in df.groupby('head', sort=False): text += line([head, *(f"{rows[k].mean():.3f} ({rows[k].min():.3f} to {rows[k].max():.3f})" for k in cols)])
+    for head, rows in df.groupby('head', sort=False):
+        text += line(
+            [head, *(f"{rows[k].mean():.3f} ({rows[k].min():.3f} to {rows[k].max():.3f})" for k in cols)]
+        )
     return text
 
 if __name__ == '__main__':
@@ -76,7 +101,11 @@ if __name__ == '__main__':
             if any(r['head'] == head and r['seed'] == seed for r in rows()): continue
             with kept.open('a') as f: print(json.dumps(trial(Path(tmp)/'cache', head, seed, **kwargs)), file=f)
             print(rows()[-1], flush=True)
-    text = table(pd.DataFrame(rows())) + (f"\nAccuracy on held-out groups, chance 0.25 (within pairs 0.5): mean of three seeds (least to greatest); {source('torch', 'fastai')}")
+    text = (
+        table(pd.DataFrame(rows()))
+        + "\nAccuracy on held-out groups, chance 0.25 (within pairs 0.5): mean of three seeds (least to"
+        f" greatest); {source('torch', 'fastai')}"
+    )
     print(text)
     (here/'motion.md').write_text(text)
     kept.unlink()

@@ -46,7 +46,11 @@ class SimpleModel(Module):
 class RNNModel(Module):
     "An LSTM over the features of the frames"
     def __init__(self, arch=resnet34, n_out=101, num_rnn_layers=1):
-        self.encoder = TimeDistributed(nn.Sequential(create_body(arch(weights=None), pretrained=False), nn.AdaptiveAvgPool2d(1), Flatten()))
+        self.encoder = TimeDistributed(
+            nn.Sequential(
+                create_body(arch(weights=None), pretrained=False), nn.AdaptiveAvgPool2d(1), Flatten()
+            )
+        )
         self.rnn = nn.LSTM(512, 512, num_layers=num_rnn_layers, batch_first=True)
         self.head = LinBnDrop(num_rnn_layers*512, n_out)
 

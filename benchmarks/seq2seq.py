@@ -17,6 +17,7 @@ and smoother, drawn between pixels, and training clips are new each time.
 
 MSE is the sum over the pixels of a frame (4096 of them), as it is customary for this benchmark; the mean of a pixel is in the
 library's metrics."""
+
 import argparse, json, os, time
 from pathlib import Path
 
@@ -48,14 +49,25 @@ class SpatiotemporalLSTM(nn.Module):
     def __init__(self, n_in, n, kernel_size):
         super().__init__()
         conv = lambda a, b, bias=False: nn.Conv2d(a, b, kernel_size, padding=kernel_size//2, bias=bias)
-        self.n, self.x, self.h, self.m, self.o, self.last = n, conv(n_in, 7*n, True), conv(n, 4*n), conv(n, 3*n), conv(2*n, n), nn.Conv2d(2*n, n, 1)
+        self.n, self.x, self.h, self.m, self.o, self.last = (
+            n,
+            conv(n_in, 7 * n, True),
+            conv(n, 4 * n),
+            conv(n, 3 * n),
+            conv(2 * n, n),
+            nn.Conv2d(2 * n, n, 1),
+        )
 
     def forward(self, x, state, m):
         x = self.x(x)
         none = x.new_zeros(x.shape[0], self.n, *x.shape[2:])
         h, c = state or (none, none)
         m = none if m is None else m
-        (g, i, f, gm, im, fm, o), (gh, ih, fh, oh), (mg, mi, mf) = x.chunk(7, 1), self.h(h).chunk(4, 1), self.m(m).chunk(3, 1)
+        (g, i, f, gm, im, fm, o), (gh, ih, fh, oh), (mg, mi, mf) = (
+            x.chunk(7, 1),
+            self.h(h).chunk(4, 1),
+            self.m(m).chunk(3, 1),
+        )
         c = (f + fh + 1).sigmoid()*c + (i + ih).sigmoid()*(g + gh).tanh()
         m = (fm + mf + 1).sigmoid()*m + (im + mi).sigmoid()*(gm + mg).tanh()
         both = torch.cat([c, m], 1)
@@ -75,8 +87,13 @@ class PredRNN(Forecaster):
         for frame in x.unbind(1): out, state = self.step(frame, state)
         return out, state
 
-models = {'SimVP': (SimVP, {}, 3e-3), 'ConvLSTM': (ConvLSTMForecaster, {}, 3e-3), 'ConvGRU': (ConvGRUForecaster, {}, 3e-3),
-          'ConvGRU, not sampled': (ConvGRUForecaster, dict(sampled=False), 3e-3), 'PredRNN': (PredRNN, {}, 3e-3)}
+models = {
+    'SimVP': (SimVP, {}, 3e-3),
+    'ConvLSTM': (ConvLSTMForecaster, {}, 3e-3),
+    'ConvGRU': (ConvGRUForecaster, {}, 3e-3),
+    'ConvGRU, not sampled': (ConvGRUForecaster, dict(sampled=False), 3e-3),
+    'PredRNN': (PredRNN, {}, 3e-3),
+}
 
 def block_flow(a, b, reach, window=9):
     "The way from `a` to `b (B,H,W)` of the block around each pixel, whole pixels up to `reach`: `(B,2,H,W)`"
@@ -84,9 +101,12 @@ def block_flow(a, b, reach, window=9):
     for dy in range(-reach, reach+1):
         for dx in range(-reach, reach+1):
             moved = F.pad(b, (reach,)*4)[:, reach+dy:reach+dy+b.shape[1], reach+dx:reach+dx+b.shape[2]]
-            cost = F.avg_pool2d((a - moved).abs()[:, None], window, 1, window//2)[:, 0] + 1e-4*(dy*dy + dx*dx)**.5      # still, where there is nothing to see
+            cost = (
+                F.avg_pool2d((a - moved).abs()[:, None], window, 1, window // 2)[:, 0]
+                + 1e-4 * (dy * dy + dx * dx) ** 0.5
+            )  # still, where there is nothing to see
             way = torch.stack([torch.full_like(cost, dy), torch.full_like(cost, dx)], 1)
-            if best is None: best, flow = cost, way
+            if best is None:best, flow = cost, way
             else: flow, best = torch.where((cost < best)[:, None], way, flow), torch.minimum(best, cost)
     return flow
 
@@ -102,9 +122,15 @@ def go_on(x, n_out, back=2):
         for oy in (0, 1):
             for ox in (0, 1):
                 iy, ix = py.floor() + oy, px.floor() + ox
-                w = (1 - (py - iy).abs())*(1 - (px - ix).abs())*((iy >= 0) & (iy < H) & (ix >= 0) & (ix < W))*(last + 1e-3)     # the brighter covers the darker
+                w = (
+                    (1 - (py - iy).abs())
+                    * (1 - (px - ix).abs())
+                    * ((iy >= 0) & (iy < H) & (ix >= 0) & (ix < W))
+                    * (last + 1e-3)
+                )  # the brighter covers the darker
                 at = (iy.clamp(0, H-1)*W + ix.clamp(0, W-1)).long().flatten(1)
-                out.scatter_add_(1, at, (w*last).flatten(1)); weight.scatter_add_(1, at, w.flatten(1))
+                out.scatter_add_(1, at, (w*last).flatten(1))
+                weight.scatter_add_(1, at, w.flatten(1))
         frames.append((out/weight.clamp(1e-6)).reshape(B, H, W))
     return torch.stack(frames, 1)[:, :, None].expand(-1, -1, 3, -1, -1)
 
@@ -136,23 +162,58 @@ def trial(name, dls):
 
 def row(name, df, base, clips='', params=''):
     mse = df.mse*4096
-    return line([name, f'{mse.mean():.1f}', f'{1 - df.mse.mean()/base:.0%}', f'{df.mae.mean()*4096:.0f}', f'{df.psnr.mean():.2f}', f'{df.ssim.mean():.3f}', *[f'{mse[k]:.1f}' for k in (1, 5, 10)], clips, params])
+    return line([
+        name,
+        f'{mse.mean():.1f}',
+        f'{1 - df.mse.mean()/base:.0%}',
+        f'{df.mae.mean()*4096:.0f}',
+        f'{df.psnr.mean():.2f}',
+        f'{df.ssim.mean():.3f}',
+        *[f'{mse[k]:.1f}' for k in (1, 5, 10)],
+        clips,
+        params,
+    ])
 
 if __name__ == '__main__':
     here = Path(__file__).parent
     kept = here/'seq2seq.jsonl'     # a trial a line: what was interrupted goes on
     torch.set_num_threads(args.threads)
-    dls = FutureDataLoaders.from_digits(10, 10, n_train=10**6, n_valid=args.valid, bs=16, num_workers=0, device=torch.device(args.device))
-    text = line(['forecast', 'MSE a frame', 'under copy-last', 'MAE a frame', 'PSNR, dB', 'SSIM', 'MSE, frame 1', 'frame 5', 'frame 10', 'clips seen', 'parameters']) + line(['---']*11)
+    dls = FutureDataLoaders.from_digits(
+        10, 10, n_train=10**6, n_valid=args.valid, bs=16, num_workers=0, device=torch.device(args.device)
+    )
+    text = line([
+        'forecast',
+        'MSE a frame',
+        'under copy-last',
+        'MAE a frame',
+        'PSNR, dB',
+        'SSIM',
+        'MSE, frame 1',
+        'frame 5',
+        'frame 10',
+        'clips seen',
+        'parameters',
+    ]) + line(['---'] * 11)
     still = horizon_errors(lambda x: copy_last(x, 10), dls.valid)
     base = still.mse.mean()
-    for name, f in {'the last frame, copied': lambda x: copy_last(x, 10), 'nothing but black': lambda x: x*0, 'motion goes on': lambda x: go_on(x.cpu(), 10).to(x.device)}.items():
+    for name, f in {
+        'the last frame, copied': lambda x: copy_last(x, 10),
+        'nothing but black': lambda x: x * 0,
+        'motion goes on': lambda x: go_on(x.cpu(), 10).to(x.device),
+    }.items():
         text += row(name, horizon_errors(f, dls.valid), base)
     print(text, flush=True)
     asked = vars(args) | {'only': None}
     for name in models:
         if args.only and name not in args.only: continue
-        made = next((k['row'] for k in map(json.loads, kept.read_text().splitlines() if kept.exists() else ()) if k['name'] == name and k['asked'] == asked), None)
+        made = next(
+            (
+                k['row']
+                for k in map(json.loads, kept.read_text().splitlines() if kept.exists() else ())
+                if k['name'] == name and k['asked'] == asked
+            ),
+            None,
+        )
         if not made:
             df, clips, params = trial(name, dls)
             made = row(name, df, base, clips, f'{params/1e6:.2f} M')
@@ -160,6 +221,9 @@ if __name__ == '__main__':
         text += made
         print(made, end='', flush=True)
     where = source('torch', 'fastai', gpu=torch.cuda.get_device_name() if args.device.startswith('cuda') else None)
-    text += f"\n{args.valid} held-out clips, {args.minutes:g} minutes of training each, {args.threads} thread{'s'*(args.threads > 1)}, seed {args.seed}; {where}"
+    text += (
+        f"\n{args.valid} held-out clips, {args.minutes:g} minutes of training each, {args.threads}"
+        f" thread{'s'*(args.threads > 1)}, seed {args.seed}; {where}"
+    )
     print(text)
     if not args.only and args.minutes >= 10: (here/'seq2seq.md').write_text(text)

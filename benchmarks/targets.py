@@ -3,6 +3,7 @@
     python benchmarks/targets.py
 
 Where a target is for several cases, the worst counts and all are shown."""
+
 import re
 from pathlib import Path
 
@@ -36,13 +37,33 @@ def extraction():
     speed, theirs = "against the walk-through's", "walk-through's"
     yield "full size, against the walk-through's function", '≥ x', 1.8, of('ours$', speed)
     yield 'size=128, against the same', '≥ x', 2.5, of('size=128', speed)
-    yield "full size, against FFmpeg's command", '≥ x', 1.5, [a/b for a,b in zip(of('ours$', 'frames/s'), of('ffmpeg', 'frames/s'))]
-    yield 'bytes a frame, against the walk-through\'s', '≤ x', 1, [a/b for a,b in zip(of('ours$', 'bytes a frame'), of(theirs, 'bytes a frame'))]
-    yield "PSNR, dB above the walk-through's", '≥', -.7, [a - b for a,b in zip(of('ours$', "PSNR, FFmpeg's RGB, dB"), of(theirs, "PSNR, FFmpeg's RGB, dB"))]
+    yield (
+        "full size, against FFmpeg's command",
+        '≥ x',
+        1.5,
+        [a / b for a, b in zip(of('ours$', 'frames/s'), of('ffmpeg', 'frames/s'))],
+    )
+    yield (
+        'bytes a frame, against the walk-through\'s',
+        '≤ x',
+        1,
+        [a / b for a, b in zip(of('ours$', 'bytes a frame'), of(theirs, 'bytes a frame'))],
+    )
+    yield (
+        "PSNR, dB above the walk-through's",
+        '≥',
+        -0.7,
+        [a - b for a, b in zip(of('ours$', "PSNR, FFmpeg's RGB, dB"), of(theirs, "PSNR, FFmpeg's RGB, dB"))],
+    )
     two, peak = re.search(r'two [\d.]+ s, ([\d.]+)x.*: (\d+) MB', (here/'extraction.md').read_text()).groups()
     yield 'two processes, against one', '≥ x', 1.8, [float(two)]
     yield 'peak memory of a worker, MB', '≤', 300, [float(peak)]
-    best = where(reading, 'reader', '^(?:decord|torchcodec)$').assign(ratio=lambda d: numbers(d['ours is faster by'])).groupby('16 uniform frames, 112 pixels', sort=False).ratio.min()
+    best = (
+        where(reading, 'reader', '^(?:decord|torchcodec)$')
+        .assign(ratio=lambda d: numbers(d['ours is faster by']))
+        .groupby('16 uniform frames, 112 pixels', sort=False)
+        .ratio.min()
+    )
     yield 'reading 16 frames, against the better of torchcodec and decord', '≥ x', 1, list(best)
 
 def loading():
@@ -51,7 +72,8 @@ def loading():
     of = lambda columns: {r.iloc[0][:3]: numbers(columns(r)) for _,r in times.iterrows() if r.iloc[0][0] == '('}
     ms, faster = of(lambda r: r[cols]), of(lambda r: r['ratio'])
     over = lambda a, b: [x/y for x,y in zip(ms[a], ms[b])]
-    for size,ratio,aim in zip(cols, faster['(b)'], (5, 3.3, 1.6)): yield f"JPEG folders, {size}, against the walk-through's pipeline", '≥ x', aim, [ratio]
+    for size, ratio, aim in zip(cols, faster['(b)'], (5, 3.3, 1.6)):
+        yield f"JPEG folders, {size}, against the walk-through's pipeline", '≥ x', aim, [ratio]
     yield 'straight from video, against torchcodec, three sizes', '≥ x', 1, over('(e)', '(c)')
     yield 'straight from video, against decord', '≥ x', 1, over('(f)', '(c)')
     yield "straight from video, 16 x 112 px, against the walk-through's folders", '≥ x', 1, faster['(c)'][1:2]
@@ -63,20 +85,50 @@ def models():
     heads, former, peak, video, _ = tables('models')
     steps = former.assign(step=numbers(former.ratio.iloc[:, 1]))
     ours = where(steps, 'network', '^TimeSformer')
-    yield 'TimeSformer, training step in fp32, against timesformer-pytorch', '≥ x', 1.3, list(where(ours, 'batch', 'fp32').step)
+    yield (
+        'TimeSformer, training step in fp32, against timesformer-pytorch',
+        '≥ x',
+        1.3,
+        list(where(ours, 'batch', 'fp32').step),
+    )
     yield 'TimeSformer, training step in bf16, against the same', '≥ x', 1.8, list(where(ours, 'batch', 'bf16').step)
     large = where(peak, 'peak memory of a training step', '512')
     yield 'TimeSformer, 224 px, peak memory, fp32 and bf16', '≤ x', .7, numbers(large.ratio)
-    yield "mean and LSTM, training step, against the walk-through's (1x, 3% is noise)", '≥ x', .97, numbers(heads.ratio.iloc[:, 1])
-    yield "video networks, training step, against torchvision's own (1x, 3% is noise)", '≥ x', .97, numbers(video.ratio.iloc[:, 1])
-    yield "TimeSformer from a ViT, training step, against transformers', fp32 and bf16 (1x, 3% is noise)", '≥ x', .97, list(where(steps, 'network', 'from_vit').step)
+    yield (
+        "mean and LSTM, training step, against the walk-through's (1x, 3% is noise)",
+        '≥ x',
+        0.97,
+        numbers(heads.ratio.iloc[:, 1]),
+    )
+    yield (
+        "video networks, training step, against torchvision's own (1x, 3% is noise)",
+        '≥ x',
+        0.97,
+        numbers(video.ratio.iloc[:, 1]),
+    )
+    yield (
+        "TimeSformer from a ViT, training step, against transformers', fp32 and bf16 (1x, 3% is noise)",
+        '≥ x',
+        0.97,
+        list(where(steps, 'network', 'from_vit').step),
+    )
 
 def motion():
     df, = tables('motion')
     blind = df['head'].isin(['mean', 'avg', 'max', 'attention'])
     yield 'heads that see order, accuracy', '≥', .97, numbers(df[~blind]['as they are'])
-    yield 'the same, frames shuffled: away from chance within pairs', '≤', .07, [abs(n - .5) for n in numbers(df[~blind]['shuffled, within pairs'])]
-    yield 'heads blind to order: away from chance within pairs', '≤', .07, [abs(n - .5) for n in numbers(df[blind]['as they are, within pairs'])]
+    yield (
+        'the same, frames shuffled: away from chance within pairs',
+        '≤',
+        0.07,
+        [abs(n - 0.5) for n in numbers(df[~blind]['shuffled, within pairs'])],
+    )
+    yield (
+        'heads blind to order: away from chance within pairs',
+        '≤',
+        0.07,
+        [abs(n - 0.5) for n in numbers(df[blind]['as they are, within pairs'])],
+    )
 
 def accuracy():
     df = where(tables('accuracy')[0], 'recipe', r'^ours.*\(3 models')
@@ -98,20 +150,52 @@ def startup():
 
 def seq2seq():
     df, = tables('seq2seq')
-    yield 'SimVP, percent under copying the last frame', '≥', 40, numbers(where(df, 'forecast', 'SimVP')['under copy-last'])
+    yield (
+        'SimVP, percent under copying the last frame',
+        '≥',
+        40,
+        numbers(where(df, 'forecast', 'SimVP')['under copy-last']),
+    )
 
 def row(name, what, sign, aim, values):
     reached = min(values) >= aim if '≥' in sign else max(values) <= aim
     shown = lambda v: f'{v:.3g}' if abs(v) < 1000 else f'{v:.0f}'
-    return line([what, f'{sign[0]} {shown(aim)}{sign[2:]}', ', '.join(shown(v) + sign[2:] for v in values), 'yes' if reached else '**no**', f'[{name}]({name}.md)'])
+    return line([
+        what,
+        f'{sign[0]} {shown(aim)}{sign[2:]}',
+        ', '.join(shown(v) + sign[2:] for v in values),
+        'yes' if reached else '**no**',
+        f'[{name}]({name}.md)',
+    ])
 
 def text():
-    rows = [row(f.__name__, *target) for f in (main_job, extraction, loading, models, motion, accuracy, inference, inference_forms, seq2seq, startup) for target in f()]
+    rows = [
+        row(f.__name__, *target)
+        for f in (
+            main_job,
+            extraction,
+            loading,
+            models,
+            motion,
+            accuracy,
+            inference,
+            inference_forms,
+            seq2seq,
+            startup,
+        )
+        for target in f()
+    ]
     results = [p for p in sorted(here.glob('*.md')) if p.name != 'README.md']
     told = {m for p in results for m in re.findall(r'\d+ cores of [^;]*|\d{4}-\d\d-\d\d(?=\. Written)', p.read_text())}
-    return (f"{heading}\nWritten by `benchmarks/targets.py` from the results. Measured on {', '.join(sorted(told, reverse=True))}; versions and what else there is to say stand below each result, "
-            "the method in each file. Where a target is for several cases, all are shown and the worst counts.\n\n"
-            + line(['what', 'target', 'reached', 'is it?', 'result']) + line(['---']*5) + ''.join(rows))
+    return (
+        f"{heading}\nWritten by `benchmarks/targets.py` from the results. Measured on"
+        f" {', '.join(sorted(told, reverse=True))}; versions and what else there is to say stand below each"
+        " result, the method in each file. Where a target is for several cases, all are shown and the worst"
+        " counts.\n\n"
+        + line(['what', 'target', 'reached', 'is it?', 'result'])
+        + line(['---'] * 5)
+        + ''.join(rows)
+    )
 
 if __name__ == '__main__':
     readme = here/'README.md'

@@ -27,7 +27,10 @@ def spread_indices(n, n_max):
 
 def frame_strip(frames, n_max=3):
     "`n_max` of the frames side by side, as one `(C,H,n*W)` tensor"
-    chw = [tensor(f) if isinstance(f, Tensor) else tensor(np.array(f)).permute(2,0,1) for f in (frames[i] for i in spread_indices(len(frames), n_max))]
+    chw = [
+        tensor(f) if isinstance(f, Tensor) else tensor(np.array(f)).permute(2, 0, 1)
+        for f in (frames[i] for i in spread_indices(len(frames), n_max))
+    ]
     if chw[0].is_floating_point(): chw = [f.clamp(0, 1) for f in chw]
     gap = chw[0].new_full((*chw[0].shape[:-1], 2), 1 if chw[0].is_floating_point() else 255)
     return torch.cat([o for f in chw for o in (f, gap)][:-1], dim=-1)
@@ -68,7 +71,9 @@ class _Beside:
 # %% ../nbs/core.ipynb #978d40e2
 class TensorVideo(TensorImage):
     "A clip `(T,C,H,W)`, or a batch of clips `(B,T,C,H,W)`: uint8 0-255, or float 0-1, perhaps normalised"
-    source = _Beside({4: tuple, 5: list}) # Of a clip: its path, and the numbers of its frames there; of a batch: a list of these
+    source = _Beside(
+        {4: tuple, 5: list}
+    )  # Of a clip: its path, and the numbers of its frames there; of a batch: a list of these
     lengths = _Beside({5: (tuple, list)}) # Of a batch filled up with empty frames: the number of frames of each clip
 
     @classmethod
@@ -82,7 +87,10 @@ class TensorVideo(TensorImage):
     def __repr__(self):
         "Values of a few pixels are worth printing, those of a clip are not"
         if self.ndim < 4 or not self.numel(): return super().__repr__()
-        return f"{type(self).__name__} of size {'x'.join(map(str, self.shape))}, {self.dtype}, {self.min().item():.3g} to {self.max().item():.3g}"
+        return (
+            f"{type(self).__name__} of size {'x'.join(map(str, self.shape))}, {self.dtype},"
+            f" {self.min().item():.3g} to {self.max().item():.3g}"
+        )
 
     def show(self,
         ctx=None, # Axes to draw on, or None for new ones
@@ -91,11 +99,24 @@ class TensorVideo(TensorImage):
         **kwargs # To fastai's `show_image`: `title`, `figsize`, …
     ):
         "Draw `n_max` evenly spaced frames side by side. Raises ValueError for a batch."
-        if self.ndim != 4: raise ValueError(f"Expected a clip (T,C,H,W), got shape {tuple(self.shape)}; of a batch show one, `x[0].show()`, or all, `dls.show_batch()`")
+        if self.ndim != 4:
+            raise ValueError(
+                f"Expected a clip (T,C,H,W), got shape {tuple(self.shape)}; of a batch show one,"
+                " `x[0].show()`, or all, `dls.show_batch()`"
+            )
         strip, idxs = frame_strip(self, n_max), spread_indices(len(self), n_max)
         ax = show_image(strip, ctx=ctx, **kwargs)
         if captions:
-            for k,i in enumerate(idxs): ax.text((k+.5)/len(idxs), -.02, captions[i], transform=ax.transAxes, ha='center', va='top', fontsize=8)
+            for k, i in enumerate(idxs):
+                ax.text(
+                    (k + 0.5) / len(idxs),
+                    -0.02,
+                    captions[i],
+                    transform=ax.transAxes,
+                    ha='center',
+                    va='top',
+                    fontsize=8,
+                )
         return ax
 
 # %% ../nbs/core.ipynb #d493492e
@@ -138,7 +159,14 @@ def clone(self:TensorVideo, **kwargs):
 def pil_frames(clip):
     "The frames of a clip, of either form, as PIL images"
     for f in clip:
-        if isinstance(f, Tensor): f = Image.fromarray((f.clamp(0, 1)*255 if f.is_floating_point() else f).to(torch.uint8).permute(1,2,0).cpu().numpy())
+        if isinstance(f, Tensor):
+            f = Image.fromarray(
+                (f.clamp(0, 1) * 255 if f.is_floating_point() else f)
+                .to(torch.uint8)
+                .permute(1, 2, 0)
+                .cpu()
+                .numpy()
+            )
         yield f
 
 def _animated(frames, fps, px):
@@ -146,7 +174,16 @@ def _animated(frames, fps, px):
     frames = [f.copy() for f in frames]
     for f in frames: f.thumbnail((px, px))
     out = BytesIO()
-    frames[0].save(out, 'webp', save_all=True, append_images=frames[1:], duration=round(1000/fps), loop=0, quality=50, method=2)
+    frames[0].save(
+        out,
+        'webp',
+        save_all=True,
+        append_images=frames[1:],
+        duration=round(1000 / fps),
+        loop=0,
+        quality=50,
+        method=2,
+    )
     return out.getvalue()
 
 # %% ../nbs/core.ipynb #711e48ab
@@ -163,9 +200,19 @@ def clips_html(
         files = [_animated(c, fps, px) for c in clips]
         if (size := sum(map(len, files))*4/3) <= max_bytes or px < 16: break
         px = max(int(px*min(.8, (max_bytes/size)**.5)), 15)
-    cell = '<figure style="display:inline-block;margin:4px;text-align:center;font-size:80%"><figcaption>{}</figcaption><img width="{}" src="data:image/webp;base64,{}"></figure>'
-    return ''.join(cell.format(escape(str(t)), max(c[0].width, c[0].height, 96) if c[0].width < 96 else min(c[0].width, 160), b64encode(f).decode())
-                   for f,c,t in zip(files, clips, titles or ['']*len(clips)))
+    cell = (
+        '<figure'
+        ' style="display:inline-block;margin:4px;text-align:center;font-size:80%"><figcaption>{}</figcaption><img'
+        ' width="{}" src="data:image/webp;base64,{}"></figure>'
+    )
+    return ''.join(
+        cell.format(
+            escape(str(t)),
+            max(c[0].width, c[0].height, 96) if c[0].width < 96 else min(c[0].width, 160),
+            b64encode(f).decode(),
+        )
+        for f, c, t in zip(files, clips, titles or [''] * len(clips))
+    )
 
 # %% ../nbs/core.ipynb #d0212cf1
 def stack_frames(
@@ -173,16 +220,26 @@ def stack_frames(
 )->Tensor: # A plain tensor `(B,T,C,H,W)`
     "The batch `x` as one tensor. Raises ValueError when its shape is neither of the two forms."
     if isinstance(x, (tuple, list)): x = torch.stack([t.as_subclass(Tensor) for t in x], dim=1)
-    if x.ndim != 5: raise ValueError(
-        f"Expected T tensors (B,C,H,W) or one tensor (B,T,C,H,W), got shape {tuple(x.shape)}; add the batch with `x[None]`")
-    return x.as_subclass(Tensor) if isinstance(x, TensorBase) else x    # torch.compile and torch.export have no way to cast
+    if x.ndim != 5:
+        raise ValueError(
+            f"Expected T tensors (B,C,H,W) or one tensor (B,T,C,H,W), got shape {tuple(x.shape)}; add the"
+            " batch with `x[None]`"
+        )
+    return (
+        x.as_subclass(Tensor) if isinstance(x, TensorBase) else x
+    )  # torch.compile and torch.export have no way to cast
 
 # %% ../nbs/core.ipynb #9e1a4ed2
 def clip_lengths(
     x # A batch of clips, of either form
 )->tuple: # Frames of each clip, an int each, if the batch was filled up; else None
     "How many frames of each clip of a batch are its own. Raises ValueError if `lengths` are those of another number of clips."
-    lengths = getattr(x, 'lengths', getattr(x, '_lengths', None))     # a Learner casts its batches to plain tensors, which keep the attribute
-    if lengths is not None and len(lengths) != len(x): raise ValueError(
-        f"the batch has {len(x)} clips, its `lengths` are those of {len(lengths)}: a part of a batch needs a part of them, `x.lengths = …`")
+    lengths = getattr(
+        x, 'lengths', getattr(x, '_lengths', None)
+    )  # a Learner casts its batches to plain tensors, which keep the attribute
+    if lengths is not None and len(lengths) != len(x):
+        raise ValueError(
+            f"the batch has {len(x)} clips, its `lengths` are those of {len(lengths)}: a part of a batch"
+            " needs a part of them, `x.lengths = …`"
+        )
     return lengths

@@ -53,7 +53,8 @@ def written_whole(
             f"{dest} is a folder, which a file would replace with all that is in it; choose a file in it")
         _put_in_place(tmp, dest, old)
     except OSError as e:
-        if e.errno in disk_full_errors and e.filename is None: e.filename = str(dest)      # a full disk does not say which file
+        if e.errno in disk_full_errors and e.filename is None:
+            e.filename = str(dest)  # a full disk does not say which file
         raise
     finally:
         if tmp.exists() and old.exists() and not dest.exists():   # the new one could not take its place
@@ -66,7 +67,8 @@ page_mark = '<meta name="generator" content="fastai_seq">'
 def _carries(path, mark, within=None):
     "Whether the file `path` holds the bytes `mark`, in its first `within` bytes; an empty file, with nothing to lose, holds any"
     if not path.stat().st_size: return True
-    with open(path, 'rb') as f, mmap(f.fileno(), 0, access=ACCESS_READ) as m: return m.find(mark, 0, within or len(m)) >= 0
+    with open(path, 'rb') as f, mmap(f.fileno(), 0, access=ACCESS_READ) as m:
+        return m.find(mark, 0, within or len(m)) >= 0
 
 def check_replaceable(
     path, # File that is to be written
@@ -80,8 +82,11 @@ def check_replaceable(
         f"{path} is a folder, which a file would replace with all that is in it; choose a file in it")
     if not path.exists(): return
     if not path.is_file(): raise FileExistsError(f"{path} is no ordinary file; choose another path")
-    if not force and not _carries(path, mark.encode(), within): raise FileExistsError(
-        f"{path} is there already, and is no such file as this command writes; choose another path, or replace it (--force)")
+    if not force and not _carries(path, mark.encode(), within):
+        raise FileExistsError(
+            f"{path} is there already, and is no such file as this command writes; choose another path, or"
+            " replace it (--force)"
+        )
 
 # %% ../nbs/utils.ipynb #6b41353f
 def check_choice(name, v, *allowed):

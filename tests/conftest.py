@@ -1,4 +1,5 @@
 "What the tests share: the repository's root, the names of the modules, the real material beside it, small clips made once, and a writer of archives."
+
 import struct, zlib
 from pathlib import Path
 
@@ -6,7 +7,11 @@ import pytest
 
 root = Path(__file__).parent.parent
 shared = root.parent/'shared'
-modules = sorted('.'.join(p.relative_to(root/'fastai_seq').with_suffix('').parts) for p in root.glob('fastai_seq/**/*.py') if p.stem[0] != '_')
+modules = sorted(
+    '.'.join(p.relative_to(root / 'fastai_seq').with_suffix('').parts)
+    for p in root.glob('fastai_seq/**/*.py')
+    if p.stem[0] != '_'
+)
 
 def real(*parts):
     "A path in ../shared; the test is skipped where it is absent"
@@ -18,7 +23,9 @@ def real(*parts):
 def clips(tmp_path_factory):
     "A data set of 2 classes, 4 groups, 3 clips each, 12 frames"
     from fastai_seq.data.datasets import motion_clips
-    return motion_clips(tmp_path_factory.mktemp('data')/'clips', n_classes=2, n_groups=4, clips_per_group=3, n_frames=12)
+    return motion_clips(
+        tmp_path_factory.mktemp('data') / 'clips', n_classes=2, n_groups=4, clips_per_group=3, n_frames=12
+    )
 
 def stored_rar(path, members):
     "A RAR3 archive at `path` holding `members`, a dict of name to bytes, not compressed: no program is needed to extract it"

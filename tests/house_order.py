@@ -20,4 +20,8 @@ def source_of(page):
 
 def room_order():
     "The rooms from the ground up: `['files', …, 'video.sampling', …, 'cli']`"
-    return [page.removesuffix('.md').replace('/', '.') for section,page in nav_pages() if section.startswith('The rooms/')]
+    return [
+        page.removesuffix('.md').replace('/', '.')
+        for section, page in nav_pages()
+        if section.startswith('The rooms/')
+    ]

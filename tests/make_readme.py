@@ -22,6 +22,10 @@ def readme():
     for cell in nbformat.read(root/'nbs/index.ipynb', as_version=4).cells:
         parts += [cell.source] if cell.cell_type == 'markdown' else code(cell) + outputs(cell)
     text = '\n\n'.join(p.strip() for p in parts) + '\n'
-    return re.sub(r'\]\((?!https?:|#)([^)]+)\)', lambda m: f"]({m[1][3:] if m[1].startswith('../') else 'nbs/' + m[1]})", text)
+    return re.sub(
+        r'\]\((?!https?:|#)([^)]+)\)',
+        lambda m: f"]({m[1][3:] if m[1].startswith('../') else 'nbs/' + m[1]})",
+        text,
+    )
 
 if __name__ == '__main__': (root/'README.md').write_text(readme(), encoding='utf-8')

@@ -2,7 +2,9 @@
 
     coverage run -m pytest && coverage run tests/run_notebooks.py && coverage combine && coverage report
 
-prints which lines of fastai_seq neither tests nor notebooks run. `nbdev-test` runs the notebooks as they are."""
+prints which lines of fastai_seq neither tests nor notebooks run. `nbdev-test` runs the notebooks as they are.
+"""
+
 import ast, os, re, subprocess, sys
 from importlib import import_module
 from pathlib import Path
@@ -13,9 +15,12 @@ from execnb.shell import CaptureShell
 def names_of(source):
     "What the cell binds at its top level"
     for node in ast.parse(source).body:
-        if isinstance(node, (ast.Import, ast.ImportFrom)): yield from (a.asname or a.name.split('.')[0] for a in node.names)
-        elif isinstance(node, ast.Assign): yield from (n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name))
-        elif hasattr(node, 'name'): yield node.name
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield from (a.asname or a.name.split('.')[0] for a in node.names)
+        elif isinstance(node, ast.Assign):
+            yield from (n.id for t in node.targets for n in ast.walk(t) if isinstance(n, ast.Name))
+        elif hasattr(node, 'name'):
+            yield node.name
 
 def run(path):
     "The cells of the notebook at `path`"
@@ -25,7 +30,8 @@ def run(path):
     shell = CaptureShell(path)
     for source in cells:
         if re.search(r'^#\|\s*(default_exp|eval: *false)', source, re.M): continue
-        if re.match(r'#\|\s*export', source): shell.user_ns.update({n: scope[n] for n in names_of(source) if n in scope})
+        if re.match(r'#\|\s*export', source):
+            shell.user_ns.update({n: scope[n] for n in names_of(source) if n in scope})
         else:
             shell.run(source)
             if shell.exc: raise shell.exc

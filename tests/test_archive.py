@@ -1,4 +1,5 @@
 "Archives: hostile ones and broken ones are refused by name and leave nothing; programs are not believed; kills leave nothing that counts."
+
 import base64, gzip, io, json, os, shutil, signal, stat, struct, subprocess, sys, tarfile, time, warnings, zipfile, zlib
 from pathlib import Path
 
@@ -7,8 +8,15 @@ import pytest, rarfile
 from conftest import real
 from fastai_seq.video.archive import extract_archive, unrar
 
-needs = lambda *tools: pytest.mark.skipif(not any(map(shutil.which, tools)), reason=f"none of {', '.join(tools)} is installed")
-tree = lambda dest: {f.relative_to(dest).as_posix(): os.readlink(f) if f.is_symlink() else f.read_bytes() if f.is_file() else None for f in dest.rglob('*')}
+needs = lambda *tools: pytest.mark.skipif(
+    not any(map(shutil.which, tools)), reason=f"none of {', '.join(tools)} is installed"
+)
+tree = lambda dest: {
+    f.relative_to(dest).as_posix(): (
+        os.readlink(f) if f.is_symlink() else f.read_bytes() if f.is_file() else None
+    )
+    for f in dest.rglob('*')
+}
 
 @pytest.fixture
 def refused(tmp_path):
@@ -29,17 +37,31 @@ line, long = b'hello\n', 2048
 whole = {
     'rar3-comment-plain': {'file1.txt': 0, 'file2.txt': 0},
     'rar3-solid': {'stest1.txt': 2048, 'stest2.txt': 2048},
-    'rar3-subdirs': (subdirs := {'dir2/file2.txt': 6, 'with space/long fn.txt': 8, 'üȵĩöḋè/file.txt': 5, 'dir1/file1.txt': 6, 'empty': None}),
+    'rar3-subdirs': (
+        subdirs := {
+            'dir2/file2.txt': 6,
+            'with space/long fn.txt': 8,
+            'üȵĩöḋè/file.txt': 5,
+            'dir1/file1.txt': 6,
+            'empty': None,
+        }
+    ),
     'rar5-crc': {'stest1.txt': 2048, 'stest2.txt': 2048},
     'rar5-dups': {f'stest{i}.txt': 2048 for i in range(1, 10)},
     'rar5-hlink': {f'stest{i}.txt': 2048 for i in range(1, 4)},
     'rar5-subdirs': subdirs,
     'rar5-vols.part1': {'bigfile.txt': 205000, 'smallfile.txt': 2050},
-    'unicode': {'уииоотивл.txt': 2, '𝐀𝐁𝐁𝐂.txt': 2}}
+    'unicode': {'уииоотивл.txt': 2, '𝐀𝐁𝐁𝐂.txt': 2},
+}
 encrypted = {'rar3-comment-psw': {'file1.txt': 0, 'file2.txt': 0}, 'rar5-psw': {'stest1.txt': 2048, 'stest2.txt': 2048}}
 hidden = {'rar3-comment-hpsw': {'file1.txt': 0, 'file2.txt': 0}, 'rar5-hpsw': {'stest1.txt': 2048, 'stest2.txt': 2048}}
-hostile = {'rar5-evil-symlink-traversal': "'up'", 'rar3-symlink-unix': "'random_link' is a link that leads out", 'rar5-symlink-unix': "'random_link' is a link that leads out",
-           'rar5-vols.part2': 'first volume', 'rar5-vols.part3': 'first volume'}
+hostile = {
+    'rar5-evil-symlink-traversal': "'up'",
+    'rar3-symlink-unix': "'random_link' is a link that leads out",
+    'rar5-symlink-unix': "'random_link' is a link that leads out",
+    'rar5-vols.part2': 'first volume',
+    'rar5-vols.part3': 'first volume',
+}
 
 def holds(dest, sizes):
     "Are `sizes` what lies in `dest`, folders apart, all of them plain files of their own?"
@@ -56,7 +78,8 @@ def test_every_real_rar_is_tested():
 def test_real_rar(name, tmp_path):
     fname = real('rar', f'{name}.rar')
     got = holds(unrar(fname, tmp_path/'dest'), whole[name])
-    with rarfile.RarFile(fname) as rar: sums = {m.filename.rstrip('/').split('/')[-1]: m.CRC for m in rar.infolist() if m.CRC}
+    with rarfile.RarFile(fname) as rar:
+        sums = {m.filename.rstrip('/').split('/')[-1]: m.CRC for m in rar.infolist() if m.CRC}
     for n,data in got.items():
         if n.split('/')[-1] in sums: assert zlib.crc32(data) == sums[n.split('/')[-1]]
     if name in ('rar5-dups', 'rar5-hlink'): assert len(set(got.values())) == 1
@@ -70,8 +93,10 @@ def test_stored_rar_takes_no_program(name, tmp_path, monkeypatch):
 def test_rar5_solid(tmp_path, refused):
     "unar 1.10.1 cannot, and says so; bsdtar can"
     fname = real('rar', 'rar5-solid.rar')
-    if any(map(shutil.which, ('unrar', 'bsdtar'))): holds(unrar(fname, tmp_path/'dest'), {'stest1.txt': 2048, 'stest2.txt': 2048})
-    else: assert refused(fname, 'unar' if shutil.which('unar') else 'apt install')
+    if any(map(shutil.which, ('unrar', 'bsdtar'))):
+        holds(unrar(fname, tmp_path / 'dest'), {'stest1.txt': 2048, 'stest2.txt': 2048})
+    else:
+        assert refused(fname, 'unar' if shutil.which('unar') else 'apt install')
 
 @needs('unrar', 'unar')
 @pytest.mark.parametrize('name', encrypted)
@@ -91,7 +116,8 @@ def test_rar_with_an_encrypted_list(name, tmp_path, refused):
         assert refused(fname, 'pip install cryptography', password='password')
         return
     assert refused(fname, 'wrong password', password='passwort')
-    if name == 'rar5-hpsw' or shutil.which('unrar'): holds(extract_archive(fname, tmp_path/'dest', password='password'), hidden[name])
+    if name == 'rar5-hpsw' or shutil.which('unrar'):
+        holds(extract_archive(fname, tmp_path / 'dest', password='password'), hidden[name])
 
 @pytest.mark.parametrize('name', hostile)
 def test_hostile_rar(name, refused): assert refused(real('rar', f'{name}.rar'), hostile[name])
@@ -115,7 +141,9 @@ def test_a_list_with_a_block_of_unknown_kind(tmp_path, refused):
     "rarfile ends its list there, without a word"
     data = real('rar', 'rar5-crc.rar').read_bytes()
     at = 8 + 4 + 1 + data[12]
-    (tmp_path/'x.rar').write_bytes(data[:at] + struct.pack('<I', zlib.crc32(b'\x02\x09\x00')) + b'\x02\x09\x00' + data[at:])
+    (tmp_path / 'x.rar').write_bytes(
+        data[:at] + struct.pack('<I', zlib.crc32(b'\x02\x09\x00')) + b'\x02\x09\x00' + data[at:]
+    )
     assert refused(tmp_path/'x.rar', 'in the middle of the list')
 
 def test_a_limit_for_what_small_archives_ask_for(refused):
@@ -150,12 +178,34 @@ def rar_of(path, members, method=0x30):
         head = struct.pack('<BHH', kind, flags, 7+len(body)) + body
         return struct.pack('<H', zlib.crc32(head) & 0xffff) + head + data
     out = b'Rar!\x1a\x07\x00' + block(0x73, 0, bytes(6))
-    for name,data in members: out += block(0x74, 0x8000, struct.pack('<IIBIIBBHI', len(data), len(data), 3, zlib.crc32(data), 0x5a210000,
-                                           29, method, len(name.encode()), 0o100644) + name.encode(), data)
+    for name, data in members:
+        out += block(
+            0x74,
+            0x8000,
+            struct.pack(
+                '<IIBIIBBHI',
+                len(data),
+                len(data),
+                3,
+                zlib.crc32(data),
+                0x5A210000,
+                29,
+                method,
+                len(name.encode()),
+                0o100644,
+            )
+            + name.encode(),
+            data,
+        )
     path.write_bytes(out + block(0x7b, 0x4000, b''))
     return path
 
-clips = [('Set/A/1.avi', b'one'*1000), ('Set/A/zwei Wörter.avi', b'two'), ('Set/空/🎬.avi', b''), ('Set/B/4.avi', bytes(300_000))]
+clips = [
+    ('Set/A/1.avi', b'one' * 1000),
+    ('Set/A/zwei Wörter.avi', b'two'),
+    ('Set/空/🎬.avi', b''),
+    ('Set/B/4.avi', bytes(300_000)),
+]
 content = {n.removeprefix('Set/'): b for n,b in clips} | {d: None for d in ('A', 'B', '空')}
 forms = {'rar': rar_of, 'zip': zip_of, 'tar': tar_of}
 every = pytest.mark.parametrize('form', forms)
@@ -166,8 +216,10 @@ def test_every_format_gives_the_same_folder(name, tmp_path):
     fname = tar_of(tmp_path/name, clips, mode) if name[2] in 'tT' else forms[name[2:]](tmp_path/name, clips)
     dest = extract_archive(fname, tmp_path/'dest')
     assert tree(dest) == content
-    (dest/'mine').touch(); assert extract_archive(str(fname), dest) == dest and (dest/'mine').exists()
-    fname.unlink(); assert extract_archive(fname, dest) == dest
+    (dest/'mine').touch()
+    assert extract_archive(str(fname), dest) == dest and (dest/'mine').exists()
+    fname.unlink()
+    assert extract_archive(fname, dest) == dest
     assert sorted(f.name for f in tmp_path.iterdir()) == ['.dest.archive.json', 'dest']
     with pytest.raises(FileNotFoundError): extract_archive(fname, tmp_path/'other')
 
@@ -177,15 +229,23 @@ def test_compressed_zip(compression, tmp_path):
 
 def test_zstd(tmp_path, refused):
     fname = tmp_path/'x.tar.zst'
-    if sys.version_info >= (3, 14): assert tree(extract_archive(tar_of(fname, clips, 'w:zst'), tmp_path/'dest')) == content
-    else: fname.write_bytes(b'\x28\xb5\x2f\xfd'); assert refused(fname, 'Python 3.14')
+    if sys.version_info >= (3, 14):
+        assert tree(extract_archive(tar_of(fname, clips, 'w:zst'), tmp_path / 'dest')) == content
+    else:
+        fname.write_bytes(b'\x28\xb5\x2f\xfd')
+        assert refused(fname, 'Python 3.14')
 
 @every
 @pytest.mark.parametrize('name', ['../x', 'a/../../x', '/etc/x', '//x', 'C:/x', 'c:x', 'a/C:/x', '..\\x', '\\x', 'a/..'])
 def test_members_outside(form, name, tmp_path, refused):
     assert refused(forms[form](tmp_path/f'x.{form}', [('ok', b'ok'), (name, b'x')]), 'outside the folder')
 
-def test_names_too_long_for_a_disk(tmp_path, refused): assert refused(tar_of(tmp_path/'x.tar', [('ok', b'ok'), ('ü'*128, b'x')]), 'name that no file can have')
+
+def test_names_too_long_for_a_disk(tmp_path, refused):
+    assert refused(
+        tar_of(tmp_path / 'x.tar', [('ok', b'ok'), ('ü' * 128, b'x')]), 'name that no file can have'
+    )
+
 
 @every
 def test_members_that_clash(form, tmp_path, refused):
@@ -210,21 +270,38 @@ def test_links_that_lead_out(members, tmp_path, refused):
     assert refused(tar_of(tmp_path/'x.tar', [('ok', b'ok')]*(members[0][0][:3] != 'Set') + members), 'member')
 
 def test_links_that_stay_inside(tmp_path):
-    dest = extract_archive(tar_of(tmp_path/'x.tar', [('Set/a/1', b'one'), ('Set/l', link('a')), ('Set/a/m', link('../l/1')), ('Set/gone', link('later')),
-                                                     ('Set/h', hard('Set/a/1'))]), tmp_path/'dest')
+    dest = extract_archive(
+        tar_of(
+            tmp_path / 'x.tar',
+            [
+                ('Set/a/1', b'one'),
+                ('Set/l', link('a')),
+                ('Set/a/m', link('../l/1')),
+                ('Set/gone', link('later')),
+                ('Set/h', hard('Set/a/1')),
+            ],
+        ),
+        tmp_path / 'dest',
+    )
     assert tree(dest) == {'a': None, 'a/1': b'one', 'l': 'a', 'a/m': '../l/1', 'gone': 'later', 'h': b'one'}
     assert (dest/'a/m').read_bytes() == b'one' and (dest/'h').stat().st_ino != (dest/'a/1').stat().st_ino
     zipped = zip_of(tmp_path/'x.zip', [('l', b'a/b')], mode=stat.S_IFLNK | 0o777)
     assert tree(extract_archive(zipped, tmp_path/'zip')) == {'l': 'a/b'}
 
 def test_links_in_zips_that_lead_out(tmp_path, refused):
-    for to in (b'..', b'/etc', b'a/../../x', b'x'*5000): assert refused(zip_of(tmp_path/'x.zip', [('l', to)], mode=stat.S_IFLNK | 0o777), "'l' is a link")
+    for to in (b'..', b'/etc', b'a/../../x', b'x' * 5000):
+        assert refused(zip_of(tmp_path / 'x.zip', [('l', to)], mode=stat.S_IFLNK | 0o777), "'l' is a link")
+
 
 @pytest.mark.parametrize('kind', [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, b'Z'])
-def test_devices_in_tars(kind, tmp_path, refused): assert refused(tar_of(tmp_path/'x.tar', [('ok', b'ok'), ('dev', (kind, ''))]), "'dev' is")
+def test_devices_in_tars(kind, tmp_path, refused):
+    assert refused(tar_of(tmp_path / 'x.tar', [('ok', b'ok'), ('dev', (kind, ''))]), "'dev' is")
+
 
 @pytest.mark.parametrize('fmt', [stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK])
-def test_devices_in_zips(fmt, tmp_path, refused): assert refused(zip_of(tmp_path/'x.zip', [('dev', b'')], mode=fmt), "'dev' is a ")
+def test_devices_in_zips(fmt, tmp_path, refused):
+    assert refused(zip_of(tmp_path / 'x.zip', [('dev', b'')], mode=fmt), "'dev' is a ")
+
 
 def test_modes_of_strangers_are_not_taken(tmp_path):
     dest = extract_archive(zip_of(tmp_path/'x.zip', [('a', b'x')], mode=stat.S_IFREG | 0o6777), tmp_path/'dest')
@@ -235,13 +312,15 @@ zipcrypt = (
     'UEsDBBQACQAIAAAAIVAAAAAAAAAAAAMAAAABACAAYVVUDQAHAOELXgDhC15+WgNrdXgLAAEEAAAAAAQAAAAA282nONP6lEvNxoDpvDbL88BQSwcI8YZsehEAAAADAAAAUE'
     'sDBBQACQAIAAAAIVAAAAAAAAAAAAMAAAABACAAYlVUDQAHAOELXgDhC15+WgNrdXgLAAEEAAAAAAQAAAAA5PduTfJKrV7eggzTsVsnlwlQSwcIZorKEREAAAADAAAAUEsB'
     'AhQDFAAJAAgAAAAhUPGGbHoRAAAAAwAAAAEAIAAAAAAAAAAAAKSBAAAAAGFVVA0ABwDhC14A4QtefloDa3V4CwABBAAAAAAEAAAAAFBLAQIUAxQACQAIAAAAIVBmisoREQ'
-    'AAAAMAAAABACAAAAAAAAAAAACkgWAAAABiVVQNAAcA4QteAOELXn5aA2t1eAsAAQQAAAAABAAAAABQSwUGAAAAAAIAAgCeAAAAwAAAAAAA')
+    'AAAAMAAAABACAAAAAAAAAAAACkgWAAAABiVVQNAAcA4QteAOELXn5aA2t1eAsAAQQAAAAABAAAAABQSwUGAAAAAAIAAgCeAAAAwAAAAAAA'
+)
 aes256 = (
     'UEsDBBQACQBjAAAAIVAAAAAAAAAAAAMAAAABACsAYVVUDQAHAOELXgDhC15+WgNrdXgLAAEEAAAAAAQAAAAAAZkHAAIAQUUDCADJfCThuUhKNMRuCCNZUV/Rk32B8QHrhf'
     'KQZjVrwUvUXNdQSwcIAAAAACEAAAADAAAAUEsDBBQACQBjAAAAIVAAAAAAAAAAAAMAAAABACsAYlVUDQAHAOELXgDhC15+WgNrdXgLAAEEAAAAAAQAAAAAAZkHAAIAQUUD'
     'CADst17IjUjBXItISNLEscx4URWz0ENQC9TaB92FEDYGVn1QSwcIAAAAACEAAAADAAAAUEsBAhQDFAAJAGMAAAAhUAAAAAAhAAAAAwAAAAEAKwAAAAAAAAAAAKSBAAAAAG'
     'FVVA0ABwDhC14A4QtefloDa3V4CwABBAAAAAAEAAAAAAGZBwACAEFFAwgAUEsBAhQDFAAJAGMAAAAhUAAAAAAhAAAAAwAAAAEAKwAAAAAAAAAAAKSBewAAAGJVVA0ABwDh'
-    'C14A4QtefloDa3V4CwABBAAAAAAEAAAAAAGZBwACAEFFAwgAUEsFBgAAAAACAAIAtAAAAPYAAAAAAA==')
+    'C14A4QtefloDa3V4CwABBAAAAAAEAAAAAAGZBwACAEFFAwgAUEsFBgAAAAACAAIAtAAAAPYAAAAAAA=='
+)
 
 @pytest.mark.parametrize('name,data', [('zipcrypt.zip', zipcrypt), pytest.param('aes256.zip', aes256, marks=needs('7z', '7zz', 'bsdtar'))])
 def test_encrypted_zip(name, data, tmp_path, refused, monkeypatch):
@@ -252,7 +331,9 @@ def test_encrypted_zip(name, data, tmp_path, refused, monkeypatch):
     with monkeypatch.context() as m:
         m.setenv('PATH', '')
         for password in 'abc': assert refused(fname, 'wrong password', password=password)
-    data = bytearray(fname.read_bytes()); data[data.index(b'PK\7\x08') - 3] ^= 1; fname.write_bytes(data)
+    data = bytearray(fname.read_bytes())
+    data[data.index(b'PK\7\x08') - 3] ^= 1
+    fname.write_bytes(data)
     assert refused(fname, "zip", password='password')
 
 # Bombs
@@ -272,15 +353,25 @@ def test_zip_bomb(tmp_path, refused):
 
 @pytest.mark.parametrize('size', [1<<40, 1<<33])
 def test_a_tar_that_claims_terabytes(size, tmp_path, refused):
-    head = tarfile.TarInfo('big'); head.size = size
-    (tmp_path/'x.tar').write_bytes(head.tobuf() + bytes(1024)); assert refused(tmp_path/'x.tar', 'max_bytes')
+    head = tarfile.TarInfo('big')
+    head.size = size
+    (tmp_path/'x.tar').write_bytes(head.tobuf() + bytes(1024))
+    assert refused(tmp_path/'x.tar', 'max_bytes')
 
 def test_copies_count(tmp_path, refused):
     "Hard links become copies: a thousand of a megabyte are a gigabyte"
-    assert refused(tar_of(tmp_path/'x.tar.gz', [('a', bytes(1<<20)), *((f'{i}', hard('a')) for i in range(1024))], 'w:gz'), 'max_bytes')
+    assert refused(
+        tar_of(
+            tmp_path / 'x.tar.gz',
+            [('a', bytes(1 << 20)), *((f'{i}', hard('a')) for i in range(1024))],
+            'w:gz',
+        ),
+        'max_bytes',
+    )
 
 def test_a_head_as_large_as_memory(tmp_path, refused):
-    head = tarfile.TarInfo('././@PaxHeader'); head.type,head.size = tarfile.XHDTYPE,1<<25
+    head = tarfile.TarInfo('././@PaxHeader')
+    head.type,head.size = tarfile.XHDTYPE,1<<25
     with gzip.open(tmp_path/'x.tar.gz', 'wb', 1) as f: f.write(head.tobuf() + bytes(1<<25) + bytes(1024))
     assert refused(tmp_path/'x.tar.gz', 'head takes')
 
@@ -292,8 +383,12 @@ def test_zeros_without_end(tmp_path, refused):
 def test_not_enough_disk(form, tmp_path, refused):
     free = shutil.disk_usage(tmp_path).free
     if form == 'tar':
-        head = tarfile.TarInfo('big'); head.size = 2*free
-        with open(tmp_path/'x.tar', 'wb') as f: f.write(head.tobuf()); f.seek(2*free, 1); f.write(bytes(10240)) # a hole, no bytes on disk
+        head = tarfile.TarInfo('big')
+        head.size = 2*free
+        with open(tmp_path/'x.tar', 'wb') as f:
+            f.write(head.tobuf())
+            f.seek(2*free, 1)
+            f.write(bytes(10240)) # a hole, no bytes on disk
         fname = tmp_path/'x.tar'
     else:
         fname = zip_of(tmp_path/'x.zip', [(str(i), b'x') for i in range(2*free//(1<<32)+1)])
@@ -306,10 +401,12 @@ def test_not_enough_disk(form, tmp_path, refused):
 @pytest.mark.parametrize('name', ['x.tar', 'x.tar.gz', 'x.tar.xz', 'x.tar.bz2', 'x.zip', 'x.rar'])
 def test_what_breaks_off_is_refused(name, tmp_path, refused):
     fname = tmp_path/name
-    if name[2:] in forms: forms[name[2:]](fname, clips)
+    if name[2:] in forms:forms[name[2:]](fname, clips)
     else: tar_of(fname, clips, f'w:{name[6:]}')
     data = fname.read_bytes()
-    content_ends = 4*512 + 3*1024 + 300_032 if name == 'x.tar' else len(data) - (7 if name == 'x.rar' else 0)    # then zeros; old .rar files have no end mark
+    content_ends = (
+        4 * 512 + 3 * 1024 + 300_032 if name == 'x.tar' else len(data) - (7 if name == 'x.rar' else 0)
+    )  # then zeros; old .rar files have no end mark
     for n in (0, 1, 100, 512, 700, 512+3072, content_ends//2, content_ends*3//4, content_ends-20, content_ends-1):
         fname.write_bytes(data[:min(n, content_ends-1)])
         assert refused(fname, 'breaks off' if name == 'x.rar' and n > 10_000 else '')
@@ -336,13 +433,18 @@ def test_a_wrong_checksum_leaves_nothing(tmp_path, refused):
 
 @pytest.mark.parametrize('name', ['x.rar', 'x.zip', 'x.tar', 'x.tar.gz', 'x.tar.xz', 'x.tar.bz2'])
 def test_no_archive_at_all(name, tmp_path, refused):
-    for data in (b'', b'text', bytes(3000), os.urandom(3000)): (tmp_path/name).write_bytes(data); assert refused(tmp_path/name)
+    for data in (b'', b'text', bytes(3000), os.urandom(3000)):
+        (tmp_path/name).write_bytes(data)
+        assert refused(tmp_path/name)
 
 def test_names_are_checked_first(tmp_path):
-    with pytest.raises(ValueError, match='x.7z: expected an archive that ends in one of .rar, .zip, .tar'): extract_archive(tmp_path/'x.7z')
+    with pytest.raises(ValueError, match='x.7z: expected an archive that ends in one of .rar, .zip, .tar'):
+        extract_archive(tmp_path / 'x.7z')
     with pytest.raises(ValueError, match='x.zip: expected a .rar'): unrar(tmp_path/'x.zip')
-    (tmp_path/'dest').mkdir(); (tmp_path/'dest/mine').touch()
-    with pytest.raises(ValueError, match='holds other things'): extract_archive(zip_of(tmp_path/'x.zip', clips), tmp_path/'dest')
+    (tmp_path/'dest').mkdir()
+    (tmp_path/'dest/mine').touch()
+    with pytest.raises(ValueError, match='holds other things'):
+        extract_archive(zip_of(tmp_path / 'x.zip', clips), tmp_path / 'dest')
 
 # Programs: hostile, broken and slow ones, by the name of real ones
 
@@ -356,7 +458,10 @@ def program(tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', str(tmp_path/'bin'))
     def make(name, code):
         path = tmp_path/'bin'/name
-        path.write_text(f"#!{sys.executable}\nimport os, sys, time\nfrom pathlib import Path\nout = next(Path(a) for a in sys.argv if os.path.isdir(a))\n{code}")
+        path.write_text(
+            f"#!{sys.executable}\nimport os, sys, time\nfrom pathlib import Path\nout = next(Path(a) for a in"
+            f" sys.argv if os.path.isdir(a))\n{code}"
+        )
         path.chmod(0o755)
     return make
 
@@ -399,29 +504,41 @@ def test_programs_may_write_copies_in_full(tmp_path, program):
 def test_the_next_program_has_a_go(tmp_path, program):
     program('unrar', right + "(out/'Set/b').write_bytes(b'2'*300)")
     program('unar', "sys.exit(1)")
-    program('bsdtar', right + "(out/'Set').chmod(0o500); (out/'Set/b').chmod(0); sys.exit(3)")     # all right, and it says that it is not
+    program(
+        'bsdtar', right + "(out/'Set').chmod(0o500); (out/'Set/b').chmod(0); sys.exit(3)"
+    )  # all right, and it says that it is not
     dest = unrar(rar_of(tmp_path/'x.rar', one, 0x33), tmp_path/'dest')
-    assert tree(dest) == {'a': b'one'*100, 'b': b'two'*100} and sorted(f.name for f in tmp_path.iterdir()) == ['.dest.archive.json', 'bin', 'dest', 'x.rar']
+    assert tree(dest) == {'a': b'one' * 100, 'b': b'two' * 100} and sorted(
+        f.name for f in tmp_path.iterdir()
+    ) == ['.dest.archive.json', 'bin', 'dest', 'x.rar']
     assert dest.stat().st_mode & 0o777 == 0o755 and (dest/'b').stat().st_mode & 0o777 == 0o644
 
 def test_the_password_goes_to_the_program(tmp_path, program):
     data = rar_of(tmp_path/'x.rar', one, 0x33).read_bytes()
     name = one[1][0].encode()
     at = data.index(name) - 32
-    head = bytearray(data[at:at+32+len(name)]); head[3] |= 4; head[:2] = struct.pack('<H', zlib.crc32(head[2:]) & 0xffff)
+    head = bytearray(data[at:at+32+len(name)])
+    head[3] |= 4
+    head[:2] = struct.pack('<H', zlib.crc32(head[2:]) & 0xffff)
     (tmp_path/'x.rar').write_bytes(data[:at] + head + data[at+len(head):])
     program('unrar', right + "assert '-pgeheim' in sys.argv")
     assert len(tree(extract_archive(tmp_path/'x.rar', tmp_path/'dest', password='geheim'))) == 2
-    with pytest.raises(ValueError, match="'Set/b' is encrypted; give its password"): unrar(tmp_path/'x.rar', tmp_path/'other')
+    with pytest.raises(ValueError, match="'Set/b' is encrypted; give its password"):
+        unrar(tmp_path / 'x.rar', tmp_path / 'other')
     program('unrar', "")
-    with pytest.raises(ValueError, match="wrong password, or no program"): unrar(tmp_path/'x.rar', tmp_path/'other', password='geheim')
+    with pytest.raises(ValueError, match="wrong password, or no program"):
+        unrar(tmp_path / 'x.rar', tmp_path / 'other', password='geheim')
 
 # Kills
 
 def start(*args):
     code = "import sys; from fastai_seq.video.archive import *; extract_archive(sys.argv[1], sys.argv[2])"
-    return subprocess.Popen([sys.executable, '-c', code, *args], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))      # a background job ignores it
+    return subprocess.Popen(
+        [sys.executable, '-c', code, *args],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # a background job ignores it
 
 def wait(run, until):
     while run.poll() is None and not until(): time.sleep(.001)
@@ -436,7 +553,8 @@ def test_killed_in_the_middle(form, tmp_path):
     for n in (1, 50):
         run = start(fname, folder/'dest')
         wait(run, lambda: sum(f.is_file() for f in folder.rglob('*')) >= n)
-        run.kill(); run.wait()
+        run.kill()
+        run.wait()
         assert not (folder/'dest').exists() and all(f.name[0] == '.' for f in folder.iterdir())
     assert tree(extract_archive(fname, folder/'dest')) == {n[4:]: b for n,b in many}
 
@@ -445,7 +563,8 @@ def test_ctrl_c_ends_the_program_too(tmp_path, program):
     program('unar', f"Path({str(tmp_path/'pid')!r}).write_text(str(os.getpid())+' '); time.sleep(60)")
     run = start(rar_of(tmp_path/'x.rar', one, 0x33), tmp_path/'data/dest')
     wait(run, lambda: (tmp_path/'pid').exists() and (tmp_path/'pid').read_text().endswith(' '))
-    run.send_signal(signal.SIGINT); run.wait(20)
+    run.send_signal(signal.SIGINT)
+    run.wait(20)
     with pytest.raises(ProcessLookupError): os.kill(int((tmp_path/'pid').read_text()), 0)
     assert list((tmp_path/'data').iterdir()) == []
 
@@ -461,7 +580,9 @@ with (out/'big').open('wb') as f:
 """)
     run = start(rar_of(tmp_path/'x.rar', one, 0x33), tmp_path/'data/dest')
     wait(run, lambda: (tmp_path/'pid').exists())
-    run.kill(); run.wait(); (tmp_path/'go').touch()
+    run.kill()
+    run.wait()
+    (tmp_path/'go').touch()
     big = lambda: next(((tmp_path/'data').rglob('big')), None)
     while not big() or big().stat().st_size < 1<<20: time.sleep(.001)
     assert big().stat().st_size <= (1<<20) + 1
@@ -489,7 +610,9 @@ def two(tmp_path):
 
 def test_the_folder_holds_what_the_archive_holds(two, tmp_path, monkeypatch):
     "Which archive it was is noted beside it, wherever `dest` leads"
-    (tmp_path/'far').mkdir(); (tmp_path/'here').mkdir(); (tmp_path/'link').symlink_to(tmp_path/'far')
+    (tmp_path/'far').mkdir()
+    (tmp_path/'here').mkdir()
+    (tmp_path/'link').symlink_to(tmp_path/'far')
     for dest in ('.', tmp_path/'link', tmp_path/'plain'):
         monkeypatch.chdir(tmp_path/'here')
         extract_archive(two[0], dest)
@@ -497,17 +620,29 @@ def test_the_folder_holds_what_the_archive_holds(two, tmp_path, monkeypatch):
         assert sorted(tree(Path(dest))) == ['Jump', 'Jump/clip.avi', 'Run', 'Run/clip.avi']
         assert extract_archive(two[0], dest) == Path(dest)
         with pytest.raises(ValueError, match='another archive, UCF.tar'): extract_archive(two[1], dest)
-    assert {f.name for f in tmp_path.glob('.*')} == {'.far.archive.json', '.here.archive.json', '.plain.archive.json'} and (tmp_path/'link').is_symlink()
+    assert {f.name for f in tmp_path.glob('.*')} == {
+        '.far.archive.json',
+        '.here.archive.json',
+        '.plain.archive.json',
+    } and (tmp_path / 'link').is_symlink()
 
 def test_members_of_the_old_notes_name_are_content(two, tmp_path):
     "A file comes out as it is, even one that looks like a note; a link leads nothing to where it points"
     looks = json.dumps(dict(name='other.rar', bytes=1, mtime_ns=2)).encode()
     fname = tar_of(tmp_path/'x.tar', [('Set/.archive.json', looks), ('Set/clip.avi', b'clip')])
-    for _ in range(2): assert tree(extract_archive(fname, tmp_path/'dest')) == {'.archive.json': looks, 'clip.avi': b'clip'}
+    for _ in range(2):
+        assert tree(extract_archive(fname, tmp_path / 'dest')) == {
+            '.archive.json': looks,
+            'clip.avi': b'clip',
+        }
     (tmp_path/'.dest.archive.json').unlink()                        # nor is it taken for one when ours is lost
     assert tree(extract_archive(fname, tmp_path/'dest'))['.archive.json'] == looks
     fname = tar_of(tmp_path/'y.tar', [('Set/clip.avi', looks), ('Set/.archive.json', (tarfile.SYMTYPE, 'clip.avi'))])
-    for _ in range(2): assert tree(extract_archive(fname, tmp_path/'linked')) == {'clip.avi': looks, '.archive.json': 'clip.avi'}
+    for _ in range(2):
+        assert tree(extract_archive(fname, tmp_path / 'linked')) == {
+            'clip.avi': looks,
+            '.archive.json': 'clip.avi',
+        }
     (tmp_path/'linked/Jump').mkdir()
     (tmp_path/'.linked.archive.json').unlink()
     assert extract_archive(two[0], tmp_path/'linked') == tmp_path/'linked'
@@ -519,7 +654,7 @@ def test_a_note_whose_folder_is_gone_refuses_nothing(two, tmp_path):
     with pytest.raises(ValueError, match='another archive'): extract_archive(two[0], dest)
     shutil.rmtree(dest)
     for name in ('Jump', 'Run'): (dest/name).mkdir(parents=True)
-    assert extract_archive(two[0], dest) == dest                            # by other means, as if there had been no note
+    assert extract_archive(two[0], dest) == dest  # by other means, as if there had been no note
     shutil.rmtree(dest)
     for damage in ('', '{"name": "UCF', '[]', '{"name": 1, "bytes": 2, "mtime_ns": 3, "holds": 4}'):
         (tmp_path/'.dest.archive.json').write_text(damage)
@@ -532,5 +667,6 @@ def test_folders_that_version_0_1_0_extracted(two, tmp_path):
     (dest/'.archive.json').write_text(json.dumps(identity(two[0])))
     assert extract_archive(two[0], dest) == dest and not (tmp_path/'.dest.archive.json').exists()
     with pytest.raises(ValueError, match='another archive, UCF.tar'): extract_archive(two[1], dest)
-    (dest/'.archive.json').rename(tmp_path/'elsewhere'); (dest/'.archive.json').symlink_to(tmp_path/'elsewhere')
+    (dest/'.archive.json').rename(tmp_path/'elsewhere')
+    (dest/'.archive.json').symlink_to(tmp_path/'elsewhere')
     assert extract_archive(two[1], dest) == dest                            # a link is no note of ours

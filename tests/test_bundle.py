@@ -1,4 +1,5 @@
 "A bundle answers as its learner did, in a fresh process, without the data; what was changed or is not known is refused, and nothing in it is run."
+
 import json, pickle, shutil, subprocess, sys
 from functools import partial
 from hashlib import sha256
@@ -34,7 +35,9 @@ def clip(clips): return get_instances(clips)[0]
 def saved(dls, tmp_path_factory):
     learn = seq_learner(dls, squeezenet1_1, head='lstm', pretrained=False, hidden_size=8, pool_size=2)
     for m in learn.model.modules():
-        if isinstance(m, nn.BatchNorm1d): m.running_mean.normal_(); m.running_var.uniform_(.5, 2)      # buffers count too
+        if isinstance(m, nn.BatchNorm1d):
+            m.running_mean.normal_()
+            m.running_var.uniform_(.5, 2)      # buffers count too
     return learn, save_bundle(learn, tmp_path_factory.mktemp('b')/'lstm')
 
 def answer(learn, clip):
@@ -49,15 +52,34 @@ def tiny_vit(**kwargs):
     timm = pytest.importorskip('timm')
     return timm.create_model('vit_tiny_patch16_224', img_size=32, depth=2, embed_dim=24, num_heads=2, num_classes=2)
 models = {
-    **{h: partial(create_seq_model, regnet_y_400mf if h == 'shift' else squeezenet1_1, 2, h, pretrained=False) for h in head_classes},
-    'learned positions': partial(create_seq_model, squeezenet1_1, 2, 'transformer', pretrained=False, dim=8, positions=LearnedPositions),
-    'arguments of the network': partial(create_seq_model, partial(squeezenet1_1, num_classes=7, dropout=.1), 2, 'gru', pretrained=False, bidirectional=True, num_rnn_layers=2),
+    **{
+        h: partial(
+            create_seq_model, regnet_y_400mf if h == 'shift' else squeezenet1_1, 2, h, pretrained=False
+        )
+        for h in head_classes
+    },
+    'learned positions': partial(
+        create_seq_model, squeezenet1_1, 2, 'transformer', pretrained=False, dim=8, positions=LearnedPositions
+    ),
+    'arguments of the network': partial(
+        create_seq_model,
+        partial(squeezenet1_1, num_classes=7, dropout=0.1),
+        2,
+        'gru',
+        pretrained=False,
+        bidirectional=True,
+        num_rnn_layers=2,
+    ),
     'chunk': partial(create_seq_model, squeezenet1_1, 2, 'attention', False, chunk=2, lin_ftrs=[16]),
     'SimpleModel': partial(SimpleModel, squeezenet1_1, 2, False),
     'timm': partial(create_seq_model, 'mobilenetv3_small_050', 2, pretrained=False),
     'video': partial(create_seq_model, video.mc3_18, 2, pretrained=False),
     'MyTimeSformer': partial(MyTimeSformer, **tiny, shift_tokens=True),
-    **{f'vit, {a}': partial(lambda a: timesformer_from_vit(tiny_vit(), num_frames=4, attention=a), a) for a in ('divided', 'joint', 'space')}}
+    **{
+        f'vit, {a}': partial(lambda a: timesformer_from_vit(tiny_vit(), num_frames=4, attention=a), a)
+        for a in ('divided', 'joint', 'space')
+    },
+}
 
 @pytest.mark.parametrize('kind', models)
 @pytest.mark.slow
@@ -71,17 +93,27 @@ def test_every_model_answers_as_before(kind, dls, clip, tmp_path):
 def test_a_fresh_process_answers_alike_without_the_data(saved, clip, tmp_path):
     learn, path = saved
     there = tmp_path/'elsewhere'
-    shutil.copytree(path, there/'b'); shutil.copy(clip, there/'clip.avi')
+    shutil.copytree(path, there/'b')
+    shutil.copy(clip, there/'clip.avi')
     learn.export(there/'l.pkl')
-    code = ("from fastai_seq.deploy.bundle import load_bundle; from fastai.learner import load_learner; from pathlib import Path\n"
-            "for l in (load_bundle('b'), load_learner('l.pkl')):\n  with l.no_bar(), l.no_logging(): c,i,p = l.predict(Path('clip.avi'))\n  print([c, p.double().tolist()])")
-    out = subprocess.run([sys.executable, '-c', code], cwd=there, capture_output=True, text=True, check=True).stdout.splitlines()
+    code = (
+        "from fastai_seq.deploy.bundle import load_bundle; from fastai.learner import load_learner; from"
+        " pathlib import Path\nfor l in (load_bundle('b'), load_learner('l.pkl')):\n  with l.no_bar(),"
+        " l.no_logging(): c,i,p = l.predict(Path('clip.avi'))\n  print([c, p.double().tolist()])"
+    )
+    out = subprocess.run(
+        [sys.executable, '-c', code], cwd=there, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     c,_,p = answer(learn, clip)
     assert [eval(o) for o in out[-2:]] == [[c, p.double().tolist()]]*2
 
 def targets(clips, kind):
     files = get_instances(clips)
-    labels = [float(i) for i,_ in enumerate(files)] if kind == 'numbers' else [[f.parent.name, 'clip'][:1+i%2] for i,f in enumerate(files)]
+    labels = (
+        [float(i) for i, _ in enumerate(files)]
+        if kind == 'numbers'
+        else [[f.parent.name, 'clip'][: 1 + i % 2] for i, f in enumerate(files)]
+    )
     return ImageSeqDataLoaders.from_lists(clips, files, labels, seq_len=2, size=32, bs=4, seed=0, num_workers=0)
 
 @pytest.mark.parametrize('kind', ['several labels', 'numbers'])
@@ -93,24 +125,39 @@ def test_other_targets(kind, clips, clip, tmp_path):
     same(learn, again := load_bundle(save_bundle(learn, tmp_path/'b')), clip)
     items = get_instances(clips)[:3]
     labels = [1., 2., 3.] if kind == 'numbers' else [['clip']]*3
-    with learn.no_bar(), again.no_bar(): a,b = (evaluate_clips(l, items=items, labels=labels, n_clips=2) for l in (learn, again))
+    with learn.no_bar(), again.no_bar():
+        a, b = (evaluate_clips(l, items=items, labels=labels, n_clips=2) for l in (learn, again))
     assert type(a) is type(b) and (a.preds == b.preds).all() and a.vocab == b.vocab
 
 readings = {
-    'image tuples': lambda clips: get_action_dataloaders(get_instances(clips), bs=4, image_size=32, seq_len=2, num_workers=0),
-    'resized after': lambda clips: ImageSeqDataLoaders.from_folder(clips, seq_len=2, size=48, bs=4, item_tfms=RandomResizedCrop(32), num_workers=0),
-    'padded': lambda clips: ImageSeqDataLoaders.from_folder(clips, seq_len=2, size=48, bs=4, item_tfms=Resize((32,40), 'pad', pad_mode='zeros'), num_workers=0),
-    'oblong, squished': lambda clips: ImageSeqDataLoaders.from_folder(clips, seq_len=2, size=(32,48), method='squish', bs=4, num_workers=0),
-    'fps': lambda clips: ImageSeqDataLoaders.from_folder(clips, size=32, sampler=FirstFrames(3, 'wrap', fps=7.5), bs=4, num_workers=0)}
+    'image tuples': lambda clips: get_action_dataloaders(
+        get_instances(clips), bs=4, image_size=32, seq_len=2, num_workers=0
+    ),
+    'resized after': lambda clips: ImageSeqDataLoaders.from_folder(
+        clips, seq_len=2, size=48, bs=4, item_tfms=RandomResizedCrop(32), num_workers=0
+    ),
+    'padded': lambda clips: ImageSeqDataLoaders.from_folder(
+        clips, seq_len=2, size=48, bs=4, item_tfms=Resize((32, 40), 'pad', pad_mode='zeros'), num_workers=0
+    ),
+    'oblong, squished': lambda clips: ImageSeqDataLoaders.from_folder(
+        clips, seq_len=2, size=(32, 48), method='squish', bs=4, num_workers=0
+    ),
+    'fps': lambda clips: ImageSeqDataLoaders.from_folder(
+        clips, size=32, sampler=FirstFrames(3, 'wrap', fps=7.5), bs=4, num_workers=0
+    ),
+}
 
 @pytest.mark.parametrize('kind', readings)
 @pytest.mark.slow
 def test_clips_are_read_as_before(kind, clips, clip, tmp_path):
-    learn = seq_learner(readings[kind](clips), squeezenet1_1, pretrained=False, loss_func=LabelSmoothingCrossEntropyFlat())
+    learn = seq_learner(
+        readings[kind](clips), squeezenet1_1, pretrained=False, loss_func=LabelSmoothingCrossEntropyFlat()
+    )
     again = load_bundle(save_bundle(learn, tmp_path/'b'))
     same(learn, again, clip)
     items = get_instances(clips)[:3]
-    with learn.no_bar(), again.no_bar(): assert torch.equal(*(l.get_preds(dl=l.dls.test_dl(items, num_workers=0))[0] for l in (learn, again)))
+    with learn.no_bar(), again.no_bar():
+        assert torch.equal(*(l.get_preds(dl=l.dls.test_dl(items, num_workers=0))[0] for l in (learn, again)))
     if kind != 'image tuples': same(learn, again, VideoRange(clip, .1, .5))
 
 def test_what_acts_in_training_only_is_left_out(clips, clip, tmp_path):
@@ -129,7 +176,10 @@ def cannot(dls, clips):
     load = partial(ImageSeqDataLoaders.from_folder, clips, seq_len=2, size=32, bs=4, num_workers=0)
     sq = partial(create_seq_model, squeezenet1_1, 2, pretrained=False)
     yield Learner(dls, Blind()), 'Blind cannot be told'
-    yield Learner(dls, create_seq_model(partial(SimpleCNN, [3,4]), 2, pretrained=False)), 'of no library: pass it, arch='
+    yield (
+        Learner(dls, create_seq_model(partial(SimpleCNN, [3, 4]), 2, pretrained=False)),
+        'of no library: pass it, arch=',
+    )
     yield Learner(dls, sq(head=Mine)), 'class of its own: pass it, head='
     yield Learner(dls, SeqModel(nn.Conv2d(3,4,3), AvgHead(4, 2))), 'encoder is a Conv2d'
     changed = sq()
@@ -144,7 +194,8 @@ def cannot(dls, clips):
 
 def test_what_cannot_be_told_leaves_nothing(dls, clips, tmp_path):
     for learn, why in cannot(dls, clips):
-        with pytest.raises(ValueError, match='(?s)' + why.replace('(', r'\(').replace(')', r'\)')): save_bundle(learn, tmp_path/'b')
+        with pytest.raises(ValueError, match='(?s)' + why.replace('(', r'\(').replace(')', r'\)')):
+            save_bundle(learn, tmp_path / 'b')
         assert list(tmp_path.iterdir()) == [], why
 
 def test_own_network_and_head_are_passed_by_hand(dls, clip, tmp_path):
@@ -169,16 +220,42 @@ def test_tampered_files_are_refused_and_nothing_is_run(saved, tmp_path):
         (path/'model.safetensors').write_bytes(data)
         if fix: edit(sha256=sha256(data).hexdigest())
     evil, good = pickle.dumps(Evil(ran)), (saved[1]/'model.safetensors').read_bytes()
-    def arch(**kwargs): edit(model=json.loads((path/'bundle.json').read_text())['model'] | dict(net=dict(library='torchvision', name='resnet18', args={}) | kwargs))
-    cases = {'not the file that was saved': [lambda: weights(evil), lambda: weights(good[:-1]), lambda: weights(good[:-1] + bytes([good[-1] ^ 1])), lambda: edit(sha256=None)],
-             'damaged': [lambda: weights(evil, True), lambda: weights(b'', True), lambda: (path/'bundle.json').write_bytes(evil), lambda: (path/'bundle.json').write_text('{'),
-                         lambda: edit(model=None), lambda: edit(clips={}), lambda: edit(answer=[]), lambda: arch()],
-             'format': [lambda: edit(format=2), lambda: edit(format=None)], 'no bundle of this library': [lambda: (path/'bundle.json').write_text('[]')],
-             'no network': [lambda: arch(name='os.system')], 'may name no others': [lambda: arch(args=dict(weights='DEFAULT')), lambda: arch(args=dict(checkpoint_path=str(tmp_path/'e.pth')))],
-             'no kind of model': [lambda: edit(model=dict(kind='Learner'))]}
+    def arch(**kwargs):
+        edit(
+            model=json.loads((path / 'bundle.json').read_text())['model']
+            | dict(net=dict(library='torchvision', name='resnet18', args={}) | kwargs)
+        )
+
+    cases = {
+        'not the file that was saved': [
+            lambda: weights(evil),
+            lambda: weights(good[:-1]),
+            lambda: weights(good[:-1] + bytes([good[-1] ^ 1])),
+            lambda: edit(sha256=None),
+        ],
+        'damaged': [
+            lambda: weights(evil, True),
+            lambda: weights(b'', True),
+            lambda: (path / 'bundle.json').write_bytes(evil),
+            lambda: (path / 'bundle.json').write_text('{'),
+            lambda: edit(model=None),
+            lambda: edit(clips={}),
+            lambda: edit(answer=[]),
+            lambda: arch(),
+        ],
+        'format': [lambda: edit(format=2), lambda: edit(format=None)],
+        'no bundle of this library': [lambda: (path / 'bundle.json').write_text('[]')],
+        'no network': [lambda: arch(name='os.system')],
+        'may name no others': [
+            lambda: arch(args=dict(weights='DEFAULT')),
+            lambda: arch(args=dict(checkpoint_path=str(tmp_path / 'e.pth'))),
+        ],
+        'no kind of model': [lambda: edit(model=dict(kind='Learner'))],
+    }
     for why, changes in cases.items():
         for change in changes:
-            shutil.rmtree(path, ignore_errors=True); shutil.copytree(saved[1], path)
+            shutil.rmtree(path, ignore_errors=True)
+            shutil.copytree(saved[1], path)
             change()
             with pytest.raises(ValueError, match=why): load_bundle(path)
             assert not ran.exists(), why
@@ -187,7 +264,8 @@ def test_tampered_files_are_refused_and_nothing_is_run(saved, tmp_path):
     (tmp_path/'l.pkl').write_bytes(evil)
     with pytest.raises(ValueError, match='is a file'): load_bundle(tmp_path/'l.pkl')
     assert not ran.exists()
-    pickle.loads(evil); assert ran.exists()      # it would have
+    pickle.loads(evil)
+    assert ran.exists()      # it would have
 
 def test_written_whole_or_not_at_all(saved, tmp_path, monkeypatch):
     learn, path = saved[0], tmp_path/'b'
@@ -196,15 +274,30 @@ def test_written_whole_or_not_at_all(saved, tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, '_check_same', dies)
     with pytest.raises(KeyboardInterrupt): save_bundle(learn, path, notes='the second')
     assert 'the first' in (path/'README.md').read_text() and [f.name for f in tmp_path.iterdir()] == ['b']
-    (tmp_path/'photos').mkdir(); (tmp_path/'photos/cat.jpg').touch()
+    (tmp_path/'photos').mkdir()
+    (tmp_path/'photos/cat.jpg').touch()
     with pytest.raises(ValueError, match='is no bundle; choose another'): save_bundle(learn, tmp_path/'photos')
     assert (tmp_path/'photos/cat.jpg').exists()
 
 @pytest.mark.slow
 def test_card(saved, clips, tmp_path):
     with saved[0].no_bar(): ev = evaluate_clips(saved[0], n_clips=1)
-    text = (save_bundle(saved[0], tmp_path/'Left or right', license='mit', notes='For tests.', metrics=ev)/'README.md').read_text()
-    for said in ('license: mit', '# Left or right', 'For tests.', '- accuracy: ', '95% interval', 'UniformFrames(seq_len=4', '32x32', 'MoveLeft', 'LSTMHead'): assert said in text, said
+    text = (
+        save_bundle(saved[0], tmp_path / 'Left or right', license='mit', notes='For tests.', metrics=ev)
+        / 'README.md'
+    ).read_text()
+    for said in (
+        'license: mit',
+        '# Left or right',
+        'For tests.',
+        '- accuracy: ',
+        '95% interval',
+        'UniformFrames(seq_len=4',
+        '32x32',
+        'MoveLeft',
+        'LSTMHead',
+    ):
+        assert said in text, said
     assert 'top: 0.9' in (save_bundle(saved[0], tmp_path/'b', metrics=dict(top=.9))/'README.md').read_text()
 
 def test_training_goes_on_from_it(saved, dls):
@@ -221,12 +314,17 @@ def test_hub(saved, clip, tmp_path, monkeypatch):
     class Api:
         def __init__(self, token=None): assert token == 't'
         def create_repo(self, repo_id, private, exist_ok): made.append((repo_id, private))
-        def upload_folder(self, repo_id, folder_path): shutil.copytree(folder_path, tmp_path/repo_id); return f'https://hub/{repo_id}/commit/1'
+        def upload_folder(self, repo_id, folder_path):
+            shutil.copytree(folder_path, tmp_path/repo_id)
+            return f'https://hub/{repo_id}/commit/1'
     def download(repo_id, revision, token, allow_patterns):
         assert revision == 'v1' and set(allow_patterns) == {'bundle.json', 'model.safetensors', 'README.md'}
         return str(tmp_path/repo_id)
-    monkeypatch.setattr(hub, 'HfApi', Api); monkeypatch.setattr(hub, 'snapshot_download', download)
-    assert push_to_hub(saved[0], 'me/motion', token='t', license='mit') == 'https://hub/me/motion/commit/1' and made == [('me/motion', False)]
+    monkeypatch.setattr(hub, 'HfApi', Api)
+    monkeypatch.setattr(hub, 'snapshot_download', download)
+    assert push_to_hub(
+        saved[0], 'me/motion', token='t', license='mit'
+    ) == 'https://hub/me/motion/commit/1' and made == [('me/motion', False)]
     assert '# motion' in (tmp_path/'me/motion/README.md').read_text()
     same(saved[0], from_hub('me/motion', revision='v1'), clip)
 

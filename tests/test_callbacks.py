@@ -1,10 +1,28 @@
 "Resumed training is bit-equal; growing clips leave no trace; errors name clips, steps and settings; two processes measure what one does."
+
 import os, signal, subprocess, sys
 from functools import partial
 
 import pytest, torch
-from fastai.vision.all import (CSVLogger, Callback, CancelFitException, CrossEntropyLossFlat, CutMix, EarlyStoppingCallback, GradientAccumulation, Learner, MixUp,
-                               RandomResizedCrop, RegressionBlock, SaveModelCallback, SimpleCNN, accuracy, aug_transforms, nn, set_seed)
+from fastai.vision.all import (
+    CSVLogger,
+    Callback,
+    CancelFitException,
+    CrossEntropyLossFlat,
+    CutMix,
+    EarlyStoppingCallback,
+    GradientAccumulation,
+    Learner,
+    MixUp,
+    RandomResizedCrop,
+    RegressionBlock,
+    SaveModelCallback,
+    SimpleCNN,
+    accuracy,
+    aug_transforms,
+    nn,
+    set_seed,
+)
 
 from fastai_seq.train.guards import CheckCallbacks, FiniteLoss
 from fastai_seq.train.callbacks import EMA
@@ -19,7 +37,9 @@ from fastai_seq.video.sampling import EveryFrame, PartOf, RandomClip, SegmentFra
 
 def loaders(clips, **kwargs):
     set_seed(0)
-    return ImageSeqDataLoaders.from_folder(clips, **{**dict(seq_len=4, size=16, bs=4, seed=1, num_workers=0, sampler=SegmentFrames), **kwargs})
+    return ImageSeqDataLoaders.from_folder(
+        clips, **{**dict(seq_len=4, size=16, bs=4, seed=1, num_workers=0, sampler=SegmentFrames), **kwargs}
+    )
 
 def learner(clips, tmp_path, cbs=None, dls=None, **kwargs):
     dls = dls or loaders(clips)
@@ -60,9 +80,15 @@ def resumed(clips, tmp_path, train, stops, **kwargs):
     train(parts, [stop_at(-1), Resumable()])
     assert same(weights(whole), weights(parts))
     a, b = whole.recorder, parts.recorder
-    assert [list(v) for v in a.values] == [list(v) for v in b.values] and list(a.lrs) == list(b.lrs) and a.iters == b.iters
+    assert (
+        [list(v) for v in a.values] == [list(v) for v in b.values]
+        and list(a.lrs) == list(b.lrs)
+        and a.iters == b.iters
+    )
     assert torch.equal(torch.stack(list(a.losses)), torch.stack(list(b.losses)))
-    assert {k: list(v) for k,v in getattr(a, 'hps', {}).items()} == {k: list(v) for k,v in getattr(b, 'hps', {}).items()}
+    assert {k: list(v) for k, v in getattr(a, 'hps', {}).items()} == {
+        k: list(v) for k, v in getattr(b, 'hps', {}).items()
+    }
     return whole, parts
 
 def one_cycle(learn, cbs): learn.fit_one_cycle(4, 1e-2, cbs=cbs)
@@ -86,15 +112,35 @@ def test_with_augmentation(clips, tmp_path):
 @pytest.mark.parametrize('fit', [0, 1])
 @pytest.mark.slow
 def test_fine_tune_goes_on_in_the_right_phase(clips, tmp_path, fit):
-    resumed(clips, tmp_path, lambda learn, cbs: learn.fine_tune(2, 1e-2, freeze_epochs=2, cbs=cbs), [stop_at(1, fit=fit)])
+    resumed(
+        clips,
+        tmp_path,
+        lambda learn, cbs: learn.fine_tune(2, 1e-2, freeze_epochs=2, cbs=cbs),
+        [stop_at(1, fit=fit)],
+    )
 
 @pytest.mark.slow
 def test_best_model_and_early_stopping_are_as_if_undisturbed(clips, tmp_path):
-    def train(learn, cbs): learn.fit(5, 5e-2, cbs=[SaveModelCallback('accuracy'), EarlyStoppingCallback('accuracy', patience=2), CSVLogger(), *cbs])
+
+    def train(learn, cbs):
+        learn.fit(
+            5,
+            5e-2,
+            cbs=[
+                SaveModelCallback('accuracy'),
+                EarlyStoppingCallback('accuracy', patience=2),
+                CSVLogger(),
+                *cbs,
+            ],
+        )
+
     whole, parts = resumed(clips, tmp_path, train, [stop_at(2)])
     a, b = (torch.load(tmp_path/o/'models/model.pth', weights_only=True) for o in ('whole', 'parts'))
     assert same(a, b)
-    rows = [[l.rsplit(',', 1)[0] for l in (tmp_path/o/'history.csv').read_text().splitlines()] for o in ('whole', 'parts')]
+    rows = [
+        [l.rsplit(',', 1)[0] for l in (tmp_path / o / 'history.csv').read_text().splitlines()]
+        for o in ('whole', 'parts')
+    ]
     assert rows[0] == rows[1]
 
 @pytest.mark.slow
@@ -143,14 +189,16 @@ def test_a_checkpoint_runs_no_code(clips, tmp_path):
 def test_other_settings_are_named(clips, tmp_path):
     learner(clips, tmp_path).fit_one_cycle(1, 1e-2, cbs=Resumable())
     def again(match, n=1, lr=1e-2, cbs=(), dls=None, **kwargs):
-        with pytest.raises(ValueError, match=match): learner(clips, tmp_path, dls=dls, **kwargs).fit_one_cycle(n, lr, cbs=[Resumable(), *cbs])
+        with pytest.raises(ValueError, match=match):
+            learner(clips, tmp_path, dls=dls, **kwargs).fit_one_cycle(n, lr, cbs=[Resumable(), *cbs])
     again('epochs: 1 there, 2 now', n=2)
     again('schedule', lr=1e-3)
     again('callbacks', cbs=[MixUp()])
     again('clips per batch: 4 there, 2 now', dls=loaders(clips, bs=2))
     again('reading', dls=loaders(clips, size=24))
     again('loss', loss_func=nn.CrossEntropyLoss())
-    frozen = learner(clips, tmp_path); frozen.freeze()
+    frozen = learner(clips, tmp_path)
+    frozen.freeze()
     with pytest.raises(ValueError, match='parameters trained'): frozen.fit_one_cycle(1, 1e-2, cbs=Resumable())
 
 # ProgressiveClips
@@ -158,8 +206,20 @@ def test_other_settings_are_named(clips, tmp_path):
 @pytest.mark.slow
 def test_growing_clips_with_workers_read_what_is_needed_and_validate_whole(clips, tmp_path):
     shapes = []
-    def note(self): shapes.append((self.training, self.epoch, tuple(self.x.shape[1:]), max(i for _,idxs in self.x.source for i in idxs)))
-    learn = learner(clips, tmp_path, [ProgressiveClips(((.5,.5), (.5,1)), .75, multiple=4), cb(-50, before_batch=note)], dls=loaders(clips, num_workers=2))
+    def note(self):
+        shapes.append((
+            self.training,
+            self.epoch,
+            tuple(self.x.shape[1:]),
+            max(i for _, idxs in self.x.source for i in idxs),
+        ))
+
+    learn = learner(
+        clips,
+        tmp_path,
+        [ProgressiveClips(((0.5, 0.5), (0.5, 1)), 0.75, multiple=4), cb(-50, before_batch=note)],
+        dls=loaders(clips, num_workers=2),
+    )
     before = learn.dls.train
     learn.fit(4)
     got = {e: {s for t,ep,s,_ in shapes if t and ep == e} for e in range(4)}
@@ -172,8 +232,15 @@ def test_growing_clips_with_workers_read_what_is_needed_and_validate_whole(clips
 def test_growing_clips_draw_new_each_epoch_and_alike_with_workers(clips, tmp_path):
     def run(workers):
         seen = []
-        learn = learner(clips, tmp_path, [ProgressiveClips(((.5,.5),), .75, multiple=4), cb(-50, before_batch=lambda self: self.training and seen.append(self.x.source))],
-                        dls=loaders(clips, num_workers=workers))
+        learn = learner(
+            clips,
+            tmp_path,
+            [
+                ProgressiveClips(((0.5, 0.5),), 0.75, multiple=4),
+                cb(-50, before_batch=lambda self: self.training and seen.append(self.x.source)),
+            ],
+            dls=loaders(clips, num_workers=workers),
+        )
         learn.fit(3)
         return seen
     one, two = run(0), run(2)
@@ -183,11 +250,16 @@ def test_growing_clips_draw_new_each_epoch_and_alike_with_workers(clips, tmp_pat
 
 def test_growing_clips_of_a_model_of_one_shape(clips, tmp_path):
     class Fixed(nn.Module):
-        def __init__(self): super().__init__(); self.net = nn.Linear(4*3*16*16, 2)
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(4*3*16*16, 2)
         def forward(self, x): return self.net(x.flatten(1))
-    learn = learner(clips, tmp_path, ProgressiveClips()); learn.model = Fixed(); learn.splitter = lambda m: [list(m.parameters())]
+    learn = learner(clips, tmp_path, ProgressiveClips())
+    learn.model = Fixed()
+    learn.splitter = lambda m: [list(m.parameters())]
     with pytest.raises(ValueError, match='does not take clips of 0.5 of the frames.*stages that keep it'): learn.fit(4)
-    learn.model.train(); learn.add_cb(stop_at(0, 0))
+    learn.model.train()
+    learn.add_cb(stop_at(0, 0))
     learn.remove_cb(ProgressiveClips)
     with pytest.raises(Stop): learn.fit(1)
 
@@ -204,25 +276,43 @@ def message(learn, **kwargs):
     return str(e.value)
 
 def test_frames_that_are_not_finite_are_named_before_they_are_mixed(clips, tmp_path):
-    def spoil(self): self.xb[0][2,1,0,3,3] = float('nan'); named.append(str(self.xb[0].source[2][0]))
+    def spoil(self):
+        self.xb[0][2,1,0,3,3] = float('nan')
+        named.append(str(self.xb[0].source[2][0]))
     named = []
     learn = nan_at(learner(clips, tmp_path, [FiniteLoss(), CutMix()]), spoil)
     msg = message(learn)
-    assert 'training, epoch 1, batch 1 of' in msg and 'the frames of 1 of 4 clips' in msg and named[0] in msg and msg.count('.avi') == 1
+    assert (
+        'training, epoch 1, batch 1 of' in msg
+        and 'the frames of 1 of 4 clips' in msg
+        and named[0] in msg
+        and msg.count('.avi') == 1
+    )
     assert all(torch.isfinite(p).all() for p in learn.model.parameters())
 
 def test_weights_that_are_not_finite_are_told_from_clips(clips, tmp_path):
     def spoil(self): self.model.head.classify[-1].weight.data[0,0] = float('inf')
     msg = message(nan_at(learner(clips, tmp_path, FiniteLoss()), spoil))
-    assert 'weights and statistics are not finite' in msg and 'head' in msg and '.avi' not in msg and 'learning rate' in msg
+    assert (
+        'weights and statistics are not finite' in msg
+        and 'head' in msg
+        and '.avi' not in msg
+        and 'learning rate' in msg
+    )
 
 def test_a_clip_that_the_model_cannot_bear(clips, tmp_path):
     class Log(nn.Module):
-        def __init__(self, net): super().__init__(); self.net = net
+        def __init__(self, net):
+            super().__init__()
+            self.net = net
         def forward(self, x): return self.net(x) + x.amax((1,2,3,4)).log()[:,None]*0
-    def spoil(self): self.xb[0][3] = 0.; named.append(str(self.xb[0].source[3][0]))
+    def spoil(self):
+        self.xb[0][3] = 0.
+        named.append(str(self.xb[0].source[3][0]))
     named = []
-    learn = learner(clips, tmp_path, FiniteLoss()); learn.model = Log(learn.model); learn.splitter = lambda m: [list(m.parameters())]
+    learn = learner(clips, tmp_path, FiniteLoss())
+    learn.model = Log(learn.model)
+    learn.splitter = lambda m: [list(m.parameters())]
     msg = message(nan_at(learn, spoil))
     assert 'alone, 1 of 4 clips' in msg and named[0] in msg and msg.count('.avi') == 1
     assert learn.model.training
@@ -245,14 +335,22 @@ def test_autocast_is_left(clips, tmp_path):
 
 @pytest.mark.slow
 def test_finite_loss_changes_nothing(clips, tmp_path):
-    a, b = learner(clips, tmp_path, [MixUp()]), learner(clips, tmp_path, [MixUp(), FiniteLoss(), CheckCallbacks(), PerRank()])
-    for l in (a, b): set_seed(3); l.fit(2)
+    a, b = learner(clips, tmp_path, [MixUp()]), learner(
+        clips, tmp_path, [MixUp(), FiniteLoss(), CheckCallbacks(), PerRank()]
+    )
+    for l in (a, b):
+        set_seed(3)
+        l.fit(2)
     assert same(weights(a), weights(b))
-    b.get_preds(); b.validate(); b.lr_find(num_it=6, stop_div=False, show_plot=False)
+    b.get_preds()
+    b.validate()
+    b.lr_find(num_it=6, stop_div=False, show_plot=False)
 
 def test_clips_of_several_lengths(clips, tmp_path):
     dls = loaders(clips, sampler=EveryFrame(5))
-    def spoil(self): self.xb[0].lengths = (5,4,3,2); self.xb[0][3,0] = float('nan')
+    def spoil(self):
+        self.xb[0].lengths = (5,4,3,2)
+        self.xb[0][3,0] = float('nan')
     assert 'frames of 1 of 4' in message(nan_at(learner(clips, tmp_path, FiniteLoss(), dls=dls), spoil))
 
 # memory
@@ -266,8 +364,19 @@ def test_memory_errors_get_a_note_of_the_knobs(clips, tmp_path, error, validatin
         if mod.training != validating: raise error
     learn.model.register_forward_pre_hook(fail)
     with pytest.raises(type(error)) as e: learn.fit(1)
-    note, = e.value.__notes__; error.__notes__.clear()
-    for knob in ('validation' if validating else 'training', '4 clips of 4 frames of 16x16', 'bs=', 'seq_len=', 'size=', 'chunk', 'bf16', 'GradientAccumulation'): assert knob in note, knob
+    note, = e.value.__notes__
+    error.__notes__.clear()
+    for knob in (
+        'validation' if validating else 'training',
+        '4 clips of 4 frames of 16x16',
+        'bs=',
+        'seq_len=',
+        'size=',
+        'chunk',
+        'bf16',
+        'GradientAccumulation',
+    ):
+        assert knob in note, knob
 
 def test_other_errors_get_none(clips, tmp_path):
     learn = learner(clips, tmp_path)
@@ -281,9 +390,19 @@ def test_other_errors_get_none(clips, tmp_path):
 def test_mixing_with_a_loss_that_cannot_be_mixed(clips, tmp_path, loss):
     "fastai alone stops too, but in words that help nobody; with numbers as targets any loss will do"
     with pytest.raises(RuntimeError, match='expected dtype'): learner(clips, tmp_path, MixUp(), loss_func=loss).fit(1)
-    with pytest.raises(ValueError, match='CrossEntropyLossFlat'): learner(clips, tmp_path, [MixUp(), CheckCallbacks()], loss_func=loss).fit(1)
+    with pytest.raises(ValueError, match='CrossEntropyLossFlat'):
+        learner(clips, tmp_path, [MixUp(), CheckCallbacks()], loss_func=loss).fit(1)
     files = get_instances(clips)
-    dls = ImageSeqDataLoaders.from_lists(clips, files, [[float(i), 1.] for i in range(len(files))], seq_len=2, size=16, bs=4, num_workers=0, y_block=RegressionBlock(n_out=2))
+    dls = ImageSeqDataLoaders.from_lists(
+        clips,
+        files,
+        [[float(i), 1.0] for i in range(len(files))],
+        seq_len=2,
+        size=16,
+        bs=4,
+        num_workers=0,
+        y_block=RegressionBlock(n_out=2),
+    )
     learn = learner(clips, tmp_path, [MixUp(), CheckCallbacks(), FiniteLoss()], dls=dls, loss_func=nn.MSELoss())
     learn.metrics = []
     learn.fit(1)
@@ -291,7 +410,8 @@ def test_mixing_with_a_loss_that_cannot_be_mixed(clips, tmp_path, loss):
 @pytest.mark.parametrize('device', [torch.device('cpu'), 'cpu'], ids=['device', 'its name'])
 def test_mixed_precision_on_a_cpu_is_told_to_do_nothing(clips, tmp_path, device):
     dls = loaders(clips).to(device)
-    with pytest.warns(UserWarning, match='no effect on a CPU'): learner(clips, tmp_path, CheckCallbacks(), dls=dls).to_bf16().fit(1)
+    with pytest.warns(UserWarning, match='no effect on a CPU'):
+        learner(clips, tmp_path, CheckCallbacks(), dls=dls).to_bf16().fit(1)
 
 # several processes
 
@@ -326,13 +446,32 @@ if __name__ == '__main__':
     torch.save(dict(seen=once, draws=draws, values=[list(v) for v in learn.recorder.values], end=weights(learn), again=weights(again), r=torch.rand(1).item()), out/f'rank{{rank_distrib()}}.pth')
 """
     (tmp_path/'train.py').write_text(code)
-    run = subprocess.run([sys.executable, '-W', 'ignore', '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', tmp_path/'train.py'],
-                         capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    run = subprocess.run(
+        [
+            sys.executable,
+            '-W',
+            'ignore',
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            '--nproc_per_node',
+            '2',
+            tmp_path / 'train.py',
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     a, b = (torch.load(tmp_path/f'rank{r}.pth', weights_only=True) for r in range(2))
     n = len(a['seen'][1])//2
-    assert not set(a['seen'][1][:n]) & set(b['seen'][1][:n]) and len(set(a['seen'][1][:n]) | set(b['seen'][1][:n])) == 2*n == 18
-    assert len(set(a['seen'][0]) | set(b['seen'][0])) == 5 and len(a['seen'][0]) == len(b['seen'][0]) == 6     # one clip twice in each of 2 epochs, to be even
+    assert (
+        not set(a['seen'][1][:n]) & set(b['seen'][1][:n])
+        and len(set(a['seen'][1][:n]) | set(b['seen'][1][:n])) == 2 * n == 18
+    )
+    assert (
+        len(set(a['seen'][0]) | set(b['seen'][0])) == 5 and len(a['seen'][0]) == len(b['seen'][0]) == 6
+    )  # one clip twice in each of 2 epochs, to be even
     assert not set(a['draws']) & set(b['draws'])
     assert same(a['end'], b['end']) and same(a['end'], a['again']) and a['values'] == b['values']
     from fastai.vision.all import F1Score
@@ -346,7 +485,11 @@ if __name__ == '__main__':
 def test_an_interrupted_lr_find_turns_nothing_off(clips, tmp_path, cls):
     own = cls()
     learn, ran = learner(clips, tmp_path, [own]), []
-    with pytest.raises(Stop), learn.added_cbs([cb(after_batch=lambda self: ran.append(own.run)), stop_at(0, 1)]): learn.lr_find(num_it=6, show_plot=False)
+    with (
+        pytest.raises(Stop),
+        learn.added_cbs([cb(after_batch=lambda self: ran.append(own.run)), stop_at(0, 1)]),
+    ):
+        learn.lr_find(num_it=6, show_plot=False)
     assert ran == [False]
     learn.fit(1, cbs=cb(after_batch=lambda self: ran.append(own.run)))
     assert all(ran[1:]) and len(ran) > 2

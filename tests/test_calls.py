@@ -1,4 +1,5 @@
 "No call passes an argument that the installed releases of other libraries do not know: such a mistake waits for the user who has another release."
+
 import ast, inspect
 from importlib import import_module
 from pathlib import Path
@@ -23,8 +24,10 @@ def accepted(func):
     "The names of the arguments that `func` takes; None where it takes any, or does not say"
     try:
         params = [*inspect.signature(func).parameters.values()]
-        if isinstance(func, type) and func.__init__ is not object.__init__: params += inspect.signature(func.__init__).parameters.values()     # a metaclass may say less
-    except (TypeError, ValueError): return None
+        if isinstance(func, type) and func.__init__ is not object.__init__:
+            params += inspect.signature(func.__init__).parameters.values()  # a metaclass may say less
+    except (TypeError, ValueError):
+        return None
     if any(p.kind is p.VAR_KEYWORD for p in params): return None
     return {p.name for p in params}
 
@@ -49,7 +52,8 @@ def unknown(tree, scope):
         names, given = named(call.func), {k.arg for k in call.keywords if k.arg}
         if not names or not given: continue
         known = accepted(func) if (func := resolved(scope, names)) is not None else None
-        if names[0] == 'av' or names[-1] in ('reformat', 'add_stream', 'from_ndarray', 'seek'): known = of_av.get(names[-1], known)
+        if names[0] == 'av' or names[-1] in ('reformat', 'add_stream', 'from_ndarray', 'seek'):
+            known = of_av.get(names[-1], known)
         if known and '**' not in known: yield from ((call.lineno, '.'.join(names), a) for a in sorted(given - known))
 
 @pytest.mark.parametrize('name', modules)

@@ -18,16 +18,34 @@ def test_train_and_predict_in_fresh_processes(clips, tmp_path):
     files = get_instances(clips)[:2]
     res = fastai_seq('predict', tmp_path/'model.pkl', *files)
     assert res.returncode == 0, res.stderr
-    for line, f in zip(res.stdout.strip().splitlines(), files, strict=True): assert re.fullmatch(rf'{f}\tMove(Left|Right)\t[01]\.\d{{3}}', line)
+    for line, f in zip(res.stdout.strip().splitlines(), files, strict=True):
+        assert re.fullmatch(rf'{f}\tMove(Left|Right)\t[01]\.\d{{3}}', line)
 
 @pytest.mark.parametrize('arch', ['resnet10t', 'mc3_18'])       # timm's, and a video network
 @pytest.mark.slow
 def test_train_takes_other_networks(clips, tmp_path, arch, capsys):
-    ask = ['train', clips, '--out', tmp_path, '--weights', 'none', '--arch', arch, '--epochs', 1, '--size', 32, '--seq_len', 4]
+    ask = [
+        'train',
+        clips,
+        '--out',
+        tmp_path,
+        '--weights',
+        'none',
+        '--arch',
+        arch,
+        '--epochs',
+        1,
+        '--size',
+        32,
+        '--seq_len',
+        4,
+    ]
     main = lambda *more: cli.main([*map(str, ask), *more])
     assert main() == 0 and ('lstm' in capsys.readouterr().out) == (arch == 'resnet10t')
     before = (tmp_path/'model.pkl').stat()
-    assert main() == 2 and '--force' in capsys.readouterr().err and (tmp_path/'model.pkl').stat() == before      # nothing is lost unasked
+    assert (
+        main() == 2 and '--force' in capsys.readouterr().err and (tmp_path / 'model.pkl').stat() == before
+    )  # nothing is lost unasked
     assert main('--force') == 0 and (tmp_path/'model.pkl').stat() != before
     assert main('--force', '--head', 'rnn') == 2
 
@@ -47,14 +65,18 @@ def test_a_mistake_ends_a_process_without_traceback(tmp_path):
     'train {clips} --bs 0', 'train {clips} --bs 99', 'train {clips} --seq_len 0', 'train {clips} --arch resnet', 'train {clips} --head rnn', 'train {tmp}/nowhere', 'train {tmp}'])
 def test_mistakes_take_one_line(args, clips, tmp_path, capsys):
     (tmp_path/'junk.pkl').write_text('junk')
-    args = args.format(tmp=tmp_path, clips=clips).split() + (['--out', str(tmp_path/'out')] if args.startswith('train') else [])
+    args = args.format(tmp=tmp_path, clips=clips).split() + (
+        ['--out', str(tmp_path / 'out')] if args.startswith('train') else []
+    )
     assert cli.main(args) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith('fastai-seq: error: ')
 
 @pytest.mark.parametrize('args,named', [('train {clips} --weights none --epochs 0', 'epochs=0'), ('predict m.pkl x.avi --window 1', 'window=1.0'), ('predict m.pkl x.avi --timeline --n_clips 2', 'n_clips=2'),
     ('export m.pkl --bundle {tmp}/b --int8', '--int8 is for --onnx'), ('export m.pkl --onnx {tmp}/m.onnx --notes mine', '--notes are for --bundle')])
 def test_options_that_would_count_for_nothing_are_named(args, named, clips, tmp_path, capsys):
-    args = args.format(tmp=tmp_path, clips=clips).split() + (['--out', str(tmp_path/'out')] if args.startswith('train') else [])
+    args = args.format(tmp=tmp_path, clips=clips).split() + (
+        ['--out', str(tmp_path / 'out')] if args.startswith('train') else []
+    )
     assert cli.main(args) == 2 and named in capsys.readouterr().err
 
 @pytest.mark.slow
@@ -66,9 +88,14 @@ def test_the_seed_fixes_training(clips, tmp_path, capsys):
     assert losses[0] == losses[1] != losses[2]
 
 def test_no_file_replaces_a_folder(clips, tmp_path, capsys):
-    (tmp_path/'thesis').mkdir(); (tmp_path/'thesis/all.txt').write_text('years')
+    (tmp_path/'thesis').mkdir()
+    (tmp_path/'thesis/all.txt').write_text('years')
     assert cli.main(['doctor', str(clips), '--out', str(tmp_path/'thesis'), '--workers', '1']) == 2
-    assert 'is a folder' in capsys.readouterr().err and (tmp_path/'thesis/all.txt').read_text() == 'years' and len(list(tmp_path.iterdir())) == 1
+    assert (
+        'is a folder' in capsys.readouterr().err
+        and (tmp_path / 'thesis/all.txt').read_text() == 'years'
+        and len(list(tmp_path.iterdir())) == 1
+    )
 
 @pytest.fixture(scope='module')
 def split(clips, tmp_path_factory):
@@ -99,8 +126,12 @@ def test_exclude_lists_of_odd_names(clips, tmp_path):
 def trained(clips, tmp_path_factory):
     "What the commands leave: model.pkl, report.html, m.onnx, the bundle b, a page and the list x.txt"
     out = tmp_path_factory.mktemp('trained')
-    for words in (['train', clips, '--out', out, *small], ['export', out/'model.pkl', '--onnx', out/'m.onnx', '--bundle', out/'b'],
-                  ['predict', out/'model.pkl', get_instances(clips)[0], '--html', '--out', out], ['doctor', clips, '--workers', 1, '--out', out/'x.txt']):
+    for words in (
+        ['train', clips, '--out', out, *small],
+        ['export', out / 'model.pkl', '--onnx', out / 'm.onnx', '--bundle', out / 'b'],
+        ['predict', out / 'model.pkl', get_instances(clips)[0], '--html', '--out', out],
+        ['doctor', clips, '--workers', 1, '--out', out / 'x.txt'],
+    ):
         assert cli.main([*map(str, words)]) == 0, words
     return out
 
@@ -121,7 +152,12 @@ print('loaded', status, [m for m in {heavy + more} if m in sys.modules])"""
 @pytest.mark.parametrize('code', ['from fastai_seq.all import *', 'from fastai_seq.cli import main; main(["predict", "{trained}/model.pkl", "{clip}"])'])
 def test_nobody_is_warned_of_what_only_fastai_can_change(code, trained, clips):
     code = code.format(trained=trained, clip=get_instances(clips)[0])
-    res = subprocess.run([sys.executable, '-W', 'default', '-c', code], capture_output=True, text=True, env={k: v for k,v in os.environ.items() if k != 'PYTHONWARNINGS'})
+    res = subprocess.run(
+        [sys.executable, '-W', 'default', '-c', code],
+        capture_output=True,
+        text=True,
+        env={k: v for k, v in os.environ.items() if k != 'PYTHONWARNINGS'},
+    )
     assert res.returncode == 0 and 'Warning' not in res.stderr, res.stderr
 
 def test_a_training_is_told_in_aligned_columns(clips, tmp_path, capsys):
@@ -149,24 +185,32 @@ def test_a_file_that_is_not_ours_is_not_replaced(command, clips, trained, tmp_pa
     said, = capsys.readouterr().err.splitlines()
     assert said.startswith('fastai-seq: error: ') and '--force' in said and str(tmp_path) in said
     assert {p: p.read_bytes() for p in tmp_path.rglob('*') if p.is_file()} == before
-    if not words[0] in ('train', 'demo'): assert cli.main([*words, '--force']) == 0 and any(p.read_bytes() != b for p,b in before.items())
+    if not words[0] in ('train', 'demo'):
+        assert cli.main([*words, '--force']) == 0 and any(p.read_bytes() != b for p, b in before.items())
 
 @pytest.mark.slow
 def test_what_is_ours_is_replaced(clips, trained, tmp_path):
     "By the same command again, without --force"
     old, clip = tmp_path/'old', get_instances(clips)[0]
     shutil.copytree(trained, old)
-    for words in (['doctor', clips, '--workers', 1, '--out', old/'x.txt'], ['export', trained/'model.pkl', '--onnx', old/'m.onnx', '--bundle', old/'b', '--int8'],
-                  ['export', trained/'model.pkl', '--onnx', old/'m.onnx'], ['predict', trained/'model.pkl', clip, '--html', '--out', old]):
+    for words in (
+        ['doctor', clips, '--workers', 1, '--out', old / 'x.txt'],
+        ['export', trained / 'model.pkl', '--onnx', old / 'm.onnx', '--bundle', old / 'b', '--int8'],
+        ['export', trained / 'model.pkl', '--onnx', old / 'm.onnx'],
+        ['predict', trained / 'model.pkl', clip, '--html', '--out', old],
+    ):
         assert cli.main([*map(str, words)]) == 0, words
 
-breaks = dict(full="""import resource, uuid
+breaks = dict(
+    full="""import resource, uuid
 def uuid4():            # the first thing that written_whole asks for: from here on, a write of more than 10 bytes is told as EFBIG
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
     return uuid.uuid4()
 files.uuid4 = uuid4
-""", interrupted="""def replace(tmp, dest): raise KeyboardInterrupt
-files.Path.replace = replace""")
+""",
+    interrupted="""def replace(tmp, dest): raise KeyboardInterrupt
+files.Path.replace = replace""",
+)
 
 @pytest.mark.parametrize('command', ['train {clips} --out {old} --force {small}', 'doctor {clips} --workers 0 --out {old}/x.txt', 'export {trained}/model.pkl --onnx {old}/m.onnx',
     'export {trained}/model.pkl --bundle {old}/b', 'predict {trained}/model.pkl {clip} --html --out {old}'])
@@ -185,7 +229,11 @@ sys.exit(cli.main({words}))"""
     res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert res.returncode == dict(full=2, interrupted=130)[how], res.stderr
     said = [l for l in res.stderr.splitlines() if l.startswith('fastai-seq: ')]
-    assert len(said) == 1 and 'Traceback' not in res.stderr and (how == 'interrupted' or words[0] == 'predict' or str(old) in said[0]), res.stderr
+    assert (
+        len(said) == 1
+        and 'Traceback' not in res.stderr
+        and (how == 'interrupted' or words[0] == 'predict' or str(old) in said[0])
+    ), res.stderr
     assert {p: p.read_bytes() for p in old.rglob('*') if p.is_file()} == before
 
 def test_a_disk_without_room_for_the_model_is_told_before_training(clips, tmp_path, capsys, monkeypatch):

@@ -1,4 +1,5 @@
 "Pages in a browser: a timeline plays with its labels; in the demo a video that is put in gets its timeline, a camera its answers."
+
 import re, shutil
 from functools import partial
 
@@ -20,14 +21,26 @@ driver = pytest.importorskip('playwright.sync_api')
 chromium = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 if not chromium: pytest.skip('no Chromium', allow_module_level=True)
 
-def noise(n, w, h): return [np.asarray(Image.fromarray(f).resize((w, h))) for f in np.random.default_rng(0).integers(0, 256, (n, 6, 8, 3), dtype=np.uint8)]
+
+def noise(n, w, h):
+    return [
+        np.asarray(Image.fromarray(f).resize((w, h)))
+        for f in np.random.default_rng(0).integers(0, 256, (n, 6, 8, 3), dtype=np.uint8)
+    ]
+
 
 @pytest.fixture(scope='module')
 def page(clips, tmp_path_factory):
     "The page, the learner, and a folder with a video and what the camera sees"
     tmp = tmp_path_factory.mktemp('page')
     torch.manual_seed(0)
-    learn = seq_learner(ImageSeqDataLoaders.from_folder(clips, seq_len=3, size=32, bs=4, seed=0, num_workers=0), partial(SimpleCNN, [3, 4, 8]), head='lstm', pretrained=False, hidden_size=8)
+    learn = seq_learner(
+        ImageSeqDataLoaders.from_folder(clips, seq_len=3, size=32, bs=4, seed=0, num_workers=0),
+        partial(SimpleCNN, [3, 4, 8]),
+        head='lstm',
+        pretrained=False,
+        hidden_size=8,
+    )
     write_video(tmp/'v.mp4', noise(30, 64, 48), 10, 'libx264' if 'libx264' in av.codecs_available else 'mpeg4')
     (tmp/'bad.mp4').write_text('no video')
     with av.open(str(tmp/'cam.mjpeg'), 'w', format='mjpeg') as out:
@@ -38,7 +51,15 @@ def page(clips, tmp_path_factory):
     app = demo_app(learn, 1., .5)
     _, url, _ = app.launch(prevent_thread_lock=True, quiet=True)
     with driver.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--use-fake-ui-for-media-stream', '--use-fake-device-for-media-stream', f'--use-file-for-fake-video-capture={tmp}/cam.mjpeg'])
+        browser = p.chromium.launch(
+            executable_path=chromium,
+            args=[
+                '--no-sandbox',
+                '--use-fake-ui-for-media-stream',
+                '--use-fake-device-for-media-stream',
+                f'--use-file-for-fake-video-capture={tmp}/cam.mjpeg',
+            ],
+        )
         page = browser.new_context(permissions=['camera']).new_page()
         page.set_default_timeout(60_000)
         page.goto(url)
@@ -49,7 +70,8 @@ def page(clips, tmp_path_factory):
 def put_in(page, file, tries=10):
     "The page shows its form before it listens to it: until then a file is put in once more"
     try:
-        with page.expect_response(re.compile('/upload'), timeout=5_000): page.set_input_files('input[type=file]', str(file))
+        with page.expect_response(re.compile('/upload'), timeout=5_000):
+            page.set_input_files('input[type=file]', str(file))
     except driver.TimeoutError:
         if tries == 1: raise
         put_in(page, file, tries-1)
@@ -58,8 +80,12 @@ def test_a_video_gets_its_timeline(page):
     page, learn, tmp = page
     put_in(page, tmp/'v.mp4')
     page.wait_for_selector('td:has-text("Move")', state='attached')
-    assert page.locator('video').count() == 2 and page.locator('img[src*="data:image"], img[src*="/file="]').count() >= 1
-    for s in predict_timeline(learn, tmp/'v.mp4', 1., .5, progress=False).segments().itertuples(): assert page.locator(f'td:has-text("{s.label}")').count()
+    assert (
+        page.locator('video').count() == 2
+        and page.locator('img[src*="data:image"], img[src*="/file="]').count() >= 1
+    )
+    for s in predict_timeline(learn, tmp / 'v.mp4', 1.0, 0.5, progress=False).segments().itertuples():
+        assert page.locator(f'td:has-text("{s.label}")').count()
 
 def test_the_camera_gets_answers(page):
     page, learn, _ = page

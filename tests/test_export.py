@@ -1,4 +1,5 @@
 "Exported models answer as the learner does, in batches of any size, where there is no torch; what cannot be exported leaves nothing."
+
 import json, subprocess, sys
 from functools import partial
 
@@ -26,12 +27,16 @@ from fastai_seq.video.sampling import EveryFrame, RandomClip
 from fastai_seq.video.read import VideoError, VideoRange
 
 cnn = partial(SimpleCNN, [3,4,8])
-load = lambda clips, **kwargs: ImageSeqDataLoaders.from_folder(clips, **dict(seq_len=4, size=32, bs=4, seed=0, num_workers=0) | kwargs)
+load = lambda clips, **kwargs: ImageSeqDataLoaders.from_folder(
+    clips, **dict(seq_len=4, size=32, bs=4, seed=0, num_workers=0) | kwargs
+)
 
 def learner(dls, head='avg', **kwargs):
     learn = seq_learner(dls, cnn, head=head, pretrained=False, **kwargs)
     for m in learn.model.modules():
-        if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)): m.running_mean.normal_(); m.running_var.uniform_(.5, 2)
+        if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            m.running_mean.normal_()
+            m.running_var.uniform_(.5, 2)
     return learn
 
 @pytest.fixture(scope='module')
@@ -66,14 +71,24 @@ def test_a_second_export_takes_any_length_too(made, tmp_path):
 
 def test_it_needs_neither_torch_nor_fastai(made, clips):
     clip = get_instances(clips)[0]
-    code = ("import sys\nfor m in ('torch','torchvision','fastai','timm','onnx','pandas','matplotlib','sklearn'): sys.modules[m] = None\n"
-            f"from fastai_seq.deploy.runtime import OnnxPredictor; import json; print(json.dumps(vars(OnnxPredictor({str(made[1])!r})({str(clip)!r}))))")
+    code = (
+        "import sys\nfor m in"
+        " ('torch','torchvision','fastai','timm','onnx','pandas','matplotlib','sklearn'): sys.modules[m] ="
+        " None\nfrom fastai_seq.deploy.runtime import OnnxPredictor; import json;"
+        f" print(json.dumps(vars(OnnxPredictor({str(made[1])!r})({str(clip)!r}))))"
+    )
     said = json.loads(subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout)
     c,_,p = answer(made[0], clip)
     assert said['label'] == c and np.allclose(list(said['probs'].values()), p.tolist(), atol=1e-4)
 
-readings = {'image tuples': lambda c: get_action_dataloaders(get_instances(c), bs=4, image_size=40, seq_len=2, num_workers=0),
-            'oblong, squished': lambda c: load(c, seq_len=3, size=(32,48), method='squish', sampler=RandomClip(3, 'wrap', fps=9))}
+readings = {
+    'image tuples': lambda c: get_action_dataloaders(
+        get_instances(c), bs=4, image_size=40, seq_len=2, num_workers=0
+    ),
+    'oblong, squished': lambda c: load(
+        c, seq_len=3, size=(32, 48), method='squish', sampler=RandomClip(3, 'wrap', fps=9)
+    ),
+}
 
 @pytest.mark.parametrize('kind', readings)
 @pytest.mark.slow
@@ -90,15 +105,31 @@ def test_clips_are_read_as_by_the_loaders(kind, clips, tmp_path):
 @pytest.mark.slow
 def test_other_targets(kind, clips, tmp_path):
     files = get_instances(clips)
-    labels = [float(i) for i,_ in enumerate(files)] if kind == 'numbers' else [[f.parent.name, 'clip'][:1+i%2] for i,f in enumerate(files)]
-    learn = learner(ImageSeqDataLoaders.from_lists(clips, files, labels, seq_len=2, size=32, bs=4, seed=0, num_workers=0))
+    labels = (
+        [float(i) for i, _ in enumerate(files)]
+        if kind == 'numbers'
+        else [[f.parent.name, 'clip'][: 1 + i % 2] for i, f in enumerate(files)]
+    )
+    learn = learner(
+        ImageSeqDataLoaders.from_lists(clips, files, labels, seq_len=2, size=32, bs=4, seed=0, num_workers=0)
+    )
     export_onnx(learn, tmp_path/'m.onnx')
     predict = OnnxPredictor(tmp_path/'m.onnx')
     said, asked = predict(files[0]), predict_video(learn, files[0], 1)
-    assert type(said) is type(asked) and np.allclose(list(said.probs.values()), list(asked.probs.values()), rtol=1e-4, atol=1e-4)
+    assert type(said) is type(asked) and np.allclose(
+        list(said.probs.values()), list(asked.probs.values()), rtol=1e-4, atol=1e-4
+    )
     cls,_,p = answer(learn, files[0])
-    if kind == 'numbers': assert list(said.probs.values()) == said.label and np.allclose(said.label, p.tolist(), rtol=1e-4, atol=1e-4)
-    else: assert said.label == list(cls) and np.allclose(list(said.probs.values()), p.tolist(), atol=1e-4) and predict(files[0], thresh=0).label == list(learn.dls.vocab)
+    if kind == 'numbers':
+        assert list(said.probs.values()) == said.label and np.allclose(
+            said.label, p.tolist(), rtol=1e-4, atol=1e-4
+        )
+    else:
+        assert (
+            said.label == list(cls)
+            and np.allclose(list(said.probs.values()), p.tolist(), atol=1e-4)
+            and predict(files[0], thresh=0).label == list(learn.dls.vocab)
+        )
 
 @pytest.mark.slow
 def test_programs_of_torch(made, clips, tmp_path):
@@ -107,7 +138,8 @@ def test_programs_of_torch(made, clips, tmp_path):
     extra = {'fastai_seq.json': ''}
     run = torch.export.load(tmp_path/'m.pt2', extra_files=extra).module()
     x = torch.randint(0, 256, (3,4,3,32,32), dtype=torch.uint8)
-    with torch.no_grad(): assert torch.allclose(run(x)[1], shift.model.eval()(x/255), atol=1e-4) and told['difference'] < 1e-5
+    with torch.no_grad():
+        assert torch.allclose(run(x)[1], shift.model.eval()(x / 255), atol=1e-4) and told['difference'] < 1e-5
     assert json.loads(extra['fastai_seq.json'])['answer']['vocab'] == list(shift.dls.vocab)
 
 @pytest.mark.slow
@@ -115,15 +147,32 @@ def test_int8_is_smaller_and_told(clips, tmp_path):
     learn = learner(load(clips), 'transformer', dim=128, depth=2)
     whole, small = (export_onnx(learn, tmp_path/f'{i}.onnx', int8=i) for i in (False, True))
     assert small['bytes'] < .45*whole['bytes'] and 0 < small['int8_difference'] < .3 and small['difference'] < 1e-4
-    assert np.allclose(*(list(OnnxPredictor(o['path'])(get_instances(clips)[0]).probs.values()) for o in (whole, small)), atol=.1)
+    assert np.allclose(
+        *(list(OnnxPredictor(o['path'])(get_instances(clips)[0]).probs.values()) for o in (whole, small)),
+        atol=0.1,
+    )
 
 @pytest.mark.slow
 def test_what_cannot_be_exported_leaves_nothing(made, clips, tmp_path, monkeypatch):
     class Branches(nn.Module):
-        def __init__(self): super().__init__(); self.lin = nn.Linear(1, 2)
-        def forward(self, x): m = x.mean((1,2,3,4)); return self.lin(m[:,None]) if m.sum() > 0 else self.lin(-m[:,None])
-    cases = {'(?s)Branches cannot be exported .*(symbol|branch|data-dependent|control flow)': Learner(load(clips), Branches()), 'of several lengths': Learner(load(clips, sampler=EveryFrame(4)), create_seq_model(cnn, 2, 'convgru', pretrained=False, hidden_size=4)),
-             'in validation too': Learner(load(clips, item_tfms=lambda x: x), create_seq_model(cnn, 2, pretrained=False))}
+        def __init__(self):
+            super().__init__()
+            self.lin = nn.Linear(1, 2)
+        def forward(self, x):
+            m = x.mean((1,2,3,4))
+            return self.lin(m[:,None]) if m.sum() > 0 else self.lin(-m[:,None])
+    cases = {
+        '(?s)Branches cannot be exported .*(symbol|branch|data-dependent|control flow)': Learner(
+            load(clips), Branches()
+        ),
+        'of several lengths': Learner(
+            load(clips, sampler=EveryFrame(4)),
+            create_seq_model(cnn, 2, 'convgru', pretrained=False, hidden_size=4),
+        ),
+        'in validation too': Learner(
+            load(clips, item_tfms=lambda x: x), create_seq_model(cnn, 2, pretrained=False)
+        ),
+    }
     for why, learn in cases.items():
         with pytest.raises(ValueError, match=why): export_onnx(learn, tmp_path/'m.onnx')
     monkeypatch.setattr(export, '_session', lambda path: lambda frames: [torch.zeros(len(frames), 2)]*2)
@@ -135,12 +184,16 @@ def test_files_that_are_not_known_are_refused(made, clips, tmp_path):
     import onnx
     def change(f):
         model = onnx.load(made[1])
-        f(model); onnx.save(model, tmp_path/'m.onnx')
+        f(model)
+        onnx.save(model, tmp_path/'m.onnx')
         return tmp_path/'m.onnx'
     def edit(**kwargs):
-        def f(model): prop, = model.metadata_props; prop.value = json.dumps(json.loads(prop.value) | kwargs)
+        def f(model):
+            prop, = model.metadata_props
+            prop.value = json.dumps(json.loads(prop.value) | kwargs)
         return f
-    with pytest.raises(ValueError, match='did not write it'): OnnxPredictor(change(lambda m: m.ClearField('metadata_props')))
+    with pytest.raises(ValueError, match='did not write it'):
+        OnnxPredictor(change(lambda m: m.ClearField('metadata_props')))
     with pytest.raises(ValueError, match='format 2'): OnnxPredictor(change(edit(format=2)))
     (tmp_path/'n.onnx').write_text('no')
     with pytest.raises(ValueError, match='no ONNX file'): OnnxPredictor(tmp_path/'n.onnx')

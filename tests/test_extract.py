@@ -185,7 +185,8 @@ def test_odd_things_among_the_videos(videos, tmp_path):
     src = tmp_path/'v'
     (src/'A/folder.mp4').mkdir(parents=True)
     (src/'A/good.avi').write_bytes(get_videos(videos)[0].read_bytes())
-    (src/'A/dangling.avi').symlink_to(tmp_path/'nowhere'); (src/'A/up').symlink_to(src)
+    (src/'A/dangling.avi').symlink_to(tmp_path/'nowhere')
+    (src/'A/up').symlink_to(src)
     report = extract_dataset(src, tmp_path/'f', workers=0)
     assert [f.name for f in report.done] == ['good.avi'] and [f.name for f,_ in report.failed] == ['dangling.avi']
     with pytest.raises(ValueError, match='choose another folder'): extract_dataset(src, src)
@@ -196,7 +197,8 @@ def test_odd_things_among_the_videos(videos, tmp_path):
 def test_changed_sources_and_settings_are_noticed(videos, tmp_path):
     src = tmp_path/'videos'
     for f in get_videos(videos)[:3]:
-        (src/f.parent.name).mkdir(parents=True, exist_ok=True); (src/f.parent.name/f.name).write_bytes(f.read_bytes())
+        (src/f.parent.name).mkdir(parents=True, exist_ok=True)
+        (src/f.parent.name/f.name).write_bytes(f.read_bytes())
     first, frames = get_videos(src)[0], tmp_path/'frames'
     assert len(extract_dataset(src, frames, workers=0).done) == 3
     with pytest.raises(ValueError, match="'size': None.*'size': 64"): extract_dataset(src, frames, size=64, workers=0)

@@ -73,7 +73,8 @@ def test_a_clip_is_answered_as_evaluated(learn, n_clips):
         assert list(a.probs) == list(learn.dls.vocab) and a.label == max(a.probs, key=a.probs.get) and a.confidence == a.probs[a.label]
         if n_clips == 1:
             cls, _, p = learn.predict(path)
-            assert cls == a.label; same(list(a.probs.values()), p, 1e-6)
+            assert cls == a.label
+            same(list(a.probs.values()), p, 1e-6)
 
 def test_one_path_whatever_reads_the_clips(clips, tmp_path, learn):
     extract_dataset(clips, tmp_path/'frames', workers=0)
@@ -92,7 +93,8 @@ def test_several_labels_and_numbers(clips, long):
     assert a.label == ['a', 'b'] and predict_video(many, files[0], 1, thresh=1.1).label == []
     number = learner(ImageSeqDataLoaders.from_lists(clips, files, [i/7 for i in range(len(files))], seq_len=3, size=32, bs=4, num_workers=0, valid_pct=.3, seed=0))
     a = predict_video(number, files[0], 1)
-    assert a.label == list(a.probs.values()); same(a.label, number.predict(files[0])[2].reshape(-1), 1e-6)
+    assert a.label == list(a.probs.values())
+    same(a.label, number.predict(files[0])[2].reshape(-1), 1e-6)
     for l in (many, number):
         tl = timeline(l, long)
         same(tl.values, as_clips(l, tl))
@@ -166,13 +168,18 @@ def test_all_windows_are_there():
 def test_the_video_is_decoded_once_and_little_is_kept(learn, long, monkeypatch):
     read, alive, most = [], set(), [0]
     class Frame:
-        def __init__(self, i): alive.add(i); most[0] = max(most[0], len(alive)); self.i = i
+        def __init__(self, i):
+            alive.add(i)
+            most[0] = max(most[0], len(alive))
+            self.i = i
         def __del__(self): alive.discard(self.i)
     for _ in windows_of((partial(Frame, i) for i in range(500)), 1, .5, 10, range): pass
     assert most[0] <= 16         # a window, and what came since the last answer
     true = OpenVideo.frames
     def counted(self, *a):
-        for f in true(self, *a): read.append(f.pts); yield f
+        for f in true(self, *a):
+            read.append(f.pts)
+            yield f
     n_frames(long)               # now it is known where its key frames are
     monkeypatch.setattr(OpenVideo, 'frames', counted)
     timeline(learn, long)
@@ -238,7 +245,9 @@ def vfr(path, stamps):
         s.width, s.height, s.pix_fmt, s.time_base = 48, 40, 'yuv420p', Fraction(1, 1000)
         s.codec_context.time_base = s.time_base
         for t, f in zip(stamps, noise(len(stamps))):
-            f = av.VideoFrame.from_ndarray(f, format='rgb24'); f.pts = t; f.time_base = s.time_base
+            f = av.VideoFrame.from_ndarray(f, format='rgb24')
+            f.pts = t
+            f.time_base = s.time_base
             out.mux(s.encode(f))
         out.mux(s.encode())
     return path
@@ -360,7 +369,9 @@ def size_of(o): return sum(map(size_of, o)) if isinstance(o, tuple) else o.numel
 def test_the_state_does_not_grow(clips):
     for head in ('gru', 'convlstm'):
         s, sizes = StreamPredictor(learner(load(clips), head=head, hidden_size=8)), []
-        for f in noise(20): s.push(f); sizes.append(size_of(s.memory.state))
+        for f in noise(20):
+            s.push(f)
+            sizes.append(size_of(s.memory.state))
         assert len(set(sizes)) == 1
 
 class Backwards(LSTMHead):
@@ -448,7 +459,8 @@ def test_late_frames_drop_the_oldest(learn):
     s = StreamPredictor(learn)
     run = s.run(camera(), live=True, waiting=3)
     first = next(run)
-    gate.set(); sent.wait(10)                                    # nine frames come while the answer is being looked at
+    gate.set()
+    sent.wait(10)                                    # nine frames come while the answer is being looked at
     rest = list(run)
     assert len(rest) == 3 and s.dropped == 6 and s.report()['dropped'] == 6
     want = StreamPredictor(learn)
@@ -458,13 +470,17 @@ def test_late_frames_drop_the_oldest(learn):
 
 def test_a_stream_that_stalls_breaks_or_is_not_there(learn, tmp_path, long):
     hold = threading.Event()
-    def stalls(): yield noise(1)[0]; hold.wait(20)
+    def stalls():
+        yield noise(1)[0]
+        hold.wait(20)
     got = []
     with pytest.raises(VideoError, match='no frame came for 0.2 s'):
         for a in StreamPredictor(learn).run(stalls(), live=True, timeout=.2): got.append(a)
     hold.set()
     assert len(got) == 1
-    def breaks(): yield noise(1)[0]; raise VideoError('cable pulled')
+    def breaks():
+        yield noise(1)[0]
+        raise VideoError('cable pulled')
     with pytest.raises(VideoError, match='cable'): list(StreamPredictor(learn).run(breaks(), live=True))
     with pytest.raises(FileNotFoundError, match='v4l2'): next(StreamPredictor(learn).run('/dev/nothing'))
     with pytest.raises(VideoError, match='cannot be opened as a stream'): next(StreamPredictor(learn).run('http://127.0.0.1:9/x'))
@@ -523,7 +539,8 @@ def test_predict_speaks_json_csv_and_html(learn, model, shell, long, tmp_path):
     t = json.loads(shell('predict', model, long, '--timeline', '--json')[1])
     assert len(t['windows']) == len(tl.df) and len(t['segments']) == len(tl.segments()) and t['seconds'] == tl.seconds
     df = pd.read_csv(io.StringIO(shell('predict', model, long, long, '--timeline', '--csv')[1]))
-    same(df.iloc[:len(tl.df), 4:], tl.values); assert len(df) == 2*len(tl.df)
+    same(df.iloc[:len(tl.df), 4:], tl.values)
+    assert len(df) == 2*len(tl.df)
     lines = shell('predict', model, long, '--timeline')[1].splitlines()
     assert [l.split('\t')[3] for l in lines] == tl.segments().label.tolist()
     rc, out, _ = shell('predict', model, long, '--timeline', '--html', '--out', tmp_path)

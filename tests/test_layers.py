@@ -1,10 +1,24 @@
 "Temporal pieces keep their promises: padding does not count, steps equal sequences, a shift moves what it says and nothing else."
+
 import pytest, torch, torchvision
 from functools import partial
 from torch import nn
 
-from fastai_seq.models.layers import (AttentionPool, ConvGRU, ConvLSTM, FrameDifference, LearnedPositions, SinusoidalPositions, TemporalPool, TemporalShift, TemporalTransformer,
-                               _branch, add_temporal_shift, clip_frames, length_mask)
+from fastai_seq.models.layers import (
+    AttentionPool,
+    ConvGRU,
+    ConvLSTM,
+    FrameDifference,
+    LearnedPositions,
+    SinusoidalPositions,
+    TemporalPool,
+    TemporalShift,
+    TemporalTransformer,
+    _branch,
+    add_temporal_shift,
+    clip_frames,
+    length_mask,
+)
 
 torch.manual_seed(0)
 lengths = (6, 1, 4)
@@ -49,7 +63,8 @@ def test_recurrent_maps(kind):
     for i,n in enumerate(lengths):
         alone = rnn(x[i:i+1, :n])[1]
         assert all(same(a[i], b[0]) for a,b in zip(rnn(padded, lengths)[1], alone))
-    later = x.clone(); later[:, 4:] += 1
+    later = x.clone()
+    later[:, 4:] += 1
     assert same(rnn(later)[0][:, :4], outs[:, :4]) and not same(rnn(later)[0], outs)    # it does not look ahead
 
 @pytest.mark.parametrize('n_div', [2, 3, 4, 8])
@@ -70,8 +85,18 @@ def test_shift_forgets_after_a_failure():
         with clip_frames(net, (2,)): net(torch.rand(2, 16, 5, 5))
     with pytest.raises(RuntimeError, match='clip_frames'): net[0](torch.rand(2, 16, 5, 5))
 
-branches = dict(resnet18=8, resnet50=16, resnext50_32x4d=16, regnet_y_400mf=16, mobilenet_v2=10, mobilenet_v3_small=6, mnasnet0_5=10, efficientnet_b0=9,
-                efficientnet_v2_s=35, convnext_tiny=18)
+branches = dict(
+    resnet18=8,
+    resnet50=16,
+    resnext50_32x4d=16,
+    regnet_y_400mf=16,
+    mobilenet_v2=10,
+    mobilenet_v3_small=6,
+    mnasnet0_5=10,
+    efficientnet_b0=9,
+    efficientnet_v2_s=35,
+    convnext_tiny=18,
+)
 
 @pytest.mark.parametrize('name', branches)
 @pytest.mark.slow
@@ -79,8 +104,19 @@ def test_shift_goes_into_residual_branches(name):
     net = torchvision.models.get_model_builder(name)()
     assert add_temporal_shift(net) == branches[name]
 
-timm_branches = dict(resnet18=8, resnet26d=8, resnetv2_50=16, seresnet18=8, mobilenetv2_050=10, mobilenetv3_small_100=6, efficientnet_b0=9, efficientnet_es=12,
-                     regnety_002=13, convnext_atto=12, mobilevit_xxs=7)
+timm_branches = dict(
+    resnet18=8,
+    resnet26d=8,
+    resnetv2_50=16,
+    seresnet18=8,
+    mobilenetv2_050=10,
+    mobilenetv3_small_100=6,
+    efficientnet_b0=9,
+    efficientnet_es=12,
+    regnety_002=13,
+    convnext_atto=12,
+    mobilevit_xxs=7,
+)
 
 @pytest.mark.parametrize('name', timm_branches)
 def test_shift_goes_into_residual_branches_of_timm(name):
@@ -93,7 +129,10 @@ def test_shift_leaves_the_way_around_alone(name, last):
     net = torchvision.models.get_model_builder(name)().eval()
     for m in net.modules():
         if hasattr(m, last) and _branch(m):
-            for p in [o for o in getattr(m, last).modules() if isinstance(o, nn.BatchNorm2d)][-1].parameters(): nn.init.zeros_(p)
+            for p in [o for o in getattr(m, last).modules() if isinstance(o, nn.BatchNorm2d)][
+                -1
+            ].parameters():
+                nn.init.zeros_(p)
     x = torch.rand(4, 3, 64, 64)
     with torch.no_grad(): before = net(x)
     add_temporal_shift(net)
@@ -103,7 +142,11 @@ def test_shift_leaves_the_way_around_alone(name, last):
 def test_no_shift_where_nothing_adds_its_input():
     "Nor where a stage of blocks only looks like one of them"
     timm = pytest.importorskip('timm')
-    for net in (torchvision.models.vgg11(), timm.create_model('vit_tiny_patch16_224'), timm.create_model('edgenext_xx_small')):
+    for net in (
+        torchvision.models.vgg11(),
+        timm.create_model('vit_tiny_patch16_224'),
+        timm.create_model('edgenext_xx_small'),
+    ):
         with pytest.raises(ValueError, match=f'{type(net).__name__} has no residual blocks'): add_temporal_shift(net)
 
 def test_differences():

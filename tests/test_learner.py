@@ -1,4 +1,5 @@
 "What fastai's Learner can do it can do with every head and with video networks; a head trained on kept features is the learner's own."
+
 import pickle
 from functools import partial
 
@@ -15,7 +16,7 @@ from fastai.torch_core import Module, set_seed
 from fastai.vision.augment import aug_transforms
 from torchvision.models import video
 
-from fastai_seq.train import learner as room
+from fastai_seq.train import features as room
 from fastai_seq.data.augment import LabelledFlip
 from fastai_seq.train.resume import Resumable
 from fastai_seq.commands.train import fit_stages
@@ -53,7 +54,14 @@ def kept(learn, *args, **kwargs):
 def test_a_learner_with_every_head(clips, tmp_path, head):
     dls = load(clips, batch_tfms=aug_transforms())
     kwargs = {} if head == 'r3d_18' else dict(head=head)
-    learn = seq_learner(dls, video.r3d_18 if head == 'r3d_18' else arch(head), pretrained=False, metrics=accuracy, path=tmp_path, **kwargs)
+    learn = seq_learner(
+        dls,
+        video.r3d_18 if head == 'r3d_18' else arch(head),
+        pretrained=False,
+        metrics=accuracy,
+        path=tmp_path,
+        **kwargs,
+    )
     with learn.no_bar(), learn.no_logging():
         assert 'Trainable' in str(learn.summary())
         learn.lr_find(num_it=12, stop_div=False, show_plot=False)
@@ -71,7 +79,14 @@ def test_the_model_is_asked_on_the_device_of_the_data(clips):
 @pytest.mark.slow
 def test_a_head_on_kept_features_is_the_learners_own(clips, tmp_path, head):
     "What the last row says is what `validate` says; the encoder is as it was, its BatchNorm too; the head is not"
-    learn = seq_learner(load(clips, batch_tfms=aug_transforms()), arch(head), head=head, pretrained=False, metrics=accuracy, path=tmp_path)
+    learn = seq_learner(
+        load(clips, batch_tfms=aug_transforms()),
+        arch(head),
+        head=head,
+        pretrained=False,
+        metrics=accuracy,
+        path=tmp_path,
+    )
     encoder, head = state(learn.model.encoder), state(learn.model.head)
     last, told = kept(learn, 2, 1e-2, looks=2)
     assert last == pytest.approx(told, abs=1e-4)
@@ -81,13 +96,24 @@ def test_a_head_on_kept_features_is_the_learners_own(clips, tmp_path, head):
 def uneven(tmp_path_factory):
     path = tmp_path_factory.mktemp('uneven')
     for k,n in enumerate([2,5,3,6,4,2,6,3]):
-        write_video(path/'AB'[k % 2]/f'v_{"AB"[k % 2]}_g{k//2+1:02}_c01.avi', torch.randint(0, 255, (n,16,16,3), dtype=torch.uint8, generator=torch.manual_seed(k)).numpy(), 8)
+        write_video(
+            path / 'AB'[k % 2] / f'v_{"AB"[k % 2]}_g{k//2+1:02}_c01.avi',
+            torch.randint(0, 255, (n, 16, 16, 3), dtype=torch.uint8, generator=torch.manual_seed(k)).numpy(),
+            8,
+        )
     return path
 
 @pytest.mark.parametrize('head', ['mean', 'attention', 'gru', 'convgru', 'transformer', 'diff'])
 @pytest.mark.slow
 def test_kept_features_of_clips_of_any_length(uneven, tmp_path, head):
-    learn = seq_learner(load(uneven, sampler=EveryFrame, seq_len=8, bs=2), tiny, head=head, pretrained=False, metrics=accuracy, path=tmp_path)
+    learn = seq_learner(
+        load(uneven, sampler=EveryFrame, seq_len=8, bs=2),
+        tiny,
+        head=head,
+        pretrained=False,
+        metrics=accuracy,
+        path=tmp_path,
+    )
     last, told = kept(learn, 1, 1e-2)
     assert last == pytest.approx(told, abs=1e-4)
 
@@ -116,12 +142,21 @@ def test_kept_features_with_other_targets(clips, tmp_path, targets):
     files = get_instances(clips)
     labels = [[parent_label(f), 'all'] if targets == 'several labels' else [float(i), 1.] for i,f in enumerate(files)]
     dls = ImageSeqDataLoaders.from_lists(clips, files, labels, seq_len=2, size=16, bs=4, seed=0, num_workers=0)
-    learn = seq_learner(dls, tiny, head='gru', pretrained=False, metrics=accuracy_multi if targets == 'several labels' else mse, path=tmp_path)
+    learn = seq_learner(
+        dls,
+        tiny,
+        head='gru',
+        pretrained=False,
+        metrics=accuracy_multi if targets == 'several labels' else mse,
+        path=tmp_path,
+    )
     last, told = kept(learn, 1, 1e-3)
     assert last == pytest.approx(told, rel=1e-3)
 
 def test_an_uneven_batch_can_be_summed_up(uneven, tmp_path):
-    learn = seq_learner(load(uneven, sampler=EveryFrame, seq_len=8, bs=4), tiny, head='lstm', pretrained=False, path=tmp_path)
+    learn = seq_learner(
+        load(uneven, sampler=EveryFrame, seq_len=8, bs=4), tiny, head='lstm', pretrained=False, path=tmp_path
+    )
     assert 'Trainable' in str(learn.summary())
 
 def test_what_does_not_work_on_kept_features_is_named(clips, tmp_path):
@@ -134,7 +169,16 @@ def test_what_does_not_work_on_kept_features_is_named(clips, tmp_path):
 def test_weighted_clips_stay_weighted(clips, tmp_path):
     dls = load(clips)
     weights = [1. if int(y) else 1e-9 for _,y in dls.train_ds]
-    learn, seen = seq_learner(DataLoaders(dls.train.new(dls.train_ds, cls=WeightedDL, wgts=weights), dls.valid), tiny, n_out=2, pretrained=False, path=tmp_path), []
+    learn, seen = (
+        seq_learner(
+            DataLoaders(dls.train.new(dls.train_ds, cls=WeightedDL, wgts=weights), dls.valid),
+            tiny,
+            n_out=2,
+            pretrained=False,
+            path=tmp_path,
+        ),
+        [],
+    )
     class See(Callback):
         def before_batch(self): seen.extend(self.y.tolist() if self.training else [])
     with learn.no_bar(), learn.no_logging(): learn.fit_head(1, looks=1, cbs=See())
@@ -154,13 +198,17 @@ def test_labels_are_not_mirrored_in_test_time_augmentation(clips, tmp_path):
 
 def test_statistics_stay_when_the_encoder_learns_too(clips, tmp_path):
     "As `fastai-seq train --fine_tune` has it"
-    learn = seq_learner(load(clips), arch('shift'), pretrained=False, head='avg', path=tmp_path, train_bn=False, cbs=BnFreeze)
+    learn = seq_learner(
+        load(clips), arch('shift'), pretrained=False, head='avg', path=tmp_path, train_bn=False, cbs=BnFreeze
+    )
     bns = [m for m in learn.model.encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     before = [(m.running_mean.clone(), m.weight.clone()) for m in bns]
     conv = next(m for m in learn.model.encoder.modules() if isinstance(m, torch.nn.Conv2d)).weight.clone()
     with learn.no_bar(), learn.no_logging(): fit_stages(learn, True, 1, 1, 1e-2)
     assert bns and all(torch.equal(m.running_mean, a) and torch.equal(m.weight, b) for m, (a, b) in zip(bns, before))
-    assert not torch.equal(next(m for m in learn.model.encoder.modules() if isinstance(m, torch.nn.Conv2d)).weight, conv)
+    assert not torch.equal(
+        next(m for m in learn.model.encoder.modules() if isinstance(m, torch.nn.Conv2d)).weight, conv
+    )
 
 def test_fit_head_where_processes_start_anew(clips, monkeypatch):
     "Their loaders are pickled (Linux does so from Python 3.14 on)"

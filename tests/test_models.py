@@ -1,5 +1,7 @@
 """Every family of torchvision's and timm's image networks encodes frames; every head joins them, minds padding, and sees order
-or does not, as it says; chunks, state dicts, splitters, bf16 and channels-last change nothing they should not."""
+or does not, as it says; chunks, state dicts, splitters, bf16 and channels-last change nothing they should not.
+"""
+
 import copy, pickle, warnings
 from functools import partial
 
@@ -8,18 +10,54 @@ from torch import nn
 from fastai.layers import SimpleCNN
 
 from fastai_seq.core import ImageTuple, TensorVideo
-from fastai_seq.models.seqmodel import (FrameEncoder, Head, RNNModel, SeqModel, SimpleModel, head_classes, create_seq_model, rnnmodel_splitter, seq_splitter, simple_splitter)
+from fastai_seq.models.seqmodel import (
+    FrameEncoder,
+    Head,
+    RNNModel,
+    SeqModel,
+    SimpleModel,
+    head_classes,
+    create_seq_model,
+    rnnmodel_splitter,
+    seq_splitter,
+    simple_splitter,
+)
 
-features = dict(alexnet=256, vgg11_bn=512, resnet18=512, resnet50=2048, resnext50_32x4d=2048, wide_resnet50_2=2048, squeezenet1_1=512,
-    densenet121=1024, inception_v3=2048, googlenet=1024, shufflenet_v2_x0_5=1024, mobilenet_v2=1280, mobilenet_v3_small=576,
-    mnasnet0_5=1280, efficientnet_b0=1280, efficientnet_v2_s=1280, regnet_y_400mf=440, vit_b_32=768, convnext_tiny=768, swin_t=768,
-    swin_v2_t=768, maxvit_t=512)
+features = dict(
+    alexnet=256,
+    vgg11_bn=512,
+    resnet18=512,
+    resnet50=2048,
+    resnext50_32x4d=2048,
+    wide_resnet50_2=2048,
+    squeezenet1_1=512,
+    densenet121=1024,
+    inception_v3=2048,
+    googlenet=1024,
+    shufflenet_v2_x0_5=1024,
+    mobilenet_v2=1280,
+    mobilenet_v3_small=576,
+    mnasnet0_5=1280,
+    efficientnet_b0=1280,
+    efficientnet_v2_s=1280,
+    regnet_y_400mf=440,
+    vit_b_32=768,
+    convnext_tiny=768,
+    swin_t=768,
+    swin_v2_t=768,
+    maxvit_t=512,
+)
 
 def check_groups(model):
     "Each parameter is in exactly one of three groups, none of which is empty; the first two are the encoder's, in order"
     groups = seq_splitter(model)
     ids = [id(p) for g in groups for p in g]
-    assert len(groups) == 3 and all(groups) and len(ids) == len(set(ids)) and set(ids) == {id(p) for p in model.parameters()}
+    assert (
+        len(groups) == 3
+        and all(groups)
+        and len(ids) == len(set(ids))
+        and set(ids) == {id(p) for p in model.parameters()}
+    )
     assert {*ids[:len(groups[0])+len(groups[1])]} == {id(p) for p in model.encoder.parameters()}
     n = [sum(1 for _ in g) for g in groups]
     assert .2 < n[0]/(n[0]+n[1]) < .8
@@ -38,8 +76,17 @@ def test_encoder_of_every_family(name):
     assert sum(len(g) for g in simple_splitter(model)) == len(list(model.parameters()))
     check_groups(model)
 
-timm_features = dict(resnet18=512, mobilenetv3_small_050=288, efficientnet_b0=1280, convnext_atto=320, vit_tiny_patch16_224=192,
-    swin_tiny_patch4_window7_224=768, regnety_002=368, levit_128s=384, mobilevit_xxs=320)
+timm_features = dict(
+    resnet18=512,
+    mobilenetv3_small_050=288,
+    efficientnet_b0=1280,
+    convnext_atto=320,
+    vit_tiny_patch16_224=192,
+    swin_tiny_patch4_window7_224=768,
+    regnety_002=368,
+    levit_128s=384,
+    mobilevit_xxs=320,
+)
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('name', timm_features)
@@ -60,25 +107,38 @@ def test_timm_encoder_sees_what_the_network_sees():
     x = torch.rand(2, 3, 32, 32)
     for name in ('vit_tiny_patch16_224', 'resnet18'):
         make = partial(timm.create_model, name, **(dict(img_size=32, depth=2) if 'vit' in name else {}))
-        torch.manual_seed(0); net = make().eval()
-        torch.manual_seed(0); enc = FrameEncoder(make, pretrained=False).eval()
+        torch.manual_seed(0)
+        net = make().eval()
+        torch.manual_seed(0)
+        enc = FrameEncoder(make, pretrained=False).eval()
         assert torch.allclose(net.get_classifier()(enc(x).mean((2, 3))), net(x), atol=1e-5)
 
 def test_timm_is_an_extra(monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'timm', None)
-    with pytest.raises(ImportError, match="arch='resnet18', .* needs timm, which is not installed: pip install"): FrameEncoder('resnet18')
+    with pytest.raises(
+        ImportError, match="arch='resnet18', .* needs timm, which is not installed: pip install"
+    ):
+        FrameEncoder('resnet18')
 
 def test_unknown_names_list_what_there_is():
     pytest.importorskip('timm')
     with pytest.raises(ValueError, match='resnet18.*list_models'): FrameEncoder('resnet_18')
-    with pytest.raises(ValueError, match="'mean', 'avg', 'max', 'attention', 'lstm', 'gru', 'convlstm', 'convgru', 'transformer', 'shift', 'diff'"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            "'mean', 'avg', 'max', 'attention', 'lstm', 'gru', 'convlstm', 'convgru', 'transformer', 'shift',"
+            " 'diff'"
+        ),
+    ):
         create_seq_model(torchvision.models.resnet18, 3, 'lstn')
 
 def test_encoder_sees_what_the_network_sees():
     "The body is all of the network before its classifier: pooled and classified, it gives the network's own answer"
     x = torch.rand(2, 3, 64, 64)
-    torch.manual_seed(0); net = torchvision.models.mobilenet_v2().eval()
-    torch.manual_seed(0); enc = FrameEncoder(torchvision.models.mobilenet_v2, pretrained=False).eval()
+    torch.manual_seed(0)
+    net = torchvision.models.mobilenet_v2().eval()
+    torch.manual_seed(0)
+    enc = FrameEncoder(torchvision.models.mobilenet_v2, pretrained=False).eval()
     assert torch.allclose(net.classifier(enc(x).mean((2, 3))), net(x), atol=1e-5)
 
 def test_downloaded_weights_are_used(monkeypatch):
@@ -90,35 +150,52 @@ def test_downloaded_weights_are_used(monkeypatch):
 def test_weights_that_cannot_be_downloaded(monkeypatch):
     def offline(*a, **k): raise OSError('no route to host')
     monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url', offline)
-    with pytest.raises(OSError, match='weights of resnet18 could not be downloaded .no route to host.; pass pretrained=False'):
+    with pytest.raises(
+        OSError, match='weights of resnet18 could not be downloaded .no route to host.; pass pretrained=False'
+    ):
         RNNModel(torchvision.models.resnet18, n_out=3)
 
 def test_weights_that_do_not_fit(tmp_path):
     f, net = tmp_path/'w.pth', SimpleCNN([3,8,16])
     own, name = net.state_dict(), 'SimpleCNN'
     keys = list(own)
-    bad = {**own, keys[0]: torch.zeros(2, 2), 'extra': torch.zeros(1)}; del bad[keys[1]]
+    bad = {**own, keys[0]: torch.zeros(2, 2), 'extra': torch.zeros(1)}
+    del bad[keys[1]]
     torch.save(bad, f)
     arch = partial(SimpleCNN, [3,8,16])
     with pytest.raises(ValueError) as e: FrameEncoder(arch, f)
-    for part in (f'of {len(keys)} keys {len(keys)-2} fit', f'{keys[0]} is (2, 2), not {tuple(own[keys[0]].shape)}', f'1 missing in it ({keys[1]})',
-                 '1 unknown to the network (extra)', 'strict=False'): assert part in str(e.value)
-    with pytest.warns(UserWarning, match=f'w.pth: {len(keys)-2} of {len(keys)} keys of SimpleCNN loaded'): enc = FrameEncoder(arch, f, strict=False)
+    for part in (
+        f'of {len(keys)} keys {len(keys)-2} fit',
+        f'{keys[0]} is (2, 2), not {tuple(own[keys[0]].shape)}',
+        f'1 missing in it ({keys[1]})',
+        '1 unknown to the network (extra)',
+        'strict=False',
+    ):
+        assert part in str(e.value)
+    with pytest.warns(UserWarning, match=f'w.pth: {len(keys)-2} of {len(keys)} keys of SimpleCNN loaded'):
+        enc = FrameEncoder(arch, f, strict=False)
     assert torch.equal(enc.state_dict()['body.'+keys[2]], own[keys[2]])
     torch.save({'state_dict': own}, f)                               # a checkpoint
-    with warnings.catch_warnings(): warnings.simplefilter('error'); FrameEncoder(arch, f)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        FrameEncoder(arch, f)
 
 def test_weights_in_safetensors(tmp_path):
     save = pytest.importorskip('safetensors.torch').save_file
-    net = SimpleCNN([3,8,16]); save(net.state_dict(), tmp_path/'w.safetensors')
+    net = SimpleCNN([3,8,16])
+    save(net.state_dict(), tmp_path/'w.safetensors')
     enc = FrameEncoder(partial(SimpleCNN, [3,8,16]), tmp_path/'w.safetensors')
     assert torch.equal(enc.body[0][0].weight, net[0][0].weight)
 
 def test_frames_of_a_size_that_does_not_fit():
     pytest.importorskip('timm')
     model = create_seq_model('vit_tiny_patch16_224', 3, 'mean', pretrained=False)
-    with pytest.raises(ValueError, match='cannot take frames of 64x96 pixels, it takes 224x224'): model(torch.rand(1, 2, 3, 64, 96))
-    with pytest.raises(RuntimeError, match='[Tt]ype'): create_seq_model(torchvision.models.resnet18, 3, pretrained=False)(torch.zeros(1, 2, 3, 64, 64, dtype=torch.uint8))
+    with pytest.raises(ValueError, match='cannot take frames of 64x96 pixels, it takes 224x224'):
+        model(torch.rand(1, 2, 3, 64, 96))
+    with pytest.raises(RuntimeError, match='[Tt]ype'):
+        create_seq_model(torchvision.models.resnet18, 3, pretrained=False)(
+            torch.zeros(1, 2, 3, 64, 64, dtype=torch.uint8)
+        )
 
 # ---- heads ----
 
@@ -132,7 +209,17 @@ class Residual(nn.Module):
         self.conv1, self.bn1, self.downsample = nn.Conv2d(c, c, 3, padding=1), nn.BatchNorm2d(c), None
     def forward(self, x): return x + self.bn1(self.conv1(x)).relu()
 
-def shiftable(): return nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), Residual(), Residual(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+
+def shiftable():
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, 2, 1),
+        Residual(),
+        Residual(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 10),
+    )
+
 
 def tiny_model(head, **kw): return create_seq_model(shiftable, 3, head, pretrained=False, **kw).eval()
 
@@ -147,14 +234,22 @@ def test_every_head(head):
         out = model(x)
         assert out.shape == (3, 3) and type(out) is torch.Tensor
         assert torch.equal(model(ImageTuple(x.unbind(1))), out) and torch.equal(model(TensorVideo(x)), out)
-        order_free = torch.allclose(model(x[:, torch.randperm(5)]), out, atol=1e-5) and torch.allclose(model(x.flip(1)), out, atol=1e-5)
+        order_free = torch.allclose(model(x[:, torch.randperm(5)]), out, atol=1e-5) and torch.allclose(
+            model(x.flip(1)), out, atol=1e-5
+        )
         assert order_free == (head in blind)
         lengths = (5, 2, 3)
-        padded = TensorVideo(x.clone()); padded[1, 2:] = 7; padded[2, 3:] = -7; padded.lengths = lengths
+        padded = TensorVideo(x.clone())
+        padded[1, 2:] = 7
+        padded[2, 3:] = -7
+        padded.lengths = lengths
         res = model(padded)
         for i,n in enumerate(lengths): assert torch.allclose(res[i], model(x[i:i+1, :n])[0], atol=1e-5)
-        assert torch.equal(res, model(padded.as_subclass(torch.Tensor), lengths)) and torch.equal(res, model(x, torch.tensor(lengths)))
-        test = tiny_model(head); test.load_state_dict(model.state_dict())
+        assert torch.equal(res, model(padded.as_subclass(torch.Tensor), lengths)) and torch.equal(
+            res, model(x, torch.tensor(lengths))
+        )
+        test = tiny_model(head)
+        test.load_state_dict(model.state_dict())
         assert all(torch.equal(m(x), out) for m in (test, copy.deepcopy(model), pickle.loads(pickle.dumps(model))))
     check_groups(model)
 
@@ -162,7 +257,8 @@ def test_every_head(head):
 def test_two_way_heads_mind_padding(head, kw):
     model, x = tiny_model(head, hidden_size=8, **kw), torch.rand(3, 5, 3, 16, 16)
     with torch.no_grad():
-        for i,n in enumerate(lengths := (2,5,1)): assert torch.allclose(model(x, lengths)[i], model(x[i:i+1, :n])[0], atol=1e-5)
+        for i, n in enumerate(lengths := (2, 5, 1)):
+            assert torch.allclose(model(x, lengths)[i], model(x[i : i + 1, :n])[0], atol=1e-5)
         assert not torch.allclose(model(x), model(torch.cat([x[:, 1:], x[:, :1]], 1)))
 
 @pytest.mark.parametrize('head', ['lstm', 'gru'])
@@ -188,7 +284,9 @@ def test_bf16_and_channels_last(head):
         assert (half.float() - out).abs().max() < .05*(1 + out.abs().max())
         with torch.autocast('cpu', torch.bfloat16): model(x, (4,2))
         model.to(memory_format=torch.channels_last)
-        assert torch.allclose(model(x), out, atol=1e-5) and torch.allclose(model(x.permute(0,1,3,4,2).contiguous().permute(0,1,4,2,3)), out, atol=1e-5)
+        assert torch.allclose(model(x), out, atol=1e-5) and torch.allclose(
+            model(x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)), out, atol=1e-5
+        )
     model.train()
     with torch.autocast('cpu', torch.bfloat16): model(x).float().sum().backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -201,7 +299,8 @@ def test_attention_can_be_looked_at():
 def test_what_a_head_cannot_take():
     with pytest.raises(ValueError, match='a clip of 1'): tiny_model('diff')(torch.rand(2, 1, 3, 16, 16))
     with pytest.raises(ValueError, match='no residual blocks'): create_seq_model(tiny, 3, 'shift', pretrained=False)
-    with pytest.raises(ValueError, match='expected 2 numbers from 1 to 4'): tiny_model('avg')(torch.rand(2, 4, 3, 16, 16), (4, 0))
+    with pytest.raises(ValueError, match='expected 2 numbers from 1 to 4'):
+        tiny_model('avg')(torch.rand(2, 4, 3, 16, 16), (4, 0))
 
 def test_own_head():
     class MyHead(Head):
@@ -209,7 +308,9 @@ def test_own_head():
     model = create_seq_model(tiny, 3, MyHead, pretrained=False, lin_ftrs=[]).eval()
     assert model(torch.rand(2, 4, 3, 16, 16)).shape == (2, 3) and type(model.head) is MyHead
     class Plain(nn.Module):
-        def __init__(self, n_features, n_out): super().__init__(); self.lin = nn.Linear(n_features, n_out)
+        def __init__(self, n_features, n_out):
+            super().__init__()
+            self.lin = nn.Linear(n_features, n_out)
         def forward(self, x, lengths=None): return self.lin(x.mean((1, 3, 4)))
     assert create_seq_model(tiny, 3, Plain, pretrained=False)(torch.rand(2, 4, 3, 16, 16)).shape == (2, 3)
 
@@ -234,13 +335,21 @@ def dots(n, maps):
 def test_order_aware_heads_learn_direction(head):
     torch.manual_seed(0)
     maps = head.startswith('conv')
-    small = {'lstm': dict(hidden_size=32), 'gru': dict(hidden_size=32), 'convlstm': dict(hidden_size=16), 'convgru': dict(hidden_size=16),
-             'transformer': dict(dim=32), 'diff': dict(hidden_size=64)}.get(head, {})
+    small = {
+        'lstm': dict(hidden_size=32),
+        'gru': dict(hidden_size=32),
+        'convlstm': dict(hidden_size=16),
+        'convgru': dict(hidden_size=16),
+        'transformer': dict(dim=32),
+        'diff': dict(hidden_size=64),
+    }.get(head, {})
     model = head_classes[head](1 if maps else 8, 2, **small)
     opt = torch.optim.Adam(model.parameters(), 5e-3)
     for _ in range(150):
         x, y = dots(64, maps)
-        nn.functional.cross_entropy(model(x), y).backward(); opt.step(); opt.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        opt.step()
+        opt.zero_grad()
     model.eval()
     x, y = dots(512, maps)
     with torch.no_grad(): acc = (model(x).argmax(1) == y).float().mean()
@@ -250,15 +359,20 @@ def test_order_aware_heads_learn_direction(head):
 def test_shift_learns_direction():
     "The same dots, drawn as pictures, since the shift acts inside of the encoder"
     torch.manual_seed(0)
-    def clips(n): x, y = dots(n, True); return x.expand(-1, -1, 3, 4, 8).repeat_interleave(2, 3).repeat_interleave(2, 4), y
+    def clips(n):
+        x, y = dots(n, True)
+        return x.expand(-1, -1, 3, 4, 8).repeat_interleave(2, 3).repeat_interleave(2, 4), y
     accs = {}
     for head in ('shift', 'avg'):
         model = tiny_model(head, lin_ftrs=[32]).train()
         opt = torch.optim.Adam(model.parameters(), 1e-2)
         for _ in range(100):
             x, y = clips(32)
-            nn.functional.cross_entropy(model(x), y).backward(); opt.step(); opt.zero_grad()
-        model.eval(); x, y = clips(256)
+            nn.functional.cross_entropy(model(x), y).backward()
+            opt.step()
+            opt.zero_grad()
+        model.eval()
+        x, y = clips(256)
         with torch.no_grad(): accs[head] = (model(x).argmax(1) == y).float().mean()
     assert accs['shift'] > .95 and abs(accs['avg'] - .5) < .12, accs
 
@@ -266,9 +380,13 @@ def test_shift_learns_direction():
 
 def outcome(model, x, *args):
     "Output and gradients, buffers too"
-    model.zero_grad(); torch.manual_seed(0)
-    out = model(x, *args); out.square().sum().backward()
-    return [out.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)], [b.clone() for b in model.buffers()]
+    model.zero_grad()
+    torch.manual_seed(0)
+    out = model(x, *args)
+    out.square().sum().backward()
+    return [out.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)], [
+        b.clone() for b in model.buffers()
+    ]
 
 @pytest.mark.parametrize('head', ['avg', 'lstm', 'shift'])
 @pytest.mark.parametrize('chunk', [1, 3, 7, 100])
@@ -279,25 +397,37 @@ def test_chunks_change_nothing(head, chunk, lengths):
     model.head.train()                                             # training, with the encoder's BatchNorm frozen
     want, _ = outcome(model, x, lengths)
     model.chunk = chunk
-    with warnings.catch_warnings(): warnings.simplefilter('error'); got, _ = outcome(model, x, lengths)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        got, _ = outcome(model, x, lengths)
     assert len(want) == len(got) and all(torch.allclose(a, b, atol=1e-9) for a,b in zip(want, got))
     with torch.no_grad(): assert torch.allclose(model.eval()(x, lengths), tiny_like(model)(x, lengths), atol=1e-9)
 
-def tiny_like(model): res = copy.deepcopy(model); res.chunk = None; return res
+def tiny_like(model):
+    res = copy.deepcopy(model)
+    res.chunk = None
+    return res
 
 def test_chunks_in_training_say_so_once_and_count_once():
     model, x = tiny_model('avg', chunk=5).train(), torch.rand(2, 5, 3, 16, 16)
     ref = copy.deepcopy(model.encoder)
-    with pytest.warns(UserWarning, match='BatchNorm in training mode takes its statistics from 5 frames, not from all 10'): outcome(model, x)
+    with pytest.warns(
+        UserWarning, match='BatchNorm in training mode takes its statistics from 5 frames, not from all 10'
+    ):
+        outcome(model, x)
     with torch.no_grad(): [ref(o) for o in x]                      # each chunk once
     for a,b in zip(model.encoder.buffers(), ref.buffers()): assert torch.allclose(a.float(), b.float(), atol=1e-6)
-    with warnings.catch_warnings(): warnings.simplefilter('error'); outcome(model, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        outcome(model, x)
 
 def test_chunks_keep_fewer_tensors():
     "What autograd keeps between forward and backward falls with the chunk"
     def kept(chunk):
         model, n = tiny_model('avg', chunk=chunk), [0]
-        def pack(t): n[0] += t.nbytes; return t
+        def pack(t):
+            n[0] += t.nbytes
+            return t
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t): model(torch.rand(2, 8, 3, 32, 32))
         return n[0]
     assert kept(4) < kept(None)/3
@@ -306,7 +436,8 @@ def test_one_call_of_the_encoder():
     "As in the walk-through: all frames at once, and those of padding not at all"
     model, x, calls = tiny_model('lstm'), torch.rand(3, 5, 3, 16, 16), []
     model.encoder.register_forward_pre_hook(lambda m, args: calls.append(len(args[0])))
-    model(x); model(x, (5,1,2))
+    model(x)
+    model(x, (5,1,2))
     assert calls == [15, 8]
 
 # ---- splitters and the learner ----
@@ -314,11 +445,19 @@ def test_one_call_of_the_encoder():
 def test_resnets_halves_are_fastais():
     "fastai cuts a resnet18 behind its second layer of blocks"
     model = create_seq_model(torchvision.models.resnet18, 3, pretrained=False)
-    assert [len(g) for g in seq_splitter(model)[:2]] == [len(list(model.encoder.body[:6].parameters())), len(list(model.encoder.body[6:].parameters()))]
+    assert [len(g) for g in seq_splitter(model)[:2]] == [
+        len(list(model.encoder.body[:6].parameters())),
+        len(list(model.encoder.body[6:].parameters())),
+    ]
 
 def test_shared_parameters_are_in_one_group():
     def tied():
-        net = nn.Sequential(*[nn.Conv2d(3, 3, 3, padding=1) for _ in range(6)], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 9))
+        net = nn.Sequential(
+            *[nn.Conv2d(3, 3, 3, padding=1) for _ in range(6)],
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(3, 9),
+        )
         net[5].weight = net[0].weight
         return net
     check_groups(create_seq_model(tied, 3, 'avg', pretrained=False))
@@ -326,8 +465,15 @@ def test_shared_parameters_are_in_one_group():
 def test_the_walk_throughs_names():
     assert simple_splitter is rnnmodel_splitter is seq_splitter
     simple, rnn = SimpleModel(tiny, 3, False), RNNModel(tiny, 3, 2, False, 16, 2, True, .1)
-    assert isinstance(simple, SeqModel) and rnn.head.rnn.num_layers == 2 and rnn.head.rnn.bidirectional and rnn.head.n_in == 16*4
-    for m in (simple, rnn): assert m(torch.rand(2, 4, 3, 32, 32)).shape == (2, 3); check_groups(m)
+    assert (
+        isinstance(simple, SeqModel)
+        and rnn.head.rnn.num_layers == 2
+        and rnn.head.rnn.bidirectional
+        and rnn.head.n_in == 16 * 4
+    )
+    for m in (simple, rnn):
+        assert m(torch.rand(2, 4, 3, 32, 32)).shape == (2, 3)
+        check_groups(m)
 
 def test_freezing_and_fine_tuning():
     from fastai.callback.training import BnFreeze
@@ -336,10 +482,17 @@ def test_freezing_and_fine_tuning():
     from fastai.callback import schedule                                           # fine_tune
     from fastai.learner import Learner
     items = [(torch.rand(4, 3, 16, 16), i % 2) for i in range(8)]
-    learn = Learner(DataLoaders(DataLoader(items, bs=4), DataLoader(items, bs=4)), tiny_model('lstm', hidden_size=8).train(), nn.CrossEntropyLoss(), splitter=seq_splitter)
+    learn = Learner(
+        DataLoaders(DataLoader(items, bs=4), DataLoader(items, bs=4)),
+        tiny_model('lstm', hidden_size=8).train(),
+        nn.CrossEntropyLoss(),
+        splitter=seq_splitter,
+    )
     learn.freeze()
     enc = learn.model.encoder
-    assert {n for n,p in enc.named_parameters() if p.requires_grad} == {n for n,_ in enc.named_parameters() if 'bn' in n}
+    assert {n for n, p in enc.named_parameters() if p.requires_grad} == {
+        n for n, _ in enc.named_parameters() if 'bn' in n
+    }
     assert all(p.requires_grad for p in learn.model.head.parameters())
     frozen, before = enc.body[0].weight.clone(), learn.model.head.rnn.weight_ih_l0.clone()
     with learn.no_bar(), learn.no_logging():

@@ -1,6 +1,8 @@
 """Files that version 0.1.0 wrote: learners, bundles, an exported model and a half-done training are opened, and answer as they did.
 
-`files_0.1.0.zip` was made once, with that version: small models, a clip, and in `answers.json` what each said of it."""
+`files_0.1.0.zip` was made once, with that version: small models, a clip, and in `answers.json` what each said of it.
+"""
+
 import json, subprocess, sys, zipfile
 from functools import partial
 
@@ -28,8 +30,11 @@ def check(learn, files, expected):
     with learn.no_bar(), learn.no_logging(): pred = learn.predict(files/'clip.avi')[-1]
     np.testing.assert_allclose(pred.flatten()[:50], expected, atol=1e-4)
 
+
 @pytest.mark.parametrize('name', learners)
-def test_a_learner_answers_as_it_did(name, files, answers): check(load_learner(files/f'{name}.pkl'), files, answers[name])
+def test_a_learner_answers_as_it_did(name, files, answers):
+    check(load_learner(files / f'{name}.pkl'), files, answers[name])
+
 
 def test_a_learner_opens_in_a_fresh_process(files):
     "With nothing imported but fastai_seq"
@@ -53,6 +58,14 @@ def test_a_training_goes_on(files, tmp_path, capsys):
     from fastai_seq.train.resume import Resumable
     clips = motion_clips(tmp_path/'motion', n_classes=2, n_groups=3, clips_per_group=2, n_frames=8, size=(32,32))
     dls = ImageSeqDataLoaders.from_folder(clips, seq_len=4, size=32, bs=2, seed=0, num_workers=0)
-    learn = seq_learner(dls, partial(SimpleCNN, [3,4,8]), head='lstm', pretrained=False, hidden_size=4, path=files, model_dir='.')
+    learn = seq_learner(
+        dls,
+        partial(SimpleCNN, [3, 4, 8]),
+        head='lstm',
+        pretrained=False,
+        hidden_size=4,
+        path=files,
+        model_dir='.',
+    )
     with learn.no_bar(): learn.fit_one_cycle(2, 1e-3, cbs=Resumable('half'))
     assert '1 of 2 epochs are done' in capsys.readouterr().out and len(learn.recorder.values) == 2

@@ -46,10 +46,17 @@ def test_walk_through_on_real_clips(ucf, tmp_path):
         dls = get_action_dataloaders(files, bs=2, image_size=64, seq_len=5, val_idxs=[0, 3, 6], num_workers=0)
         x, y = dls.one_batch()
         assert isinstance(x, ImageTuple) and len(x) == 5 and x[0].shape == (2, 3, 64, 64)
-    learn = Learner(dls, SimpleModel(mobilenet_v2, n_out=dls.c, pretrained=real('weights', 'mobilenet_v2_imagenet.pth')),
-                    splitter=simple_splitter, metrics=accuracy, path=tmp_path)
+    learn = Learner(
+        dls,
+        SimpleModel(mobilenet_v2, n_out=dls.c, pretrained=real('weights', 'mobilenet_v2_imagenet.pth')),
+        splitter=simple_splitter,
+        metrics=accuracy,
+        path=tmp_path,
+    )
     with learn.no_bar(), learn.no_logging(): learn.fine_tune(1)
-    learn.show_results(); dls.show_batch(); plt.close('all')
+    learn.show_results()
+    dls.show_batch()
+    plt.close('all')
     assert learn.predict(videos[0])[0] in dls.vocab
 
 @pytest.mark.slow

@@ -3,13 +3,41 @@ import random
 
 import pytest
 
-from fastai_seq.video.sampling import EveryFrame, FirstFrames, LastFrames, PartOf, RandomClip, SegmentFrames, UniformFrames
+from fastai_seq.video.sampling import (
+    EveryFrame,
+    FirstFrames,
+    LastFrames,
+    PartOf,
+    RandomClip,
+    SegmentFrames,
+    UniformFrames,
+)
 
 lengths, seq_lens = range(1, 301), (1, 2, 3, 5, 8, 16, 20, 32, 64)
-made = [UniformFrames, SegmentFrames, FirstFrames, RandomClip, lambda n, **k: RandomClip(n, stride=3, **k), lambda n, **k: FirstFrames(n, stride=2, **k),
-        lambda n, **k: RandomClip(n, fps=10, **k), lambda n, **k: FirstFrames(n, fps=60, **k),
-        lambda n, **k: LastFrames(n, stride=2, **k), lambda n, **k: LastFrames(n, fps=10, **k)]
-names = ['uniform', 'segments', 'first', 'dense', 'dense3', 'first2', 'dense at 10/s', 'first at 60/s', 'last2', 'last at 10/s']
+made = [
+    UniformFrames,
+    SegmentFrames,
+    FirstFrames,
+    RandomClip,
+    lambda n, **k: RandomClip(n, stride=3, **k),
+    lambda n, **k: FirstFrames(n, stride=2, **k),
+    lambda n, **k: RandomClip(n, fps=10, **k),
+    lambda n, **k: FirstFrames(n, fps=60, **k),
+    lambda n, **k: LastFrames(n, stride=2, **k),
+    lambda n, **k: LastFrames(n, fps=10, **k),
+]
+names = [
+    'uniform',
+    'segments',
+    'first',
+    'dense',
+    'dense3',
+    'first2',
+    'dense at 10/s',
+    'first at 60/s',
+    'last2',
+    'last at 10/s',
+]
 
 @pytest.mark.parametrize('make', made, ids=names)
 @pytest.mark.parametrize('training', [False, True])

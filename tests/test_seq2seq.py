@@ -1,4 +1,5 @@
 "Sequences as targets: what is made of a clip stays with its frames, bad targets are named, forecasters are what they say, states equal whole passes."
+
 import random
 from functools import partial
 
@@ -25,12 +26,27 @@ from fastai_seq.data.masks import FrameMaskBlock
 from fastai_seq.data.future import FutureDataLoaders, FutureFrames
 from fastai_seq.video.read import VideoError, get_videos, n_frames, write_video
 
+
 @pytest.fixture(scope='module')
-def changing(tmp_path_factory): return changing_clips(tmp_path_factory.mktemp('changing')/'clips', n_groups=4, clips_per_group=2, n_frames=16, size=(32,32))
+def changing(tmp_path_factory):
+    return changing_clips(
+        tmp_path_factory.mktemp('changing') / 'clips',
+        n_groups=4,
+        clips_per_group=2,
+        n_frames=16,
+        size=(32, 32),
+    )
+
 
 def loaders(path, block, get_y, seq_len=4, bs=2, item_tfms=None, batch_tfms=None, sampler=UniformFrames):
-    return DataBlock((ImageSeqBlock(seq_len, 32, sampler=sampler), block), get_items=get_videos, get_y=get_y, splitter=RandomSplitter(seed=0),
-                     item_tfms=item_tfms, batch_tfms=batch_tfms).dataloaders(path, bs=bs, num_workers=0)
+    return DataBlock(
+        (ImageSeqBlock(seq_len, 32, sampler=sampler), block),
+        get_items=get_videos,
+        get_y=get_y,
+        splitter=RandomSplitter(seed=0),
+        item_tfms=item_tfms,
+        batch_tfms=batch_tfms,
+    ).dataloaders(path, bs=bs, num_workers=0)
 
 # moving digits
 
@@ -40,7 +56,8 @@ def test_digits_are_seeded_endless_and_held_out():
     assert not torch.equal(make(0), MovingDigits(range(4), valid=False)(0))
     held, trained = ({d.tobytes() for d in _digits(o)} for o in (True, False))
     assert not held & trained and len(held | trained) > 1700
-    random.seed(0); drawn = [make(0, split_idx=0) for _ in range(3)]
+    random.seed(0)
+    drawn = [make(0, split_idx=0) for _ in range(3)]
     assert not torch.equal(drawn[0], drawn[1]) and torch.equal(make(0, split_idx=1), make(0))
 
 def test_digits_move_evenly_within_the_frame():
@@ -71,22 +88,31 @@ def test_input_and_target_are_one_part():
             cut = FutureFrames(4, 3, stride=2, sampler=sampler)
             ins, outs = [], []
             for seed in range(5):
-                random.seed(seed); ins = cut.inputs.for_training()(n)
-                random.seed(seed); outs = cut.targets.for_training()(n)
+                random.seed(seed)
+                ins = cut.inputs.for_training()(n)
+                random.seed(seed)
+                outs = cut.targets.for_training()(n)
                 assert np.diff([*ins, *outs]).tolist() == [2]*6 and outs[-1] < n
 
 def test_short_clips_are_named(changing):
-    with pytest.raises(VideoError, match=r'v_Change_g01_c01.*16 frames, and n_in=10 and n_out=7 take 17'): FutureDataLoaders.from_folder(changing, n_in=10, n_out=7)
+    with pytest.raises(VideoError, match=r'v_Change_g01_c01.*16 frames, and n_in=10 and n_out=7 take 17'):
+        FutureDataLoaders.from_folder(changing, n_in=10, n_out=7)
 
 @pytest.mark.parametrize('tfm', [ReverseTime, DropFrames()])
 def test_transforms_of_time_are_refused(changing, tfm):
-    with pytest.raises(ValueError, match='order of input and target'): FutureDataLoaders.from_folder(changing, n_in=2, n_out=2, batch_tfms=tfm)
+    with pytest.raises(ValueError, match='order of input and target'):
+        FutureDataLoaders.from_folder(changing, n_in=2, n_out=2, batch_tfms=tfm)
 
 def test_transforms_move_both_alike(changing):
     "A clip as its own target stays its own target"
     from fastai.vision.augment import Flip, RandomResizedCrop, Rotate
-    dls = DataBlock((ImageSeqBlock(4, 32), ImageSeqBlock(4, 32)), get_items=get_videos, splitter=RandomSplitter(seed=0), item_tfms=RandomResizedCrop(24, min_scale=.3),
-                    batch_tfms=[Flip(), Rotate(p=1.), SpeedJitter(p=1.)]).dataloaders(changing, bs=4, num_workers=0)
+    dls = DataBlock(
+        (ImageSeqBlock(4, 32), ImageSeqBlock(4, 32)),
+        get_items=get_videos,
+        splitter=RandomSplitter(seed=0),
+        item_tfms=RandomResizedCrop(24, min_scale=0.3),
+        batch_tfms=[Flip(), Rotate(p=1.0), SpeedJitter(p=1.0)],
+    ).dataloaders(changing, bs=4, num_workers=0)
     for x, y in dls.train: assert torch.equal(x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor))
 
 # something for every frame
@@ -97,13 +123,21 @@ def test_transforms_move_both_alike(changing):
 def test_targets_go_with_their_frames(tmp_path, tfm, where):
     "Frames as bright as their number: label, number and mask must tell it, whatever happens to time"
     for i in range(6): write_video(tmp_path/f'{i}.avi', [np.full((32, 32, 3), 12*k, np.uint8) for k in range(16)])
-    ways = {FrameCategoryBlock: lambda p: [f'{k:02}' for k in range(16)], FrameRegressionBlock: lambda p: np.arange(16.),
-            partial(FrameMaskBlock, range(16)): lambda p: np.arange(16)[:, None, None].repeat(32, 1).repeat(32, 2)}
+    ways = {
+        FrameCategoryBlock: lambda p: [f'{k:02}' for k in range(16)],
+        FrameRegressionBlock: lambda p: np.arange(16.0),
+        partial(FrameMaskBlock, range(16)): (
+            lambda p: np.arange(16)[:, None, None].repeat(32, 1).repeat(32, 2)
+        ),
+    }
     for block, get_y in ways.items():
         block = block() if isinstance(block, partial) else block
         x, y = loaders(tmp_path, block, get_y, 8, 4, sampler=RandomClip, **{where: tfm(p=1.)}).one_batch()
         told = y.flatten(2)[..., 0] if y.ndim > 2 else y
-        assert torch.equal((x.as_subclass(torch.Tensor)[:, :, 0, 0, 0]*255/12).round().long(), told.as_subclass(torch.Tensor).long())
+        assert torch.equal(
+            (x.as_subclass(torch.Tensor)[:, :, 0, 0, 0] * 255 / 12).round().long(),
+            told.as_subclass(torch.Tensor).long(),
+        )
 
 @pytest.mark.parametrize('block,get_y,said', [
     (FrameCategoryBlock, lambda p: frame_labels(p)[:-3], 'targets for 13 frames, it has 16'),
@@ -142,13 +176,18 @@ def test_scheduled_sampling_is_the_truth_or_the_guess():
     model, x, y = ConvGRUForecaster(n_out=4, hidden=(8,)).eval(), clip(), clip(t=4) + 1
     with torch.no_grad():
         free = model(x)
-        model.p_true = 1.; told = model(x, y)
-        torch.testing.assert_close(told[:, 0], free[:, 0]); assert not torch.allclose(told[:, 1:], free[:, 1:], atol=1e-4)
+        model.p_true = 1.
+        told = model(x, y)
+        torch.testing.assert_close(told[:, 0], free[:, 0])
+        assert not torch.allclose(told[:, 1:], free[:, 1:], atol=1e-4)
         torch.testing.assert_close(told[:, 3], model.watch(torch.cat([x, y[:, :3]], 1))[0], atol=1e-5, rtol=1e-4)
-        model.p_true = .5; torch.manual_seed(0); mixed = model(x.repeat(40, 1, 1, 1, 1), y.repeat(40, 1, 1, 1, 1))[:, 1]
+        model.p_true = .5
+        torch.manual_seed(0)
+        mixed = model(x.repeat(40, 1, 1, 1, 1), y.repeat(40, 1, 1, 1, 1))[:, 1]
         shares = ((mixed - told[:, 1].repeat(40, 1, 1, 1)).abs().amax((1, 2, 3)) < 1e-5).float().mean()
         assert .25 < shares < .75
-        model.p_true = 0.; torch.testing.assert_close(model(x, y), free)
+        model.p_true = 0.
+        torch.testing.assert_close(model(x, y), free)
 
 def test_simvp_sees_all_frames_and_any_horizon():
     x = clip(t=4)
@@ -158,12 +197,14 @@ def test_simvp_sees_all_frames_and_any_horizon():
             out = model(x)
             assert out.shape == (2, n_out, 3, 16, 16)
             for t in range(4):
-                other = x.clone(); other[:, t] = 0
+                other = x.clone()
+                other[:, t] = 0
                 assert not torch.allclose(model(other)[:, 0], out[:, 0], atol=1e-5)
 
 @pytest.mark.parametrize('make', [ConvLSTMForecaster, ConvGRUForecaster, partial(SimVP, hid_s=8, hid_t=32, n_t=2, kernels=(3, 5))])
 def test_every_parameter_learns(make):
-    model = make(n_in=4, n_out=3); model(clip(t=4)).pow(2).mean().backward()
+    model = make(n_in=4, n_out=3)
+    model(clip(t=4)).pow(2).mean().backward()
     assert not [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
 
 @pytest.mark.parametrize('make', [partial(ConvGRUForecaster, hidden=(8,)), partial(SimVP, hid_s=8, hid_t=32, n_t=2, kernels=(3, 5)), lambda n_in, n_out: TemporalUNet(2, widths=(8, 16))])
@@ -175,7 +216,11 @@ def test_models_can_be_exported_as_graphs(make):
 
 @pytest.mark.parametrize('head', [h for h in head_classes if h != 'shift'])
 def test_each_head_answers_for_each_frame_and_padding_changes_nothing(head):
-    model, x = create_seq_model(partial(SimpleCNN, [3, 4, 8]), 5, per_frame(per_frame(head)), pretrained=False).eval(), clip(2, 6, 32)     # said twice is said once
+    model, x = create_seq_model(
+        partial(SimpleCNN, [3, 4, 8]), 5, per_frame(per_frame(head)), pretrained=False
+    ).eval(), clip(
+        2, 6, 32
+    )  # said twice is said once
     with torch.no_grad():
         assert model(x).shape == (2, 6, 5)
         torch.testing.assert_close(model(x, (6, 4))[1, :4], model(x[1:, :4])[0], atol=1e-4, rtol=1e-3)
@@ -185,28 +230,41 @@ def test_each_head_answers_for_each_frame_and_padding_changes_nothing(head):
 def test_segments_measures_by_hand():
     assert label_segments([1, 1, 2]) == [(1, 0, 2), (2, 2, 3)] and label_segments([]) == []
     assert edit_score('aabb', 'aaabbb') == 1 and edit_score('abab', 'ab') == .5 and edit_score('b', 'a') == 0
-    assert segmental_f1(['aabb'], ['aabb']) == 1 and segmental_f1(['abab'], ['aabb'], .4) == pytest.approx(2*2/6)     # one match a true segment, whatever overlaps
+    assert segmental_f1(['aabb'], ['aabb']) == 1 and segmental_f1(['abab'], ['aabb'], 0.4) == pytest.approx(
+        2 * 2 / 6
+    )  # one match a true segment, whatever overlaps
     assert segmental_f1(['aaaabb'], ['aabbbb'], .6) == 0 and segmental_f1(['aaaabb'], ['aabbbb'], .5) == 1
 
 def test_measures_pass_over_padding():
     scores, targ = nn.functional.one_hot(torch.tensor([[0, 1, 1, 0]]), 2).float(), torch.tensor([[0, 1, -100, -100]])
     assert frame_accuracy(scores, targ) == 1 and f1_at(.5)(scores, targ) == 1
     scores, targ = torch.zeros(1, 2, 2, 2, 2), torch.tensor([[[[0, 1], [1, 1]], [[-100]*2]*2]])
-    scores[:, 1, 0, 0] = 1.; scores[:, 1, 1] = 1.                       # the first row of frame 0, and all of the frame that is not there
+    scores[:, 1, 0, 0] = 1.
+    scores[:, 1, 1] = 1.                       # the first row of frame 0, and all of the frame that is not there
     assert mask_iou(scores, targ) == pytest.approx(1/4)
 
 def test_ssim_is_what_its_formula_says():
     a, b = clip(1, 1, 11), clip(2, 1, 11)[1:]
-    g = torch.exp(-(torch.arange(11) - 5.)**2/4.5); w = g[:, None]*g/g.sum()**2
+    g = torch.exp(-(torch.arange(11) - 5.)**2/4.5)
+    w = g[:, None]*g/g.sum()**2
     mean = lambda o: (o*w).sum((-1, -2))
     ma, mb, c1, c2 = mean(a), mean(b), 1e-4, 9e-4
-    expect = (2*ma*mb + c1)*(2*(mean(a*b) - ma*mb) + c2)/((ma**2 + mb**2 + c1)*(mean(a*a) - ma**2 + mean(b*b) - mb**2 + c2))
+    expect = (
+        (2 * ma * mb + c1)
+        * (2 * (mean(a * b) - ma * mb) + c2)
+        / ((ma**2 + mb**2 + c1) * (mean(a * a) - ma**2 + mean(b * b) - mb**2 + c2))
+    )
     torch.testing.assert_close(frame_ssim(a, b), expect.mean(2), atol=1e-4, rtol=1e-3)
 
 # learners
 
+
 @pytest.fixture(scope='module')
-def digits(): return FutureDataLoaders.from_digits(3, 4, n_train=32, n_valid=8, bs=8, size=16, digit_size=7, num_workers=0)
+def digits():
+    return FutureDataLoaders.from_digits(
+        3, 4, n_train=32, n_valid=8, bs=8, size=16, digit_size=7, num_workers=0
+    )
+
 
 def test_a_forecaster_learns_and_its_horizon_is_its_loss(digits):
     learn = seq_learner(digits, ConvGRUForecaster, hidden=(16,), metrics=[])
@@ -227,12 +285,22 @@ def test_schedule_ends_at_zero_and_leaves_validation_alone(digits):
     class Watch(Callback):
         order = 50
         def before_batch(self): seen.append((self.training, self.learn.model.p_true, len(self.xb)))
-    learn = seq_learner(digits, ConvGRUForecaster, hidden=(4,), sampled=ScheduledSampling(.8, .5), cbs=Watch(), metrics=[])
+    learn = seq_learner(
+        digits, ConvGRUForecaster, hidden=(4,), sampled=ScheduledSampling(0.8, 0.5), cbs=Watch(), metrics=[]
+    )
     with learn.no_bar(), learn.no_logging(): learn.fit(4)
     ps = [p for training, p, _ in seen if training]
-    assert ps[0] == pytest.approx(.8) and ps == sorted(ps, reverse=True) and ps[8:] == [0]*8 and {n for training, _, n in seen if not training} == {1}
+    assert (
+        ps[0] == pytest.approx(0.8)
+        and ps == sorted(ps, reverse=True)
+        and ps[8:] == [0] * 8
+        and {n for training, _, n in seen if not training} == {1}
+    )
     with pytest.raises(ValueError, match='p_true'):
-        with learn.no_bar(): seq_learner(digits, SimVP, hid_s=8, hid_t=32, n_t=2, kernels=(3,), sampled=None, cbs=ScheduledSampling()).fit(1)
+        with learn.no_bar():
+            seq_learner(
+                digits, SimVP, hid_s=8, hid_t=32, n_t=2, kernels=(3,), sampled=None, cbs=ScheduledSampling()
+            ).fit(1)
 
 @pytest.mark.parametrize('model,said', [(lambda: ConvGRUForecaster(n_out=3), r'gives \(8, 3, 3, 16, 16\).*ask for \(8, 4, 3, 16, 16\)'), (lambda: SimVP(5, 4), 'made for 5 frames, the batch has 3'),
                                         (lambda: SimVP(3, 4, n_channels=3, groups=4, hid_s=8, n_s=10), 'multiples of 32')])
@@ -244,7 +312,10 @@ def test_a_video_goes_on(digits, tmp_path):
     path = write_video(tmp_path/'v.avi', [np.full((32, 32, 3), 20*k, np.uint8) for k in range(5)])
     assert n_frames(continue_video(learn, path, tmp_path/'w.avi', n_out=9)) == 14
     frames = torch.rand(5, 3, 16, 16)
-    with torch.no_grad(): torch.testing.assert_close(forecast_frames(learn, frames), learn.model.eval()(frames[None, -3:])[0].clamp(0, 1))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            forecast_frames(learn, frames), learn.model.eval()(frames[None, -3:])[0].clamp(0, 1)
+        )
     first, more = forecast_frames(learn, frames), forecast_frames(learn, frames, 6)
     torch.testing.assert_close(more, torch.cat([first, forecast_frames(learn, first)[:2]]))
     with pytest.raises(ValueError, match='has 2 frames, the model sees 3'): forecast_frames(learn, frames[:2])
@@ -253,8 +324,10 @@ def test_strides_of_the_loader_are_kept(changing, tmp_path):
     dls = FutureDataLoaders.from_folder(changing, n_in=3, n_out=2, size=16, stride=2, bs=2, seed=0, num_workers=0)
     learn = seq_learner(dls, ConvGRUForecaster, hidden=(4,), metrics=[])
     assert n_frames(continue_video(learn, get_videos(changing)[0], tmp_path/'w.avi')) == 8 + 2
-    learn.show_results(max_n=1); dls.show_batch(max_n=1)
-    learn.export(tmp_path/'m.pkl'); again = load_learner(tmp_path/'m.pkl')
+    learn.show_results(max_n=1)
+    dls.show_batch(max_n=1)
+    learn.export(tmp_path/'m.pkl')
+    again = load_learner(tmp_path/'m.pkl')
     assert n_frames(continue_video(again, get_videos(changing)[0], tmp_path/'x.avi', n_out=5)) == 8 + 5
 
 def test_labels_and_masks_learn_in_one_call(changing, tmp_path):
@@ -264,7 +337,8 @@ def test_labels_and_masks_learn_in_one_call(changing, tmp_path):
     pred, _, probs = learn.predict(get_videos(changing)[0])
     assert set(pred) <= set(dls.vocab) and probs.shape == (4, len(dls.vocab))
     learn.show_results(max_n=2)
-    learn.export(tmp_path/'m.pkl'); same = load_learner(tmp_path/'m.pkl').predict(get_videos(changing)[0])
+    learn.export(tmp_path/'m.pkl')
+    same = load_learner(tmp_path/'m.pkl').predict(get_videos(changing)[0])
     assert list(same[0]) == list(pred)
     dls = loaders(changing, FrameMaskBlock(['a', 'b']), lambda p: np.zeros((16, 32, 32)))
     learn = seq_learner(dls, TemporalUNet, widths=(8, 8))
@@ -278,4 +352,5 @@ def test_arguments_that_would_fail_late():
     with pytest.raises(ValueError, match='pass a loader of clips'): horizon_errors(lambda x: copy_last(x, 2))
     assert segmental_f1([], []) == 0
     with pytest.raises(ValueError, match='shorter|longer'): segmental_f1(['ab'], ['ab', 'a'])
-    with pytest.raises(TypeError, match="takes no 'hidden'; it takes num_rnn_layers, hidden_size"): create_seq_model(partial(SimpleCNN, [3,8]), 2, per_frame('lstm'), False, hidden=8)
+    with pytest.raises(TypeError, match="takes no 'hidden'; it takes num_rnn_layers, hidden_size"):
+        create_seq_model(partial(SimpleCNN, [3, 8]), 2, per_frame('lstm'), False, hidden=8)

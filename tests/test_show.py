@@ -6,7 +6,7 @@ from threading import Event, Thread
 import numpy as np, pytest, torch
 from PIL import Image
 
-from fastai_seq.data import load as data_module
+from fastai_seq.data import show as data_module
 from fastai_seq.core import TensorVideo, clips_html
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai.data.transforms import Normalize
@@ -17,7 +17,9 @@ def page(clips, monkeypatch):
     "What `show_batch(animate=True)` displays of a batch of nine"
     shown = []
     monkeypatch.setattr(data_module, 'display', lambda h: shown.append(h.data))
-    dls = ImageSeqDataLoaders.from_folder(clips, seq_len=12, size=112, bs=9, num_workers=0, batch_tfms=Normalize.from_stats(*imagenet_stats))
+    dls = ImageSeqDataLoaders.from_folder(
+        clips, seq_len=12, size=112, bs=9, num_workers=0, batch_tfms=Normalize.from_stats(*imagenet_stats)
+    )
     dls.show_batch(animate=True)
     return shown[0]
 
@@ -46,9 +48,25 @@ def test_it_plays_in_a_browser(page, tmp_path):
     shots = []
     for secs in (.1, .9):
         (tmp_path/f'{secs}.html').write_text(f'<meta charset="utf-8">{page}<img src="/slow?{secs}" width="1">')
-        subprocess.run([browser, '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update',
-                        f'--user-data-dir={tmp_path}/profile{secs}', f'--screenshot={tmp_path}/{secs}.png', '--window-size=800,420', f'http://127.0.0.1:{server.server_port}/{secs}.html'],
-                       capture_output=True, timeout=120, check=True)
+        subprocess.run(
+            [
+                browser,
+                '--headless',
+                '--no-sandbox',
+                '--disable-gpu',
+                '--disable-quic',
+                '--no-first-run',
+                '--disable-background-networking',
+                '--disable-component-update',
+                f'--user-data-dir={tmp_path}/profile{secs}',
+                f'--screenshot={tmp_path}/{secs}.png',
+                '--window-size=800,420',
+                f'http://127.0.0.1:{server.server_port}/{secs}.html',
+            ],
+            capture_output=True,
+            timeout=120,
+            check=True,
+        )
         shots.append(np.asarray(Image.open(tmp_path/f'{secs}.png').convert('RGB')).astype(int))
     server.shutdown()
     assert shots[0].std() > 10 and np.abs(shots[0] - shots[1]).mean() > 1

@@ -9,7 +9,9 @@ from fastai_seq.models.timesformer import MyTimeSformer
 
 class Pool(nn.Module):
     "A linear layer on the mean over time and space"
-    def __init__(self, n_out): super().__init__(); self.lin = nn.Linear(3, n_out)
+    def __init__(self, n_out):
+        super().__init__()
+        self.lin = nn.Linear(3, n_out)
     def forward(self, x): return self.lin(x.mean((1, 3, 4)))
 
 @pytest.mark.parametrize('name, t, px', [('r3d_18', 16, 112), ('r2plus1d_18', 16, 112), ('mvit_v1_b', 16, 224), ('mvit_v2_s', 16, 224)])
@@ -23,7 +25,9 @@ def test_table_and_what_it_leaves():
     models = {'a': Pool(4).train(), 'b': Pool(40).eval()}
     table = model_table(models, shape=(2, 4, 3, 8, 8), n_runs=2)
     assert list(table.index) == ['a', 'b'] and (table['clips/s'] > 0).all()
-    assert table['params (M)'].tolist() == [16/1e6, 160/1e6] and table['GFLOPs'].tolist() == pytest.approx([2*3*4/1e9, 2*3*40/1e9])
+    assert table['params (M)'].tolist() == [16 / 1e6, 160 / 1e6] and table[
+        'GFLOPs'
+    ].tolist() == pytest.approx([2 * 3 * 4 / 1e9, 2 * 3 * 40 / 1e9])
     assert models['a'].training and not models['b'].training
     assert all(p.grad is None for m in models.values() for p in m.parameters())
 
@@ -34,7 +38,8 @@ def test_a_model_that_fails_is_named_and_the_others_are_left_as_they_were():
     assert all(m.training for m in models.values())
 
 def test_labels_do_not_lie_on_each_other():
-    import matplotlib; matplotlib.use('agg')
+    import matplotlib
+    matplotlib.use('agg')
     table = model_table({f'model number {i}': Pool(4) for i in range(6)}, shape=(1, 2, 3, 8, 8), n_runs=1)
     table['clips/s'], table['GFLOPs'] = 100., 1.
     table.loc['model number 5', 'clips/s'] = 200.

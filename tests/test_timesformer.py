@@ -1,5 +1,6 @@
 """MyTimeSformer is timesformer-pytorch's, output and gradient, under every option; an image transformer over time starts as the image
 transformer; Hugging Face's models behind our door are Hugging Face's."""
+
 import itertools
 
 import pytest, torch
@@ -8,8 +9,15 @@ from torch import nn
 
 import fastai_seq.models.attention as attention
 from fastai_seq.core import ImageTuple, TensorVideo
-from fastai_seq.models.timesformer import (MyTimeSformer, hf_video_model, hf_video_splitter, timesformer_from_hf, timesformer_from_vit, timesformer_splitter,
-                                    vit_timesformer_splitter)
+from fastai_seq.models.timesformer import (
+    MyTimeSformer,
+    hf_video_model,
+    hf_video_splitter,
+    timesformer_from_hf,
+    timesformer_from_vit,
+    timesformer_splitter,
+    vit_timesformer_splitter,
+)
 
 small = dict(dim=24, image_size=24, patch_size=8, num_frames=3, num_classes=4, depth=2, heads=2, dim_head=8)
 mask = torch.tensor([[True, True, False], [True, True, True]])
@@ -72,7 +80,13 @@ def test_frozen_layers_and_no_waste():
     "Gradients go where they are wanted only"
     ref, ours = pair()
     for m in (ref, ours):
-        for p in [*m.layers[0].parameters(), *m.to_patch_embedding.parameters(), m.cls_token, m.layers[1][2].fn.net[3].weight]: p.requires_grad_(False)
+        for p in [
+            *m.layers[0].parameters(),
+            *m.to_patch_embedding.parameters(),
+            m.cls_token,
+            m.layers[1][2].fn.net[3].weight,
+        ]:
+            p.requires_grad_(False)
         m(torch.ones(1, 3, 3, 24, 24)).square().sum().backward()
     for p, q in zip(ref.parameters(), ours.parameters()):
         assert (p.grad is None) == (q.grad is None)
@@ -81,8 +95,11 @@ def test_frozen_layers_and_no_waste():
 def test_masked_frames_do_not_matter():
     _, ours = pair()
     x = clip(ours)
-    y = x.clone(); y[0, 2] = 0
-    assert torch.allclose(ours(x, mask=mask), ours(y, mask=mask), atol=1e-6) and not torch.allclose(ours(x), ours(y), atol=1e-6)
+    y = x.clone()
+    y[0, 2] = 0
+    assert torch.allclose(ours(x, mask=mask), ours(y, mask=mask), atol=1e-6) and not torch.allclose(
+        ours(x), ours(y), atol=1e-6
+    )
 
 @pytest.mark.parametrize('dtype', (torch.bfloat16, torch.float64))
 def test_other_precisions(dtype):
@@ -91,11 +108,13 @@ def test_other_precisions(dtype):
     if dtype == torch.float64:
         ref, ours = ref.double(), ours.double()
         return assert_same(ref, ours, x.double())
-    exact = ref(x); exact.square().sum().backward()
+    exact = ref(x)
+    exact.square().sum().backward()
     with torch.autocast('cpu', dtype): out = ours(x)
     out.float().square().sum().backward()
     assert torch.allclose(exact, out.float(), atol=.05*exact.abs().max().item())
-    for p, q in zip(ref.parameters(), ours.parameters()): assert torch.nn.functional.cosine_similarity(p.grad.flatten(), q.grad.flatten(), 0) > .98
+    for p, q in zip(ref.parameters(), ours.parameters()):
+        assert torch.nn.functional.cosine_similarity(p.grad.flatten(), q.grad.flatten(), 0) > 0.98
 
 @pytest.mark.parametrize('p', (.1, .5, .9))
 def test_dropout_has_the_librarys_distribution(p):
@@ -103,8 +122,14 @@ def test_dropout_has_the_librarys_distribution(p):
     y = attention.apply_dropout(x, p, True)
     y.sum().backward()
     kept = (y != 0).float()
-    assert abs(kept.mean() - (1-p)) < .005 and torch.allclose(y[y != 0], torch.tensor(1/(1-p))) and torch.equal(x.grad, y.detach())
-    corr = torch.corrcoef(kept.flatten()[:200_000].view(-1, 4).T) - torch.eye(4)       # four are drawn from one number: they are independent
+    assert (
+        abs(kept.mean() - (1 - p)) < 0.005
+        and torch.allclose(y[y != 0], torch.tensor(1 / (1 - p)))
+        and torch.equal(x.grad, y.detach())
+    )
+    corr = torch.corrcoef(kept.flatten()[:200_000].view(-1, 4).T) - torch.eye(
+        4
+    )  # four are drawn from one number: they are independent
     assert corr.abs().max() < .02
     assert abs(kept.mean(0).std() - (p*(1-p)/500)**.5) < .005
 
@@ -128,9 +153,14 @@ def test_forms_of_batch_and_bad_clips():
     for form in (ImageTuple(x.unbind(1)), TensorVideo(x)):
         out = ours(form)
         assert type(out) is torch.Tensor and torch.allclose(out, ours(x))
-    for bad, said in ((x[:, :2], '2 of 24x24'), (x[..., :16], '3 of 24x16'), (torch.rand(2, 4, 3, 32, 32), '4 of 32x32')):
+    for bad, said in (
+        (x[:, :2], '2 of 24x24'),
+        (x[..., :16], '3 of 24x16'),
+        (torch.rand(2, 4, 3, 32, 32), '4 of 32x32'),
+    ):
         with pytest.raises(ValueError, match=f'num_frames=3 of 24x24 pixels, the batch has {said}'): ours(bad)
-    with pytest.raises(ValueError, match='image_size=30.*patch_size=8; choose image_size=32'): MyTimeSformer(dim=8, image_size=30, patch_size=8, num_classes=2)
+    with pytest.raises(ValueError, match='image_size=30.*patch_size=8; choose image_size=32'):
+        MyTimeSformer(dim=8, image_size=30, patch_size=8, num_classes=2)
 
 def three_groups(model, splitter):
     groups = splitter(model)
@@ -141,22 +171,42 @@ def three_groups(model, splitter):
 def test_splitter():
     _, ours = pair()
     early, late, head = three_groups(ours, timesformer_splitter)
-    assert {id(p) for p in head} == {id(p) for p in ours.to_out.parameters()} and {id(p) for p in late} == {id(p) for p in ours.layers[1].parameters()}
+    assert {id(p) for p in head} == {id(p) for p in ours.to_out.parameters()} and {id(p) for p in late} == {
+        id(p) for p in ours.layers[1].parameters()
+    }
 
 # over image transformers
 
 def vit(name='vit_tiny_patch16_224', **kwargs):
     timm = pytest.importorskip('timm')
     torch.manual_seed(0)
-    model = timm.create_model(name, **{**dict(img_size=32, depth=2, num_classes=5, embed_dim=48, num_heads=3), **kwargs}).eval()
-    for p in model.parameters(): nn.init.normal_(p, std=.3)           # fresh heads and layer scales are zeros or nearly so
+    model = timm.create_model(
+        name, **{**dict(img_size=32, depth=2, num_classes=5, embed_dim=48, num_heads=3), **kwargs}
+    ).eval()
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.3)  # fresh heads and layer scales are zeros or nearly so
     return model
 
-vits = {'class token': {}, 'average': dict(class_token=False, global_pool='avg'), 'average with class token': dict(global_pool='avg'), 'registers': dict(reg_tokens=4),
-        'layer scale': dict(init_values=.1), 'norm of queries': dict(qk_norm=True), 'pre-norm': dict(pre_norm=True), 'no bias': dict(qkv_bias=False),
-        'attention pooling': dict(class_token=False, global_pool='map'), 'class token without position': dict(no_embed_class=True), 'dynamic size': dict(dynamic_img_size=True)}
-makes = [*(('vit_tiny_patch16_224', kw) for kw in vits.values()), ('deit_tiny_distilled_patch16_224', {}), ('vit_small_patch14_dinov2', dict(img_size=28)),
-         ('vit_base_patch16_siglip_224', {}), ('vit_base_patch16_clip_224', {})]
+vits = {
+    'class token': {},
+    'average': dict(class_token=False, global_pool='avg'),
+    'average with class token': dict(global_pool='avg'),
+    'registers': dict(reg_tokens=4),
+    'layer scale': dict(init_values=0.1),
+    'norm of queries': dict(qk_norm=True),
+    'pre-norm': dict(pre_norm=True),
+    'no bias': dict(qkv_bias=False),
+    'attention pooling': dict(class_token=False, global_pool='map'),
+    'class token without position': dict(no_embed_class=True),
+    'dynamic size': dict(dynamic_img_size=True),
+}
+makes = [
+    *(('vit_tiny_patch16_224', kw) for kw in vits.values()),
+    ('deit_tiny_distilled_patch16_224', {}),
+    ('vit_small_patch14_dinov2', dict(img_size=28)),
+    ('vit_base_patch16_siglip_224', {}),
+    ('vit_base_patch16_clip_224', {}),
+]
 
 @pytest.mark.parametrize('attention', ('divided', 'space'))
 @pytest.mark.parametrize('name,kw', makes, ids=[*vits, 'deit', 'dinov2', 'siglip', 'clip'])
@@ -193,15 +243,22 @@ def test_vit_by_name_and_local_weights(tmp_path):
     net = timm.create_model('vit_tiny_patch16_224')
     torch.save(net.state_dict(), tmp_path/'w.pth')
     model = timesformer_from_vit('vit_tiny_patch16_224', 7, 2, pretrained=tmp_path/'w.pth')
-    assert torch.equal(model.vit.blocks[3].mlp.fc1.weight, net.blocks[3].mlp.fc1.weight) and model.vit.head.out_features == 7
+    assert (
+        torch.equal(model.vit.blocks[3].mlp.fc1.weight, net.blocks[3].mlp.fc1.weight)
+        and model.vit.head.out_features == 7
+    )
     assert model.stats == ([.5, .5, .5], [.5, .5, .5])
     torch.save({'a': torch.zeros(1)}, tmp_path/'other.pth')
-    with pytest.raises(ValueError, match='other.pth do not fit vit_tiny_patch16_224'): timesformer_from_vit('vit_tiny_patch16_224', 7, pretrained=tmp_path/'other.pth')
-    with pytest.raises(FileNotFoundError, match='none.pth'): timesformer_from_vit('vit_tiny_patch16_224', 7, pretrained='none.pth')
+    with pytest.raises(ValueError, match='other.pth do not fit vit_tiny_patch16_224'):
+        timesformer_from_vit('vit_tiny_patch16_224', 7, pretrained=tmp_path / 'other.pth')
+    with pytest.raises(FileNotFoundError, match='none.pth'):
+        timesformer_from_vit('vit_tiny_patch16_224', 7, pretrained='none.pth')
 
 def test_an_image_transformer_made_by_its_class():
     "It has no `pretrained_cfg`, which timm's `create_model` gives"
-    vit = pytest.importorskip('timm').models.vision_transformer.VisionTransformer(img_size=32, patch_size=16, embed_dim=24, depth=2, num_heads=2)
+    vit = pytest.importorskip('timm').models.vision_transformer.VisionTransformer(
+        img_size=32, patch_size=16, embed_dim=24, depth=2, num_heads=2
+    )
     model = timesformer_from_vit(vit, 3, 2)
     assert model.stats is None and model(torch.rand(1, 2, 3, 32, 32)).shape == (1, 3)
 
@@ -211,20 +268,38 @@ def test_an_image_transformer_made_by_its_class():
     (lambda: __import__('timm').create_model('eva02_tiny_patch14_224'), 'Eva: expected')], ids=['patch drop', 'deep', 'parallel', 'linear', 'eva'])
 def test_image_transformers_that_cannot_be_extended(make, said):
     pytest.importorskip('timm')
-    if said is None: timesformer_from_vit(make(), 2, 2); return
+    if said is None:
+        timesformer_from_vit(make(), 2, 2)
+        return
     with pytest.raises(ValueError, match=said): timesformer_from_vit(make(), 2, 2)
 
 def test_vit_offline(monkeypatch):
     timm = pytest.importorskip('timm')
     def offline(*a, **k): raise OSError('no route to host')
     monkeypatch.setattr(timm, 'create_model', offline)
-    with pytest.raises(OSError, match='vit_tiny_patch16_224 could not be downloaded .no route to host.; pass pretrained=False, or the path'): timesformer_from_vit('vit_tiny_patch16_224', 3)
+    with pytest.raises(
+        OSError,
+        match=(
+            'vit_tiny_patch16_224 could not be downloaded .no route to host.; pass pretrained=False, or the'
+            ' path'
+        ),
+    ):
+        timesformer_from_vit('vit_tiny_patch16_224', 3)
 
 # Hugging Face's
 
 def hf_configs(**kwargs):
     tr = pytest.importorskip('transformers')
-    kw = dict(image_size=32, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_frames=4, num_labels=6, **kwargs)
+    kw = dict(
+        image_size=32,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_frames=4,
+        num_labels=6,
+        **kwargs,
+    )
     return tr.TimesformerConfig(**kw), tr.VideoMAEConfig(**kw)
 
 @pytest.mark.parametrize('i', (0, 1), ids=['timesformer', 'videomae'])
@@ -235,12 +310,21 @@ def test_hugging_face_folder(i, tmp_path):
     x = torch.rand(2, 4, 3, 32, 32)
     same = hf_video_model(tmp_path).eval()
     assert torch.equal(same(ImageTuple(x.unbind(1))), own(pixel_values=x).logits) and same.stats is None
-    (tmp_path/'preprocessor_config.json').write_text('{"image_mean": [0.45, 0.45, 0.45], "image_std": [0.225, 0.225, 0.225], "image_processor_type": "VideoMAEImageProcessor"}')
+    (tmp_path / 'preprocessor_config.json').write_text(
+        '{"image_mean": [0.45, 0.45, 0.45], "image_std": [0.225, 0.225, 0.225], "image_processor_type":'
+        ' "VideoMAEImageProcessor"}'
+    )
     new = hf_video_model(str(tmp_path), n_out=3).eval()
     assert new(x).shape == (2, 3) and new.stats == ([.45]*3, [.225]*3)
-    assert torch.equal(new.net.base_model.encoder.layer[1].output.dense.weight, own.base_model.encoder.layer[1].output.dense.weight)
+    assert torch.equal(
+        new.net.base_model.encoder.layer[1].output.dense.weight,
+        own.base_model.encoder.layer[1].output.dense.weight,
+    )
     fresh = hf_video_model(tmp_path, n_out=3, pretrained=False)
-    assert not torch.equal(fresh.net.base_model.encoder.layer[1].output.dense.weight, own.base_model.encoder.layer[1].output.dense.weight)
+    assert not torch.equal(
+        fresh.net.base_model.encoder.layer[1].output.dense.weight,
+        own.base_model.encoder.layer[1].output.dense.weight,
+    )
     head = three_groups(new, hf_video_splitter)[2]
     assert any(p is new.net.classifier.weight for p in head)
     for bad, said in ((x[:, :2], '2 of 32x32'), (torch.rand(2, 4, 3, 48, 48), '4 of 48x48')):
@@ -252,7 +336,10 @@ def test_hugging_face_for_another_length(i, tmp_path):
     own.save_pretrained(tmp_path)
     model = hf_video_model(tmp_path, n_out=2, num_frames=8)
     assert model(torch.rand(1, 8, 3, 32, 32)).shape == (1, 2) and model.clip_shape == (8, 32, 32)
-    assert torch.equal(model.net.base_model.encoder.layer[0].output.dense.weight, own.base_model.encoder.layer[0].output.dense.weight)
+    assert torch.equal(
+        model.net.base_model.encoder.layer[0].output.dense.weight,
+        own.base_model.encoder.layer[0].output.dense.weight,
+    )
 
 @pytest.mark.parametrize('bias', (True, False))
 def test_hugging_faces_weights_in_our_network(bias):
@@ -261,15 +348,25 @@ def test_hugging_faces_weights_in_our_network(bias):
     for p in hf.parameters(): nn.init.normal_(p, std=.2)
     x = torch.rand(2, 4, 3, 32, 32)
     ours = timesformer_from_hf(hf).eval()
-    assert hf(x).std() > .1 and torch.allclose(ours(x), hf(x), atol=1e-4) and not torch.allclose(ours(x), ours(x.flip(1)), atol=1e-4)
-    with pytest.raises(ValueError, match="attention_type='divided_space_time'"): timesformer_from_hf(hf_video_model(hf_configs(attention_type='space_only')[0]))
+    assert (
+        hf(x).std() > 0.1
+        and torch.allclose(ours(x), hf(x), atol=1e-4)
+        and not torch.allclose(ours(x), ours(x.flip(1)), atol=1e-4)
+    )
+    with pytest.raises(ValueError, match="attention_type='divided_space_time'"):
+        timesformer_from_hf(hf_video_model(hf_configs(attention_type='space_only')[0]))
 
 def test_hugging_face_errors(tmp_path, monkeypatch):
     tr = pytest.importorskip('transformers')
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
-    with pytest.raises(OSError, match='no such folder with a config.json.*hf download nobody/none.*pass its path'): hf_video_model('nobody/none', 3)
-    with pytest.raises(ValueError, match='ViTConfig; expected one of TimesformerConfig, VideoMAEConfig'): hf_video_model(tr.ViTConfig())
-    with pytest.raises(ValueError, match='num_frames=3: expected a multiple of 2'): hf_video_model(hf_configs()[1], num_frames=3)
+    with pytest.raises(
+        OSError, match='no such folder with a config.json.*hf download nobody/none.*pass its path'
+    ):
+        hf_video_model('nobody/none', 3)
+    with pytest.raises(ValueError, match='ViTConfig; expected one of TimesformerConfig, VideoMAEConfig'):
+        hf_video_model(tr.ViTConfig())
+    with pytest.raises(ValueError, match='num_frames=3: expected a multiple of 2'):
+        hf_video_model(hf_configs()[1], num_frames=3)
     hf_configs()[0].save_pretrained(tmp_path)                          # a configuration without weights
     with pytest.raises(OSError, match='local folder, or pretrained=False'): hf_video_model(tmp_path)
 

@@ -1,4 +1,5 @@
 "torchvision's nine video networks, wrapped: the same answers as bare, any clip they allow, their weights, what is refused."
+
 import pickle
 
 import pytest, torch
@@ -16,7 +17,13 @@ pytestmark = pytest.mark.filterwarnings('ignore')
 def small(name, n_out=3, **kwargs):
     "The network with random weights, for 5 frames of 33 px where it must know"
     torch.manual_seed(0)
-    return VideoNet(getattr(video, name), n_out, pretrained=kwargs.pop('pretrained', False), **({'seq_len': 5, 'size': 33} if 'mvit' in name else {}), **kwargs)
+    return VideoNet(
+        getattr(video, name),
+        n_out,
+        pretrained=kwargs.pop('pretrained', False),
+        **({'seq_len': 5, 'size': 33} if 'mvit' in name else {}),
+        **kwargs,
+    )
 
 def close(a, b, rel):
     "Within a share of the spread of `b`: networks differ by orders of magnitude in what they put out"
@@ -67,8 +74,13 @@ def test_mvit_of_another_size_is_torchvisions_of_that_size(name, size, monkeypat
     bare = video.MViT(**{**made, 'spatial_size': size, 'temporal_size': 4}).eval()
     model = VideoNet(getattr(video, name), 3, pretrained=False, seq_len=4, size=size).eval()
     ours, theirs = model.net.state_dict(), bare.state_dict()
-    assert ours.keys() == theirs.keys() and (name != 'mvit_v1_b' or all(v.shape == theirs[k].shape for k, v in ours.items()))
-    bare.load_state_dict({k: v if v.shape == theirs[k].shape else mvit_module._interpolate(v, len(theirs[k])) for k, v in ours.items()})
+    assert ours.keys() == theirs.keys() and (
+        name != 'mvit_v1_b' or all(v.shape == theirs[k].shape for k, v in ours.items())
+    )
+    bare.load_state_dict({
+        k: v if v.shape == theirs[k].shape else mvit_module._interpolate(v, len(theirs[k]))
+        for k, v in ours.items()
+    })
     x = torch.rand(1, 4, 3, *size)
     with torch.no_grad(): assert torch.allclose(model(x), bare(x.transpose(1, 2)), atol=1e-5)
 
@@ -80,7 +92,8 @@ def test_least_clips(name, ok, bad):
         for t, s in ok: assert model(torch.rand(1, t, 3, s, s)).isfinite().all()
         for t, s in bad:
             with pytest.raises(RuntimeError): model.net(torch.rand(1, 3, t, s, s))
-            with pytest.raises(ValueError, match=f'at least 5 frames of 17x17 pixels, got {t} of {s}x{s}'): model(torch.rand(1, t, 3, s, s))
+            with pytest.raises(ValueError, match=f'at least 5 frames of 17x17 pixels, got {t} of {s}x{s}'):
+                model(torch.rand(1, t, 3, s, s))
             with pytest.raises(ValueError, match=f'got {t} of {s}x{s}'): small(name, seq_len=t, size=s)
 
 def test_mvit_takes_what_gives_its_tokens():
@@ -88,7 +101,12 @@ def test_mvit_takes_what_gives_its_tokens():
     with torch.no_grad():
         assert model(torch.rand(1, 3, 3, 29, 33)).shape == (1, 3)
         for t, h, w in ((2, 32, 36), (5, 32, 36), (4, 28, 36), (4, 36, 32)):
-            with pytest.raises(ValueError, match=rf'made for 4 frames of 32x36 pixels, the batch has {t} of {h}x{w}; .*size=\({h}, {w}\)'):
+            with pytest.raises(
+                ValueError,
+                match=(
+                    rf'made for 4 frames of 32x36 pixels, the batch has {t} of {h}x{w}; .*size=\({h}, {w}\)'
+                ),
+            ):
                 model(torch.rand(1, t, 3, h, w))
 
 @pytest.mark.slow
@@ -105,19 +123,32 @@ def test_s3d_learns_its_statistics_in_a_short_training():
 @pytest.mark.slow
 def test_downloaded_weights_are_used_but_for_the_head(name, monkeypatch):
     arch = getattr(video, name)
-    kinetics = {k: torch.randn_like(v) if v.is_floating_point() else v for k, v in arch(num_classes=400).state_dict().items()}
+    kinetics = {
+        k: torch.randn_like(v) if v.is_floating_point() else v
+        for k, v in arch(num_classes=400).state_dict().items()
+    }
     asked = []
-    monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url', lambda url, **k: asked.append(url) or kinetics)
+    monkeypatch.setattr(
+        'torchvision.models._api.load_state_dict_from_url', lambda url, **k: asked.append(url) or kinetics
+    )
     for pretrained in (True, get_model_weights(arch).DEFAULT):
         model = VideoNet(arch, 3, pretrained)
         head = {n for n, p in model.net.named_parameters() if p.shape[0] == 3}
-        assert len(head) == 2 and all(torch.equal(v, kinetics[k]) for k, v in model.net.state_dict().items() if k not in head)
+        assert len(head) == 2 and all(
+            torch.equal(v, kinetics[k]) for k, v in model.net.state_dict().items() if k not in head
+        )
     assert asked == [get_model_weights(arch).DEFAULT.url]*2
 
 def test_weights_that_cannot_be_downloaded(monkeypatch):
     def offline(*a, **k): raise OSError('no route to host')
     monkeypatch.setattr('torchvision.models._api.load_state_dict_from_url', offline)
-    with pytest.raises(OSError, match='R3D_18_Weights.KINETICS400_V1 could not be downloaded .no route to host.; pass pretrained=False'): VideoNet(video.r3d_18, 3)
+    with pytest.raises(
+        OSError,
+        match=(
+            'R3D_18_Weights.KINETICS400_V1 could not be downloaded .no route to host.; pass pretrained=False'
+        ),
+    ):
+        VideoNet(video.r3d_18, 3)
 
 def test_local_weights_of_every_kind(tmp_path):
     "torchvision's state dict, ours, and either under 'model' as trainings write them"
@@ -126,24 +157,36 @@ def test_local_weights_of_every_kind(tmp_path):
     for i, w in enumerate((net.state_dict(), ours, {'model': ours, 'epoch': 3})):
         torch.save(w, tmp_path/f'{i}.pth')
         model = VideoNet(video.mc3_18, 3, pretrained=tmp_path/f'{i}.pth')
-        assert torch.equal(model.net.layer4[1].conv2[0].weight, net.layer4[1].conv2[0].weight) and model.net.fc.out_features == 3
+        assert (
+            torch.equal(model.net.layer4[1].conv2[0].weight, net.layer4[1].conv2[0].weight)
+            and model.net.fc.out_features == 3
+        )
 
 @pytest.mark.slow
 def test_local_weights_that_do_not_fit(tmp_path):
     w = video.mc3_18(num_classes=9).state_dict()
     torch.save(w, tmp_path/'mc3.pth')
-    with pytest.raises(ValueError, match=r'of another shape \(layer2.0.conv1.0.weight is \(128, 64, 1, 3, 3\), not \(128, 64, 3, 3, 3\)') as e:
+    with pytest.raises(
+        ValueError,
+        match=r'of another shape \(layer2.0.conv1.0.weight is \(128, 64, 1, 3, 3\), not \(128, 64, 3, 3, 3\)',
+    ) as e:
         VideoNet(video.r3d_18, 3, pretrained=tmp_path/'mc3.pth')
     assert 'mc3.pth do not fit VideoResNet: of ' in str(e.value) and 'strict=False' in str(e.value)
-    with pytest.warns(UserWarning, match='keys of VideoResNet loaded; .* of another shape .layer2.0'): model = VideoNet(video.r3d_18, 3, pretrained=tmp_path/'mc3.pth', strict=False)
+    with pytest.warns(UserWarning, match='keys of VideoResNet loaded; .* of another shape .layer2.0'):
+        model = VideoNet(video.r3d_18, 3, pretrained=tmp_path / 'mc3.pth', strict=False)
     assert torch.equal(model.net.layer1[0].conv1[0].weight, w['layer1.0.conv1.0.weight'])
     torch.save({k: v for k, v in w.items() if 'layer3.0' not in k} | {'more': torch.zeros(1)}, tmp_path/'less.pth')
-    with pytest.raises(ValueError, match='missing in it .layer3.0.*; 1 unknown to the network .more'): VideoNet(video.mc3_18, 3, pretrained=tmp_path/'less.pth')
-    with pytest.raises(ValueError, match='0 fit') as e: VideoNet(video.s3d, 3, pretrained=tmp_path/'mc3.pth', strict=False)
+    with pytest.raises(ValueError, match='missing in it .layer3.0.*; 1 unknown to the network .more'):
+        VideoNet(video.mc3_18, 3, pretrained=tmp_path / 'less.pth')
+    with pytest.raises(ValueError, match='0 fit') as e:
+        VideoNet(video.s3d, 3, pretrained=tmp_path / 'mc3.pth', strict=False)
     assert 'or strict=False' not in str(e.value)
-    torch.save([1], tmp_path/'list.pth'); (tmp_path/'text.pth').write_text('text')
-    with pytest.raises(ValueError, match='list.pth holds no state dict'): VideoNet(video.mc3_18, 3, pretrained=tmp_path/'list.pth')
-    with pytest.raises(ValueError, match='text.pth is no file of weights alone.*with_opt=False'): VideoNet(video.mc3_18, 3, pretrained=tmp_path/'text.pth')
+    torch.save([1], tmp_path/'list.pth')
+    (tmp_path/'text.pth').write_text('text')
+    with pytest.raises(ValueError, match='list.pth holds no state dict'):
+        VideoNet(video.mc3_18, 3, pretrained=tmp_path / 'list.pth')
+    with pytest.raises(ValueError, match='text.pth is no file of weights alone.*with_opt=False'):
+        VideoNet(video.mc3_18, 3, pretrained=tmp_path / 'text.pth')
     with pytest.raises(OSError, match='none.pth'): VideoNet(video.mc3_18, 3, pretrained=tmp_path/'none.pth')
 
 @pytest.mark.slow
@@ -154,7 +197,9 @@ def test_positions_learned_for_another_clip(tmp_path):
     w['pos_encoding.temporal_pos'] = torch.linspace(0, 1, 8)[:, None].expand(-1, 96).contiguous()
     torch.save(w, tmp_path/'w.pth')
     pos = VideoNet(video.mvit_v1_b, 3, tmp_path/'w.pth').net.pos_encoding
-    assert torch.equal(pos.spatial_pos, w['pos_encoding.spatial_pos']) and torch.equal(pos.temporal_pos, w['pos_encoding.temporal_pos'])
+    assert torch.equal(pos.spatial_pos, w['pos_encoding.spatial_pos']) and torch.equal(
+        pos.temporal_pos, w['pos_encoding.temporal_pos']
+    )
     pos = VideoNet(video.mvit_v1_b, 3, tmp_path/'w.pth', seq_len=8, size=(64, 112)).net.pos_encoding
     cols, times = pos.spatial_pos[:, 0].view(16, 28), pos.temporal_pos[:, 0]
     assert torch.allclose(cols, torch.linspace(.5/55, 54.5/55, 28).expand(16, -1), atol=5e-3)

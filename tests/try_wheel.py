@@ -2,6 +2,7 @@
 the fast tier of the tests there, away from the checkout. What stands here works where users are: with the releases that they get today.
 
     python tests/try_wheel.py [--junit FOLDER] [PYTHON ...]"""
+
 import argparse, glob, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
@@ -13,8 +14,12 @@ def run(*args, **kwargs): return subprocess.run([*map(str, args)], check=True, *
 
 def minor(python):
     "The x of a Python 3.x; None if it is none that runs"
-    try: out = run(python, '-c', 'import sys; print(*sys.version_info[:2])', capture_output=True, text=True).stdout.split()
-    except (OSError, subprocess.CalledProcessError): return None
+    try:
+        out = run(
+            python, '-c', 'import sys; print(*sys.version_info[:2])', capture_output=True, text=True
+        ).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        return None
     return int(out[1]) if out[0] == '3' else None
 
 def candidates(x):
@@ -50,14 +55,22 @@ def tried(python, wheel, folder, junit):
     run(python, '-m', 'venv', env)
     py = binaries(env)/'python'
     run(py, '-m', 'pip', 'install', '-qq', f'{wheel}[onnx]', 'pytest')
-    where = run(py, '-c', 'import fastai_seq; print(fastai_seq.__file__)', cwd=home, capture_output=True, text=True).stdout
+    where = run(
+        py, '-c', 'import fastai_seq; print(fastai_seq.__file__)', cwd=home, capture_output=True, text=True
+    ).stdout
     assert str(env) in where, f'{where} is not the installed wheel'
-    show = "from importlib.metadata import version as v; print(*(f'{p} {v(p)}' for p in ('av', 'torch', 'torchvision', 'fastai', 'fastcore', 'numpy', 'pandas', 'pillow', 'onnxscript')), sep=', ')"
+    show = (
+        "from importlib.metadata import version as v; print(*(f'{p} {v(p)}' for p in ('av', 'torch',"
+        " 'torchvision', 'fastai', 'fastcore', 'numpy', 'pandas', 'pillow', 'onnxscript')), sep=', ')"
+    )
     run(py, '-c', show)
     path = os.pathsep.join([str(binaries(env)), os.environ['PATH']])
     report = [f'--junitxml={junit/(Path(folder).name + ".xml")}'] if junit else []
-    return subprocess.run([py, '-m', 'pytest', '-q', '-m', 'not slow', '-p', 'no:cacheprovider', *report, root/'tests'], cwd=home,
-                          env={k: v for k,v in os.environ.items() if k != 'PYTHONPATH'} | dict(PATH=path, MPLBACKEND='agg')).returncode
+    return subprocess.run(
+        [py, '-m', 'pytest', '-q', '-m', 'not slow', '-p', 'no:cacheprovider', *report, root / 'tests'],
+        cwd=home,
+        env={k: v for k, v in os.environ.items() if k != 'PYTHONPATH'} | dict(PATH=path, MPLBACKEND='agg'),
+    ).returncode
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)

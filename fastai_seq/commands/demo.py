@@ -31,13 +31,26 @@ def demo_learners(
     set_seed(seed)
     dls = ImageSeqDataLoaders.from_folder(path, seq_len=8, size=64, bs=16, seed=seed)
     cnn = partial(SimpleCNN, [3,16,32,64,64])
-    former = MyTimeSformer(num_classes=dls.c, num_frames=8, image_size=64, dim=128, depth=2, heads=4, dim_head=32, shift_tokens=True)
+    former = MyTimeSformer(
+        num_classes=dls.c,
+        num_frames=8,
+        image_size=64,
+        dim=128,
+        depth=2,
+        heads=4,
+        dim_head=32,
+        shift_tokens=True,
+    )
 
     def trained_by(learn, epochs, lr): return learn, partial(learn.fit_one_cycle, epochs, lr, cbs=ConsoleProgress())
     from_scratch = dict(pretrained=False, metrics=accuracy)
-    return {'mean over frames': trained_by(seq_learner(dls, cnn, head='mean', **from_scratch), 5, 4e-3),
-            'LSTM': trained_by(seq_learner(dls, cnn, head='lstm', hidden_size=128, pool_size=4, **from_scratch), 10, 4e-3),
-            'TimeSformer': trained_by(seq_learner(dls, former, metrics=accuracy), 8, 2e-3)}
+    return {
+        'mean over frames': trained_by(seq_learner(dls, cnn, head='mean', **from_scratch), 5, 4e-3),
+        'LSTM': trained_by(
+            seq_learner(dls, cnn, head='lstm', hidden_size=128, pool_size=4, **from_scratch), 10, 4e-3
+        ),
+        'TimeSformer': trained_by(seq_learner(dls, former, metrics=accuracy), 8, 2e-3),
+    }
 
 # %% ../../nbs/commands/demo.ipynb #3676f7f7
 def demo(
@@ -52,9 +65,11 @@ def demo(
     path = motion_clips(out/'clips', n_classes=4, n_groups=24, clips_per_group=6, seed=seed)
     learners = demo_learners(path, seed)
     rows = [timed_fit(name, learn, fit) for name, (learn, fit) in learners.items()]
-    text = ("Clips of four motions; opposite motions show the same frames in opposite order. Whole recording groups are held out. "
-            "Chance is 0.25. A model that ignores the order of frames answers alike for a motion and its opposite, "
-            "so it can hardly exceed 0.5.")
+    text = (
+        "Clips of four motions; opposite motions show the same frames in opposite order. Whole recording"
+        " groups are held out. Chance is 0.25. A model that ignores the order of frames answers alike for a"
+        " motion and its opposite, so it can hardly exceed 0.5."
+    )
     title = 'fastai_seq: who understands motion? The answers of the LSTM'
     report_training(learners['LSTM'][0], out/'report.html', title, text, rows)
     print(f'{time.time()-start:.0f} seconds in all')

@@ -87,5 +87,8 @@ def doctor(
     print_findings(df)
     unfit = df.index[df.verdict != '']
     write_list(out, unfit, path)
-    if len(unfit): print(f'\n{len(unfit)} clips to leave out are listed in {out}: fastai-seq train {path} --exclude {out}')
+    if len(unfit):
+        print(
+            f'\n{len(unfit)} clips to leave out are listed in {out}: fastai-seq train {path} --exclude {out}'
+        )
     return len(unfit)

@@ -15,14 +15,15 @@ from ..utils import check_replaceable
 # %% ../../nbs/commands/export.ipynb #c2c24a5a
 onnx_mark = '\n\nfastai_seq\x12'       # as the key of the metadata stands in the file
 
+
 def export(
-    model:str, # A bundle, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only what you trust
-    onnx:str=None, # File to write: the model as ONNX, with all that a prediction needs
-    bundle:str=None, # Folder to write: safetensors, JSON and a model card, which are safe to open
-    int8:bool=False, # Keep the weights of the ONNX file's linear layers as int8
-    license:str=None, # Of the weights, for the card
-    notes:str='', # For the card: what it was trained on, what it is for
-    force:bool=False # Replace a file that is no such ONNX file; a folder that is no bundle stays
+    model: str,  # A bundle, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only what you trust
+    onnx: str = None,  # File to write: the model as ONNX, with all that a prediction needs
+    bundle: str = None,  # Folder to write: safetensors, JSON and a model card, which are safe to open
+    int8: bool = False,  # Keep the weights of the ONNX file's linear layers as int8
+    license: str = None,  # Of the weights, for the card
+    notes: str = '',  # For the card: what it was trained on, what it is for
+    force: bool = False,  # Replace a file that is no such ONNX file; a folder that is no bundle stays
 ):
     "Write a saved learner in a form that needs no pickle, or no torch"
     if not (onnx or bundle): raise ValueError("say what to write: --onnx FILE, --bundle FOLDER, or both")

@@ -25,7 +25,15 @@ def extract(
     "Extract the frames of every video; goes on where an earlier run stopped"
     from fastai_seq.data.find import train_valid_folders
     from fastai_seq.video.extract import extract_dataset
-    options = dict(size=size, fps=fps, max_frames=max_frames, quality=quality, workers=workers, on_error=on_error, force=force)
+    options = dict(
+        size=size,
+        fps=fps,
+        max_frames=max_frames,
+        quality=quality,
+        workers=workers,
+        on_error=on_error,
+        force=force,
+    )
     parts = train_valid_folders(src) or [Path(src)]
     reports = [extract_dataset(part, Path(dest)/part.relative_to(src), **options) for part in parts]
     print(*reports, sep='\n')

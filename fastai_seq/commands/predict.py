@@ -69,19 +69,29 @@ def timeline_lines(file, timeline, form=''):
     windows = timeline.df.to_dict('records')
     if form == 'csv': return csv_lines([dict(file=str(file)) | row for row in windows])
     segments = [] if timeline.numbers else timeline.segments().to_dict('records')
-    if form == 'json': return [dumps(dict(file=str(file), seconds=timeline.seconds, segments=segments, windows=windows))]
-    if timeline.numbers: return [f"{file}\t{row['start']:.2f}\t{row['end']:.2f}\t{timeline.text(i)}" for i, row in enumerate(windows)]
+    if form == 'json':
+        return [dumps(dict(file=str(file), seconds=timeline.seconds, segments=segments, windows=windows))]
+    if timeline.numbers:
+        return [
+            f"{file}\t{row['start']:.2f}\t{row['end']:.2f}\t{timeline.text(i)}"
+            for i, row in enumerate(windows)
+        ]
     return [f"{file}\t{o['start']:.2f}\t{o['end']:.2f}\t{o['label']}\t{o['confidence']:.3f}" for o in segments]
 
 # %% ../../nbs/commands/predict.ipynb #742a966a
-def page_path(file, out): return Path(out)/f'{Path(file).name}.html'
+def page_path(file, out):
+    "Where the page of a clip is written"
+    return Path(out)/f'{Path(file).name}.html'
 
 def check_pages(files, out, force):
     "Raises if a page would replace the page of another clip, or a file that is no such page"
     pages = [page_path(file, out) for file in files]
     twice = [page.stem for page, n in Counter(pages).items() if n > 1]
-    if twice: raise ValueError(
-        f"{twice[0]} is there twice, and the page of one would replace the other's; run them one by one, each with its own --out")
+    if twice:
+        raise ValueError(
+            f"{twice[0]} is there twice, and the page of one would replace the other's; run them one by one,"
+            " each with its own --out"
+        )
     for page in pages:
         beside = page.with_name(f'{page.stem}.labelled.mp4')         # of a long video, whose page is there too
         if beside.exists() and not page.exists() and not force:

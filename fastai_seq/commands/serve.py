@@ -12,11 +12,11 @@ from .predict import open_learner
 
 # %% ../../nbs/commands/serve.ipynb #3c40946b
 def serve(
-    model:str, # A bundle, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only what you trust
-    host:str='127.0.0.1', # Address to listen on; 0.0.0.0 for all, which lets others in
-    port:int=7860, # Port to listen on
-    window:float=None, # Seconds per window of a timeline; 2 if not given
-    stride:float=None # Seconds from one window to the next; 0.5 if not given
+    model: str,  # A bundle, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only what you trust
+    host: str = '127.0.0.1',  # Address to listen on; 0.0.0.0 for all, which lets others in
+    port: int = 7860,  # Port to listen on
+    window: float = None,  # Seconds per window of a timeline; 2 if not given
+    stride: float = None,  # Seconds from one window to the next; 0.5 if not given
 ):
     "A page in the browser on which to try a saved learner: a video's timeline, or the camera (takes the extra `demo`)"
     from fastai_seq.deploy.app import demo_app

@@ -44,5 +44,7 @@ def report_training(
     "Write the report with the table at its top, and print the table"
     from fastai_seq.judge.report import report
     notes = f'{text_table(rows)}\n\n{text}'
-    report(learn, path, title=title, notes=notes, n_clips=1)     # one look, so that page and table agree on the accuracy
+    report(
+        learn, path, title=title, notes=notes, n_clips=1
+    )  # one look, so that page and table agree on the accuracy
     print(f'\n{notes}\nreport: {path}')

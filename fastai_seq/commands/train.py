@@ -115,29 +115,42 @@ def save_learner(learn, path):
 
 # %% ../../nbs/commands/train.ipynb #240bb014
 def train(
-    path:str, # Folder of videos (or of folders of frames), one folder per class
-    out:str='fastai_seq_train', # Folder for the learner, model.pkl, and the report
-    arch:str='resnet18', # Name of an image network of torchvision or timm, or of a video network of torchvision
-    head:str=None, # What joins the frames of an image network: mean, avg, max, attention, lstm, gru, convlstm, convgru, transformer, shift or diff; lstm if not given
-    weights:str='download', # The network's weights: download, none, or a local file
-    epochs:int=8, # Epochs; of an image network that has weights five times as many, of the head alone (see `fit_head`)
-    fine_tune:int=0, # Further epochs in which all of the network learns; pays with many clips
-    lr:float=4e-3, # Highest learning rate
-    seq_len:int=8, # Frames per clip
-    size:int=112, # Height and width in pixels
-    exclude:str=None, # A text file of clips to leave out, such as `fastai-seq doctor` writes
-    method:str='crop', # A frame that is not square: crop its centre, or squish the whole
-    bs:int=8, # Clips per batch
-    valid_pct:float=None, # Share of the clips held out; 0.2 if not given
-    split:str='group', # What is held out: group, whole recordings where names tell them (the clips of `path/valid`, where the data come split); or random, single clips
-    seed:int=0, # Of split and training
-    force:bool=False # Replace the model of an earlier training in `out`, and a report.html that this library has not written
-)->list: # The row of the table
+    path: str,  # Folder of videos (or of folders of frames), one folder per class
+    out: str = 'fastai_seq_train',  # Folder for the learner, model.pkl, and the report
+    arch: str = 'resnet18',  # Name of an image network of torchvision or timm, or of a video network of torchvision
+    head: str = None,  # What joins the frames of an image network: mean, avg, max, attention, lstm, gru, convlstm, convgru, transformer, shift or diff; lstm if not given
+    weights: str = 'download',  # The network's weights: download, none, or a local file
+    epochs: int = 8,  # Epochs; of an image network that has weights five times as many, of the head alone (see `fit_head`)
+    fine_tune: int = 0,  # Further epochs in which all of the network learns; pays with many clips
+    lr: float = 4e-3,  # Highest learning rate
+    seq_len: int = 8,  # Frames per clip
+    size: int = 112,  # Height and width in pixels
+    exclude: str = None,  # A text file of clips to leave out, such as `fastai-seq doctor` writes
+    method: str = 'crop',  # A frame that is not square: crop its centre, or squish the whole
+    bs: int = 8,  # Clips per batch
+    valid_pct: float = None,  # Share of the clips held out; 0.2 if not given
+    split: str = 'group',  # What is held out: group, whole recordings where names tell them (the clips of `path/valid`, where the data come split); or random, single clips
+    seed: int = 0,  # Of split and training
+    force: bool = False,  # Replace the model of an earlier training in `out`, and a report.html that this library has not written
+) -> list:  # The row of the table
     "Train on your clips, report the accuracy on held-out ones, and save the learner"
     out = Path(out)
     check_train(out, epochs, split, force)
-    learn, pretrained, head = train_learner(path, out, arch, head, weights, seed, exclude, split, seq_len=seq_len, size=size,
-                                            method=method, bs=bs, valid_pct=.2 if valid_pct is None else valid_pct)
+    learn, pretrained, head = train_learner(
+        path,
+        out,
+        arch,
+        head,
+        weights,
+        seed,
+        exclude,
+        split,
+        seq_len=seq_len,
+        size=size,
+        method=method,
+        bs=bs,
+        valid_pct=0.2 if valid_pct is None else valid_pct,
+    )
     check_room(learn.model, out)
     name = ', '.join(filter(None, [arch, head, 'pretrained' if pretrained else 'from scratch']))
     row = timed_fit(name, learn, partial(fit_stages, learn, pretrained, epochs, fine_tune, lr))

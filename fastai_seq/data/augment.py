@@ -19,8 +19,18 @@ from fastai.data.load import DataLoader
 from fastai.learner import Learner
 from fastai.data.transforms import Normalize
 from fastai.torch_basics import ItemTransform, Tensor, TensorMask, tensor
-from fastai.vision.augment import (CropPad, PadMode, RandomCrop, RandomErasing, RandomResizedCrop, RandomResizedCropGPU, RandTransform,
-                                   RatioResize, Resize, SpaceTfm)
+from fastai.vision.augment import (
+    CropPad,
+    PadMode,
+    RandomCrop,
+    RandomErasing,
+    RandomResizedCrop,
+    RandomResizedCropGPU,
+    RandTransform,
+    RatioResize,
+    Resize,
+    SpaceTfm,
+)
 from fastai.vision.core import BILINEAR, NEAREST, TensorImage
 from fastcore.basics import patch
 from fastcore.meta import delegates
@@ -36,7 +46,9 @@ def crop_window(x, tl, sz, pad_mode):
     if inside or pad_mode == PadMode.Zeros: return F.pad(x, (-l, l+w-W, -t, t+h-H))   # padding by less than 0 crops
     if pad_mode not in _beyond: raise ValueError(f"pad_mode={pad_mode!r}: choose 'zeros', 'border' or 'reflection'")
     look = _beyond[pad_mode]
-    return x.index_select(-2, look(torch.arange(t, t+h, device=x.device), H)).index_select(-1, look(torch.arange(l, l+w, device=x.device), W))
+    return x.index_select(-2, look(torch.arange(t, t + h, device=x.device), H)).index_select(
+        -1, look(torch.arange(l, l + w, device=x.device), W)
+    )
 
 # %% ../../nbs/data/augment.ipynb #2a914e5b
 _resamples = {BILINEAR: 'bilinear', Image.Resampling.BICUBIC: 'bicubic', NEAREST: 'nearest-exact'}
@@ -45,9 +57,12 @@ _resamples = {BILINEAR: 'bilinear', Image.Resampling.BICUBIC: 'bicubic', NEAREST
 def _do_crop_pad(x:TensorVideo, sz, tl, orig_sz, pad_mode=PadMode.Zeros, resize_mode=BILINEAR, resize_to=None):
     x = crop_window(x, tl, sz, pad_mode)
     if resize_to is None: return x
-    if resize_mode not in _resamples: raise ValueError(f"resize_mode={resize_mode!r}: on a TensorVideo choose BILINEAR, BICUBIC or NEAREST")
+    if resize_mode not in _resamples:
+        raise ValueError(f"resize_mode={resize_mode!r}: on a TensorVideo choose BILINEAR, BICUBIC or NEAREST")
     mode,(w,h) = _resamples[resize_mode], resize_to
-    return F.interpolate(x.flatten(0,-4), (h,w), mode=mode, antialias=resize_mode != NEAREST).reshape(*x.shape[:-2], h, w)
+    return F.interpolate(x.flatten(0, -4), (h, w), mode=mode, antialias=resize_mode != NEAREST).reshape(
+        *x.shape[:-2], h, w
+    )
 
 @patch
 def crop_pad(x:TensorVideo, *args, **kwargs):
@@ -55,7 +70,9 @@ def crop_pad(x:TensorVideo, *args, **kwargs):
     return Image.Image.crop_pad(x, *args, **kwargs)
 
 # %% ../../nbs/data/augment.ipynb #37857f61
-def with_subclasses(tfm): return [tfm] + [o for sub in tfm.__subclasses__() for o in with_subclasses(sub)]
+def with_subclasses(cls):
+    "A class and all classes that derive from it"
+    return [cls] + [o for sub in cls.__subclasses__() for o in with_subclasses(sub)]
 
 _item_tfms = CropPad, RandomCrop, Resize, RandomResizedCrop, RatioResize
 
@@ -71,8 +88,11 @@ register_like_image(TensorVideo)
 
 # %% ../../nbs/data/augment.ipynb #70e690e0
 def _check_batch(x):
-    if x.ndim != 5: raise ValueError(
-        f"Expected a batch of clips (B,T,C,H,W), got shape {tuple(x.shape)}; pass the transform as one of batch_tfms, or add the batch with `x[None]`")
+    if x.ndim != 5:
+        raise ValueError(
+            f"Expected a batch of clips (B,T,C,H,W), got shape {tuple(x.shape)}; pass the transform as one of"
+            " batch_tfms, or add the batch with `x[None]`"
+        )
 
 @patch
 def affine_coord(x:TensorVideo, *args, **kwargs):
@@ -119,7 +139,11 @@ def _whole(x):
 
 def _like(y, x):
     "The tensor `y (…,T,C,H,W)` in the form of the clips `x`"
-    return ImageTuple(f.as_subclass(type(x[0])) for f in y.unbind(-4)) if isinstance(x, ImageTuple) else y.as_subclass(type(x))
+    return (
+        ImageTuple(f.as_subclass(type(x[0])) for f in y.unbind(-4))
+        if isinstance(x, ImageTuple)
+        else y.as_subclass(type(x))
+    )
 
 # %% ../../nbs/data/augment.ipynb #ac366f7b
 _erase_image = RandomErasing.encodes.invoke(object, TensorImage)
@@ -127,7 +151,9 @@ _erase_image = RandomErasing.encodes.invoke(object, TensorImage)
 @RandomErasing
 def encodes(self, x:TensorVideo):
     "The same areas and the same noise in every frame"
-    noise = _erase_image(self, torch.full_like(x.select(-4, 0), math.nan, dtype=None if x.is_floating_point() else torch.float)).unsqueeze(-4)
+    noise = _erase_image(
+        self, torch.full_like(x.select(-4, 0), math.nan, dtype=None if x.is_floating_point() else torch.float)
+    ).unsqueeze(-4)
     if not x.is_floating_point(): noise = (noise*255).clamp(0, 255)
     return torch.where(noise.isnan(), x, noise.nan_to_num().to(x.dtype))
 
@@ -156,12 +182,18 @@ def setups(self, dl:DataLoader):
 def before_batch(self:MixUp|CutMix):
     "Mix clips of either form: time lies in the channels meanwhile"
     clips = self.learn.xb
-    if any(clip_lengths(x) for x in clips): raise ValueError(
-        f"{type(self).__name__} cannot mix clips of several lengths; pick a fixed number of frames, e.g. with UniformFrames")
+    if any(clip_lengths(x) for x in clips):
+        raise ValueError(
+            f"{type(self).__name__} cannot mix clips of several lengths; pick a fixed number of frames, e.g."
+            " with UniformFrames"
+        )
     whole = [_whole(x) if isinstance(x, ImageTuple) else x for x in clips]
     self.learn.xb = tuple(x.flatten(1,2).as_subclass(TensorImage) if isinstance(x, TensorVideo) else x for x in whole)
     self._orig_before_batch()
-    self.learn.xb = tuple(_like(y.unflatten(1, w.shape[1:3]), x) if isinstance(w, TensorVideo) else y for y,w,x in zip(self.learn.xb, whole, clips))
+    self.learn.xb = tuple(
+        _like(y.unflatten(1, w.shape[1:3]), x) if isinstance(w, TensorVideo) else y
+        for y, w, x in zip(self.learn.xb, whole, clips)
+    )
 
 # %% ../../nbs/data/augment.ipynb #921332d3
 class TemporalTfm(RandTransform):
@@ -194,13 +226,20 @@ class TemporalTfm(RandTransform):
         res = clips[rows, tensor([o + list(range(len(o), n)) for o in idxs], device=x.device)].reshape(x.shape)
         if clip_lengths(clips): res.lengths = clips.lengths
         if x.source: # the numbers of the frames move with them
-            new = [(path, [places[i] for i in o]) for (path,places),o in zip(x.source if x.ndim == 5 else [x.source], idxs)]
+            new = [
+                (path, [places[i] for i in o])
+                for (path, places), o in zip(x.source if x.ndim == 5 else [x.source], idxs)
+            ]
             res.source = new if x.ndim == 5 else new[0]
         return res
 
     def _do_call(self, nm, x, **kwargs):
         if not isinstance(x, ImageTuple): return super()._do_call(nm, x, **kwargs)
-        return _like(self.encodes(_whole(x)), x) if isinstance(x[0], Tensor) else ImageTuple(x[i] for i in self._idxs([len(x)])[0])
+        return (
+            _like(self.encodes(_whole(x)), x)
+            if isinstance(x[0], Tensor)
+            else ImageTuple(x[i] for i in self._idxs([len(x)])[0])
+        )
 
 # %% ../../nbs/data/augment.ipynb #7cb81b4c
 class ReverseTime(TemporalTfm):
@@ -214,7 +253,10 @@ class SpeedJitter(TemporalTfm):
         max_speed=1.5, # The speed is drawn between `1/max_speed` and `max_speed`, log-uniformly
         p=0.5 # Probability of changing a clip
     ):
-        if max_speed < 1: raise ValueError(f"max_speed={max_speed}: expected 1 or more; 1.5 plays at 2/3 to 3/2 of the speed")
+        if max_speed < 1:
+            raise ValueError(
+                f"max_speed={max_speed}: expected 1 or more; 1.5 plays at 2/3 to 3/2 of the speed"
+            )
         super().__init__(p=p)
         self.max_speed = max_speed
 
@@ -246,7 +288,8 @@ class RandomStride(TemporalTfm):
         max_stride=3, # `s` is drawn from 2 to `max_stride`
         p=0.5 # Probability of changing a clip
     ):
-        if max_stride < 2: raise ValueError(f"max_stride={max_stride}: expected 2 or more, a stride of 1 changes nothing")
+        if max_stride < 2:
+            raise ValueError(f"max_stride={max_stride}: expected 2 or more, a stride of 1 changes nothing")
         super().__init__(p=p)
         self.max_stride = max_stride
 
@@ -276,10 +319,12 @@ class LabelledFlip(ItemTransform):
 
     def encodes(self, b):
         if len(b) < 2: return b     # clips without labels
-        x, y, *rest = b     # `(B,T,C,H,W)` or an `ImageTuple` of T; a class `(B,)`, a class a frame `(B,T)` or pixel `(B,T,H,W)`, or which ones `(B,classes)`, float
+        x, y, *rest = b  # `(B,T,C,H,W)` or an `ImageTuple` of T; a class `(B,)`, a class a frame `(B,T)` or pixel `(B,T,H,W)`, or which ones `(B,classes)`, float
         clips, idxs = _whole(x) if isinstance(x, ImageTuple) else x.clone(), self.idxs.to(y.device)
         do = torch.rand(len(clips), device=clips.device) < self.p
-        new = y[:, idxs] if y.is_floating_point() else torch.where(y < 0, y, idxs[y.long().clamp(min=0)])     # below 0: no class
+        new = (
+            y[:, idxs] if y.is_floating_point() else torch.where(y < 0, y, idxs[y.long().clamp(min=0)])
+        )  # below 0: no class
         clips[do], new = clips[do].flip(-1), new.flip(-1) if isinstance(y, TensorMask) else new
         y = torch.where(do.view(-1, *[1]*(y.ndim-1)), new.to(y.dtype), y)
         return _like(clips, x) if isinstance(x, ImageTuple) else clips, y, *rest

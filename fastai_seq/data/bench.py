@@ -27,7 +27,9 @@ def ms_per_clip(
     n_batches=3 # Batches to time, after one to warm up
 )->pd.Series: # By step
     "Milliseconds per clip of each step from a clip to the model"
-    seconds, model = Counter(), None if model is None else deepcopy(model).to(dl.device).train()     # what is being trained is not touched
+    seconds, model = Counter(), (
+        None if model is None else deepcopy(model).to(dl.device).train()
+    )  # what is being trained is not touched
     def timed(step, f, *args):
         start = time.perf_counter()
         res = f(*args)
@@ -49,16 +51,22 @@ def ms_per_clip(
 
 # %% ../../nbs/data/bench.ipynb #27a293a1
 _advice = {
-    'read the clip': "more `num_workers`; fewer or smaller frames; `cache_clips`, which decodes and scales once",
-    'item transforms': "do it on the batch (`RandomResizedCropGPU`, `aug_transforms`), or read at the size that is wanted",
+    'read the clip': (
+        "more `num_workers`; fewer or smaller frames; `cache_clips`, which decodes and scales once"
+    ),
+    'item transforms': (
+        "do it on the batch (`RandomResizedCropGPU`, `aug_transforms`), or read at the size that is wanted"
+    ),
     'make the batch': "smaller frames, or fewer",
     'batch transforms': "a GPU; fewer of them, or frames smaller to begin with",
-    'model': "that is as it should be: loading does not hold it up"}
+    'model': "that is as it should be: loading does not hold it up",
+}
 
 def _slowest(times, loading):
     "The step that holds up the others; `loading`: milliseconds per clip for all steps of a worker"
     model = times.get('model', 0)
-    if 'model' not in times or loading > model + times['batch transforms']: return times.drop('model', errors='ignore').idxmax()
+    if 'model' not in times or loading > model + times['batch transforms']:
+        return times.drop('model', errors='ignore').idxmax()
     return 'model' if model > times['batch transforms'] else 'batch transforms'
 
 @patch

@@ -75,14 +75,18 @@ class ClipTfm(Transform):
 # %% ../../nbs/data/block.ipynb #c734a00f
 class ImageTupleTfm(ClipTfm):
     "Clip (a video or a folder of frames) to `ImageTuple` of `seq_len` `PILImage`s"
-    def __init__(self,
-        seq_len=None, # Number of frames; the sampler's own, or 20, if None
-        sampler=FirstFrames, # Which frames: a sampler class, called with `seq_len` and `short`; or a sampler, which knows them
-        short=None # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'; the sampler's own, or 'repeat_last', if None
+    def __init__(
+        self,
+        seq_len=None,  # Number of frames; the sampler's own, or 20, if None
+        sampler=FirstFrames,  # Which frames: a sampler class, called with `seq_len` and `short`; or a sampler, which knows them
+        short=None,  # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'; the sampler's own, or 'repeat_last', if None
     ):
         super().__init__(sampler, seq_len, short, 20)
-        if self.sampler.varies: raise ValueError(
-            f"{self.sampler} gives clips of several lengths, which only a TensorVideo can be filled up for; use TensorVideoTfm")
+        if self.sampler.varies:
+            raise ValueError(
+                f"{self.sampler} gives clips of several lengths, which only a TensorVideo can be filled up"
+                " for; use TensorVideoTfm"
+            )
 
     def encodes(self, path:Path|str|VideoRange): return ImageTuple(PILImage.create(f) for f in self.read(path)[0])
 
@@ -113,12 +117,13 @@ def size_pair(
 
 class TensorVideoTfm(ClipTfm):
     "Clip (a video or a folder of frames) to `TensorVideo`: uint8 `(T,3,H,W)`, as many frames as the sampler takes"
-    def __init__(self,
-        seq_len=None, # Number of frames; the sampler's own, or 16, if None
-        size=112, # Height and width in pixels, or `(height, width)`
-        sampler=UniformFrames, # Which frames: a sampler class, called with `seq_len` and `short`; or a sampler, which knows them
-        short=None, # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'; the sampler's own, or 'repeat_last', if None
-        method='crop' # A frame of another shape: 'crop' its centre, or 'squish' the whole
+    def __init__(
+        self,
+        seq_len=None,  # Number of frames; the sampler's own, or 16, if None
+        size=112,  # Height and width in pixels, or `(height, width)`
+        sampler=UniformFrames,  # Which frames: a sampler class, called with `seq_len` and `short`; or a sampler, which knows them
+        short=None,  # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'; the sampler's own, or 'repeat_last', if None
+        method='crop',  # A frame of another shape: 'crop' its centre, or 'squish' the whole
     ):
         super().__init__(sampler, seq_len, short, 16)
         self.method, self.size = method, size_pair(size)
@@ -137,4 +142,6 @@ def ImageSeqBlock(
     **kwargs
 ): # A `TransformBlock`; batches are `TensorVideo` `(B,seq_len,3,H,W)`, float 0-1
     "A `TransformBlock` for clips: videos or folders of frames"
-    return TransformBlock(type_tfms=TensorVideoTfm(seq_len, size, **kwargs), batch_tfms=IntToFloatTensor, dl_type=ClipDL)
+    return TransformBlock(
+        type_tfms=TensorVideoTfm(seq_len, size, **kwargs), batch_tfms=IntToFloatTensor, dl_type=ClipDL
+    )

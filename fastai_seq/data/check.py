@@ -48,7 +48,9 @@ def check_clips(
     if len(labels) == 1: raise ValueError(
         f"{len(files)} clips, e.g. {files[0]}, but one class only: {', '.join(map(str, labels))}; "
         f"{expected_layout}, and two classes at least")
-    bad = parallel(clip_problem, files, sampler=sampler, n_workers=defaults.cpus, threadpool=True, progress=True).filter()
+    bad = parallel(
+        clip_problem, files, sampler=sampler, n_workers=defaults.cpus, threadpool=True, progress=True
+    ).filter()
     if not bad: return
     head = (f"{len(bad)} of {len(files)} clips cannot be used; leave them out "
             "(`fastai-seq doctor` writes a list of them, for `exclude`):")

@@ -13,8 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fastai.data.all import (Categorize, CategoryBlock, DataBlock, DataLoaders, Datasets, GrandparentSplitter, IndexSplitter, ToTensor, delegates,
-                             parent_label)
+from fastai.data.all import (
+    Categorize,
+    CategoryBlock,
+    DataBlock,
+    DataLoaders,
+    Datasets,
+    GrandparentSplitter,
+    IndexSplitter,
+    ToTensor,
+    delegates,
+    parent_label,
+)
 from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.vision.augment import Resize
 from fastai.vision.core import imagenet_stats
@@ -39,26 +49,27 @@ class ImageSeqDataLoaders(DataLoaders):
     "`DataLoaders` of clips as `TensorVideo`"
     @classmethod
     @delegates(DataLoaders.from_dblock)
-    def from_path_func(cls,
-        path, # Folder in which a `Learner` keeps its files
-        fnames, # Clips: videos, folders of frames, or `VideoRange`s
-        label_func, # Gives the label of a clip
-        seq_len=None, # Frames per clip; the sampler's own, or 16, if None
-        size=112, # Height and width in pixels, or `(height, width)`
-        valid_pct=None, # Share of the clips to validate on; 0.2, if None
-        seed=None, # Fixes the split, where it is drawn
-        group=None, # Function from a clip to its group, or a pattern such as r'(person\d+)'; as UCF101's names tell it, if None
-        splitter=None, # Function from clips to indices `(train, valid)`, or these; whole groups are held out, if None
-        sampler=UniformFrames, # Which frames: a sampler class, or a sampler with its own `seq_len` and `short`, e.g. `RandomClip(8, stride=4)`
-        short=None, # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'; the sampler's own, or 'repeat_last', if None
-        method='crop', # A frame of another shape: 'crop' its centre, or 'squish' the whole
-        y_block=None, # fastai's block for the labels; by their type, if None
-        item_tfms=None, # Transforms for each item
-        batch_tfms=None, # Transforms for each batch
-        bs=8, # Clips per batch
-        on_error='raise', # A clip that breaks during training: 'raise', or 'replace' it by another of its label
-        **kwargs
-    )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
+    def from_path_func(
+        cls,
+        path,  # Folder in which a `Learner` keeps its files
+        fnames,  # Clips: videos, folders of frames, or `VideoRange`s
+        label_func,  # Gives the label of a clip
+        seq_len=None,  # Frames per clip; the sampler's own, or 16, if None
+        size=112,  # Height and width in pixels, or `(height, width)`
+        valid_pct=None,  # Share of the clips to validate on; 0.2, if None
+        seed=None,  # Fixes the split, where it is drawn
+        group=None,  # Function from a clip to its group, or a pattern such as r'(person\d+)'; as UCF101's names tell it, if None
+        splitter=None,  # Function from clips to indices `(train, valid)`, or these; whole groups are held out, if None
+        sampler=UniformFrames,  # Which frames: a sampler class, or a sampler with its own `seq_len` and `short`, e.g. `RandomClip(8, stride=4)`
+        short=None,  # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'; the sampler's own, or 'repeat_last', if None
+        method='crop',  # A frame of another shape: 'crop' its centre, or 'squish' the whole
+        y_block=None,  # fastai's block for the labels; by their type, if None
+        item_tfms=None,  # Transforms for each item
+        batch_tfms=None,  # Transforms for each batch
+        bs=8,  # Clips per batch
+        on_error='raise',  # A clip that breaks during training: 'raise', or 'replace' it by another of its label
+        **kwargs,
+    ) -> DataLoaders:  # `x`: TensorVideo `(bs,seq_len,3,size,size)`
         """Clips, labelled by `label_func`. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError for clips that
         cannot be read."""
         check_arguments(kwargs, cls.from_path_func)
@@ -72,7 +83,13 @@ class ImageSeqDataLoaders(DataLoaders):
         check_clips(fnames, sampler, by_class)
         warn_if_all_short(fnames, sampler)
         splits = split_clips(fnames, splitter, bs, kwargs.get('drop_last', True), classes)
-        dblock = DataBlock((block, y_block), get_y=label_func, splitter=lambda _: splits, item_tfms=item_tfms, batch_tfms=batch_tfms)
+        dblock = DataBlock(
+            (block, y_block),
+            get_y=label_func,
+            splitter=lambda _: splits,
+            item_tfms=item_tfms,
+            batch_tfms=batch_tfms,
+        )
         return cls.from_dblock(dblock, fnames, path=path, bs=bs, on_error=on_error, **kwargs)
 
 # %% ../../nbs/data/dataloaders.ipynb #dd4367a8
@@ -93,7 +110,9 @@ def from_folder(cls:ImageSeqDataLoaders,
     if exclude is not None: files = without_clips(files, Path(path), exclude)
     if parts and kwargs.get('splitter') is None:
         folders = f"the folders {train!r} and {valid!r} of {path}"
-        kwargs['splitter'] = choose_splitter(GrandparentSplitter(train, valid), kwargs.get('valid_pct'), kwargs.get('group'), source=folders)
+        kwargs['splitter'] = choose_splitter(
+            GrandparentSplitter(train, valid), kwargs.get('valid_pct'), kwargs.get('group'), source=folders
+        )
     return cls.from_path_func(path, files, parent_label, **kwargs)
 
 # %% ../../nbs/data/dataloaders.ipynb #b26e05ee
@@ -103,13 +122,15 @@ class _Labels(dict):
 
 def _check_labels(fnames, labels):
     "Raises ValueError for clips that are there twice, or have no label"
-    if len(fnames) != len(labels): raise ValueError(f"{len(fnames)} clips and {len(labels)} labels: expected as many of each")
+    if len(fnames) != len(labels):
+        raise ValueError(f"{len(fnames)} clips and {len(labels)} labels: expected as many of each")
     places = Counter(f if isinstance(f, VideoRange) else f.resolve() for f in fnames)
     twice = [f for f, n in places.items() if n > 1]
     if twice: raise ValueError(f"{twice[0]} is there twice; give each clip once, with all its labels in a list")
     for f, label in zip(fnames, labels):
         values = label if is_listy(label) else [label]
-        if any(np.any(pd.isna(v)) for v in values): raise ValueError(f"{f} has no label ({label}); leave it out, or label it")
+        if any(np.any(pd.isna(v)) for v in values):
+            raise ValueError(f"{f} has no label ({label}); leave it out, or label it")
 
 @patch(cls_method=True)
 @delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
@@ -131,7 +152,8 @@ def _column(df, name, may_be_empty=False):
     known = range(df.shape[1]) if isinstance(name, int) else df.columns
     if name not in known: raise ValueError(f"no column {name!r}; the table has {', '.join(map(str, df.columns))}")
     res = df.iloc[:,name] if isinstance(name, int) else df[name]
-    if not may_be_empty and res.isna().any(): raise ValueError(f"column {name!r} is empty in row {list(res.isna()).index(True)}")
+    if not may_be_empty and res.isna().any():
+        raise ValueError(f"column {name!r} is empty in row {list(res.isna()).index(True)}")
     return res
 
 def _seconds(df, name):
@@ -148,7 +170,9 @@ def _held_out_column(df, name, **others):
         f"column {name!r}: expected True or False (or 1 and 0) in every row, got e.g. {values.iloc[0]!r}")
     if others.pop('splitter') is not None: raise ValueError(
         f"valid_col={name!r} and a splitter: one of both says what is held out; leave the other out")
-    return choose_splitter(IndexSplitter([i for i, v in enumerate(values) if v]), **others, source=f'valid_col={name!r}')
+    return choose_splitter(
+        IndexSplitter([i for i, v in enumerate(values) if v]), **others, source=f'valid_col={name!r}'
+    )
 
 @patch(cls_method=True)
 @delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
@@ -171,8 +195,12 @@ def from_df(cls:ImageSeqDataLoaders,
         files = [VideoRange(f, start or 0, end) for f, (start, end) in zip(files, spans)]
     if is_listy(label_col):
         labels = [[float(v) for v in row] for row in zip(*(_column(df, c) for c in label_col))]
-    else: labels = _column(df, label_col).tolist()
-    if label_delim: labels = [[part.strip() for part in str(label).split(label_delim) if part.strip()] for label in labels]
+    else:
+        labels = _column(df, label_col).tolist()
+    if label_delim:
+        labels = [
+            [part.strip() for part in str(label).split(label_delim) if part.strip()] for label in labels
+        ]
     if valid_col is not None:
         others = {name: kwargs.get(name) for name in ('splitter', 'valid_pct', 'group')}
         kwargs['splitter'] = _held_out_column(df, valid_col, **others)
@@ -194,13 +222,15 @@ def from_csv(cls:ImageSeqDataLoaders,
 # %% ../../nbs/data/dataloaders.ipynb #7cc42f1f
 @delegates(Datasets.dataloaders)
 def get_action_dataloaders(
-    files, # Clips, `…/Class/clip`: videos or folders of frames
-    bs=8, # Clips per batch
-    image_size=64, # Height and width of a frame in pixels
-    seq_len=20, # Frames per clip: the first ones
-    val_idxs=None, # Indices of the clips to validate on; if None a fifth, by recording group if the names tell it
-    **kwargs
-)->DataLoaders: # `x`: ImageTuple of `seq_len` tensors `(bs,3,image_size,image_size)`, normalised with ImageNet's statistics
+    files,  # Clips, `…/Class/clip`: videos or folders of frames
+    bs=8,  # Clips per batch
+    image_size=64,  # Height and width of a frame in pixels
+    seq_len=20,  # Frames per clip: the first ones
+    val_idxs=None,  # Indices of the clips to validate on; if None a fifth, by recording group if the names tell it
+    **kwargs,
+) -> (
+    DataLoaders
+):  # `x`: ImageTuple of `seq_len` tensors `(bs,3,image_size,image_size)`, normalised with ImageNet's statistics
     "`DataLoaders` of `ImageTuple`s. Raises ValueError for bad arguments, VideoError for clips that cannot be read."
     check_arguments(kwargs, get_action_dataloaders)
     files, tfm = L(files).map(Path), ImageTupleTfm(seq_len)

@@ -45,9 +45,13 @@ def draw_letter(back, x, y, angle, size, colour):
 # %% ../../nbs/data/datasets.ipynb #18f36f12
 def recording_background(seed, group, size):
     "What the clips of a recording group share: a blurred pattern, darker than what moves over it"
-    return Image.fromarray(np.random.default_rng([seed, group]).integers(0, 90, (3,4,3)).astype(np.uint8)).resize(size, Image.BICUBIC)
+    return Image.fromarray(
+        np.random.default_rng([seed, group]).integers(0, 90, (3, 4, 3)).astype(np.uint8)
+    ).resize(size, Image.BICUBIC)
 
-def hue_colour(hue): return tuple(int(255*c) for c in colorsys.hsv_to_rgb(hue, .6, 1))
+def hue_colour(hue):
+    "A light colour, `(r,g,b)` of 0 to 255, of a hue from 0 to 1"
+    return tuple(int(255*c) for c in colorsys.hsv_to_rgb(hue, .6, 1))
 
 def _motion_frames(pair, seed, group, clip, n_frames, size):
     "Frames of clip number `clip` of a recording group, for the first class of `_pairs[pair]`"
@@ -69,18 +73,23 @@ def motion_clips(
     seed=0 # The same seed gives the same frames, byte for byte
 )->Path: # `dest`
     "Make clips that differ in nothing but motion. What is there already is kept, so an interrupted run goes on. Raises ValueError if `dest` holds clips made otherwise."
-    if n_classes not in (2,4,6,8): raise ValueError(f"n_classes={n_classes}: the classes come in pairs; choose 2, 4, 6 or 8")
+    if n_classes not in (2, 4, 6, 8):
+        raise ValueError(f"n_classes={n_classes}: the classes come in pairs; choose 2, 4, 6 or 8")
     size = (size,size) if isinstance(size, int) else tuple(size)
     settings = dict(n_classes=n_classes, n_groups=n_groups, clips_per_group=clips_per_group, n_frames=n_frames,
                     size=list(size), fps=fps, seed=seed)
-    if dest is None: dest = fastai_path('data')/('motion_clips_' + '_'.join(str(v).strip('[]').replace(', ','x') for v in settings.values()))
+    if dest is None:
+        dest = fastai_path('data') / (
+            'motion_clips_' + '_'.join(str(v).strip('[]').replace(', ', 'x') for v in settings.values())
+        )
     dest = Path(dest)
     check_settings(dest/'motion_clips.json', settings)
     todo = [o for o in product(range(n_classes//2), range(1, n_groups+1), range(1, clips_per_group+1))
             if not all(_clip_path(dest, cls, *o[1:]).exists() for cls in _pairs[o[0]])]
     for pair,group,clip in progress_bar(todo, leave=False):
         frames = list(_motion_frames(pair, seed, group, clip, n_frames, size))
-        for cls,fs in zip(_pairs[pair], (frames, frames[::-1])): write_video(_clip_path(dest, cls, group, clip), fs, fps)
+        for cls, fs in zip(_pairs[pair], (frames, frames[::-1])):
+            write_video(_clip_path(dest, cls, group, clip), fs, fps)
     return dest
 
 # %% ../../nbs/data/datasets.ipynb #99f2d951
@@ -98,22 +107,33 @@ def check_settings(path, settings):
 def _version(r):
     "What tells one version of a file from the next: tag and size in bytes, each None where the response `r` does not say"
     tag = r.headers.get('ETag', 'W/')        # a weak tag does not promise the same bytes
-    size = r.headers.get('Content-Range', '').rpartition('/')[2] if r.status_code == 206 else r.headers.get('Content-Length', '')
-    return dict(tag=r.headers.get('Last-Modified') if tag.startswith('W/') else tag, size=int(size) if size.isdecimal() else None)
+    size = (
+        r.headers.get('Content-Range', '').rpartition('/')[2]
+        if r.status_code == 206
+        else r.headers.get('Content-Length', '')
+    )
+    return dict(
+        tag=r.headers.get('Last-Modified') if tag.startswith('W/') else tag,
+        size=int(size) if size.isdecimal() else None,
+    )
 
 # %% ../../nbs/data/datasets.ipynb #bca59262
 def _response(url, have=0, old=None):
     "The bytes of `url` from `have` on if it still is the version `old`, else all of them, as an open response"
     rest = {} if not have else {'Range': f'bytes={have}-', **({'If-Range': old['tag']} if old['tag'] else {})}
-    r = requests.get(url, headers={'Accept-Encoding': 'identity', **rest}, stream=True, timeout=(10,60))   # seconds to connect, and without a byte
+    r = requests.get(
+        url, headers={'Accept-Encoding': 'identity', **rest}, stream=True, timeout=(10, 60)
+    )  # seconds to connect, and without a byte
     if have and r.status_code in (206,416):
         new, begins = _version(r), r.headers.get('Content-Range', '').startswith(f'bytes {have}-')
         if not begins or any(None not in (new[k], old[k]) and new[k] != old[k] for k in new):
             r.close()
             return _response(url)
     r.raise_for_status()
-    if url.startswith('https:') and not all(o.url.startswith('https:') for o in (*r.history, r)): raise OSError("it leads to an address without https")
-    if r.headers.get('Content-Type', '').startswith('text/html'): raise OSError("the server sent a web page in its place")
+    if url.startswith('https:') and not all(o.url.startswith('https:') for o in (*r.history, r)):
+        raise OSError("it leads to an address without https")
+    if r.headers.get('Content-Type', '').startswith('text/html'):
+        raise OSError("the server sent a web page in its place")
     return r
 
 # %% ../../nbs/data/datasets.ipynb #50f564f7
@@ -188,8 +208,11 @@ def ucf101_fold(
     if fold not in (1,2,3): raise ValueError(f"fold={fold}: the official folds are 1, 2 and 3")
     found = [re.fullmatch(r'v_\w+_g(0[1-9]|1\d|2[0-5])_c\d+(\.\w+)?', Path(f).name) for f in files]
     bad = [str(f) for f,m in zip(files, found) if not m]
-    if bad: raise ValueError(f"{len(bad)} of {len(found)} clips are not named as UCF101's v_Class_gNN_cNN, groups 01-25: {', '.join(bad[:3])}"
-                             "; leave them out, or split with GroupSplitter")
+    if bad:
+        raise ValueError(
+            f"{len(bad)} of {len(found)} clips are not named as UCF101's v_Class_gNN_cNN, groups 01-25:"
+            f" {', '.join(bad[:3])}; leave them out, or split with GroupSplitter"
+        )
     test = [(int(m[1])-1)//7 == fold-1 for m in found]
     return L(i for i,t in enumerate(test) if not t), L(i for i,t in enumerate(test) if t)
 
@@ -208,9 +231,9 @@ def _unrar_classes(fname, dest):
 
 # %% ../../nbs/data/datasets.ipynb #c3d971c7
 def untar_hmdb51(
-    dest=None, # Folder that gets a folder a class; the split files go beside it. fastai's data folder / 'hmdb51' if None
-    archive=None # Folder that has or gets `hmdb51_org.rar` and `test_train_splits.rar`, which stay there; fastai's archive folder if None
-)->tuple: # Path of the clips, `dest`; path of the split files, for `hmdb51_fold`
+    dest=None,  # Folder that gets a folder a class; the split files go beside it. fastai's data folder / 'hmdb51' if None
+    archive=None,  # Folder that has or gets `hmdb51_org.rar` and `test_train_splits.rar`, which stay there; fastai's archive folder if None
+) -> tuple:  # Path of the clips, `dest`; path of the split files, for `hmdb51_fold`
     "Download and extract HMDB51, about 4 GB with the archive, and 6 meanwhile. What is there is not done again; raises OSError or ValueError that says how to go on."
     dest = Path(dest or fastai_path('data')/'hmdb51')
     splits = _untar(_urls['hmdb51_splits'], dest.with_name(f'{dest.name}_splits'), archive, '*_test_split1.txt', unrar)
@@ -219,7 +242,11 @@ def untar_hmdb51(
 # %% ../../nbs/data/datasets.ipynb #9651dc49
 def _marks(path):
     "The marks in a split file of HMDB51: a dict of clip, without `.avi`, to '0', '1' or '2'"
-    if not path.is_file(): raise FileNotFoundError(f"No such split file: {path}; expected the content of HMDB51's test_train_splits.rar, which `untar_hmdb51` gets")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"No such split file: {path}; expected the content of HMDB51's test_train_splits.rar, which"
+            " `untar_hmdb51` gets"
+        )
     res = {}
     for i,line in enumerate(path.read_text().splitlines(), 1):
         if not line.strip(): continue
@@ -238,11 +265,23 @@ def hmdb51_fold(
     "An official fold of HMDB51. Raises ValueError or FileNotFoundError naming what is unknown; warns if `files` lacks clips of the fold."
     if fold not in (1,2,3): raise ValueError(f"fold={fold}: the official folds are 1, 2 and 3")
     files = L(files).map(Path)
-    marks = {(c,name): m for c in {f.parent.name for f in files} for name,m in _marks(Path(splits)/f'{c}_test_split{fold}.txt').items()}
+    marks = {
+        (c, name): m
+        for c in {f.parent.name for f in files}
+        for name, m in _marks(Path(splits) / f'{c}_test_split{fold}.txt').items()
+    }
     keys = [(f.parent.name, f.name if (f.parent.name, f.name) in marks else f.stem) for f in files]
     bad = [str(f) for f,k in zip(files, keys) if k not in marks]
-    if bad: raise ValueError(f"{len(bad)} of {len(files)} clips are not in the split files of {splits}: {', '.join(bad[:3])}; leave them out")
+    if bad:
+        raise ValueError(
+            f"{len(bad)} of {len(files)} clips are not in the split files of {splits}: {', '.join(bad[:3])};"
+            " leave them out"
+        )
     lost = sorted('/'.join(k) for k in {k for k,m in marks.items() if m != '0'} - set(keys))
-    if lost: warnings.warn(f"{len(lost)} clips of the official fold are not among the files, e.g. {lost[0]}: not to be compared with "
-                           "published results", stacklevel=2)
+    if lost:
+        warnings.warn(
+            f"{len(lost)} clips of the official fold are not among the files, e.g. {lost[0]}: not to be"
+            " compared with published results",
+            stacklevel=2,
+        )
     return tuple(L(i for i,k in enumerate(keys) if marks[k] == m) for m in '12')

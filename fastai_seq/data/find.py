@@ -21,36 +21,58 @@ from ..video.read import examine, video_extensions
 # %% ../../nbs/data/find.ipynb #34abca27
 expected_layout = "expected path/Class/clip, where a clip is a video file or a folder of numbered frames"
 
+
 def get_instances(
-    path, # Folder of a data set, `path/Class/clip`
-    exclude=None # Clips to leave out, below `path` or absolute: a list, or a text file of one a line, such as `fastai-seq doctor` writes
-)->L: # Paths of the clips, sorted: video files and folders of frames
+    path,  # Folder of a data set, `path/Class/clip`
+    exclude=None,  # Clips to leave out, below `path` or absolute: a list, or a text file of one a line, such as `fastai-seq doctor` writes
+) -> L:  # Paths of the clips, sorted: video files and folders of frames
     "Every clip of a data set. Raises FileNotFoundError or ValueError when there is none."
     path = Path(path)
-    if not path.is_dir(): raise FileNotFoundError(f"{'Not a folder' if path.exists() else 'No such folder'}: {path}; {expected_layout}")
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"{'Not a folder' if path.exists() else 'No such folder'}: {path}; {expected_layout}"
+        )
     is_clip = lambda f: f.name[0] != '.' and (f.is_dir() or f.suffix.lower() in video_extensions)
     classes = {cls: L(cls.iterdir()).filter(is_clip) for cls in path.iterdir() if cls.is_dir() and cls.name[0] != '.'}
     clips = L(classes.values()).concat().sorted()
     flat = any(f.is_file() and is_clip(f) for f in path.iterdir())
     if clips and all(map(_holds_clips, clips[:3])):
         parts = ' and '.join(sorted({c.parent.name for c in clips}))
-        raise ValueError(f"{path}: its folders hold folders of clips; if {parts} are parts of the data, "
-                         "`from_folder(…, train=…, valid=…)` takes their names; if they are data sets, pass one of them")
-    if not clips: raise ValueError(f"{path}: {'its videos are in no class folder' if flat else 'no clips in it'}; {expected_layout}")
+        raise ValueError(
+            f"{path}: its folders hold folders of clips; if {parts} are parts of the data, "
+            "`from_folder(…, train=…, valid=…)` takes their names; if they are data sets, pass one of them"
+        )
+    if not clips:
+        raise ValueError(
+            f"{path}: {'its videos are in no class folder' if flat else 'no clips in it'}; {expected_layout}"
+        )
     for cls,found in classes.items():
-        if not found and not all(f.suffix == '.pth' for f in cls.iterdir()): warnings.warn(f"{cls}: no clips in it, the class is left out; {expected_layout}")
+        if not found and not all(f.suffix == '.pth' for f in cls.iterdir()):
+            warnings.warn(f"{cls}: no clips in it, the class is left out; {expected_layout}")
     return clips if exclude is None else without_clips(clips, path, exclude)
 
 # %% ../../nbs/data/find.ipynb #280a84b4
-def _holds_clips(path): return path.is_dir() and any(f.suffix.lower() in video_extensions or f.is_dir() and f.name[0] != '.' for f in path.iterdir())
+def _holds_clips(path):
+    return path.is_dir() and any(
+        f.suffix.lower() in video_extensions or f.is_dir() and f.name[0] != '.' for f in path.iterdir()
+    )
+
 
 def without_clips(clips, path, exclude):
     "`clips` but for those that `exclude` lists"
     if isinstance(exclude, (str, Path)):
-        if Path(exclude).suffix.lower() in video_extensions: raise ValueError(f"exclude={str(exclude)!r}: expected a list, or a text file; pass [{str(exclude)!r}]")
-        exclude = [l.strip() for l in Path(exclude).read_text(encoding='utf-8').splitlines() if l.strip() and l[0] != '#']
+        if Path(exclude).suffix.lower() in video_extensions:
+            raise ValueError(
+                f"exclude={str(exclude)!r}: expected a list, or a text file; pass [{str(exclude)!r}]"
+            )
+        exclude = [
+            l.strip()
+            for l in Path(exclude).read_text(encoding='utf-8').splitlines()
+            if l.strip() and l[0] != '#'
+        ]
     out = {(path/e).absolute() for e in exclude}
-    if strange := sorted(map(str, out - {c.absolute() for c in clips})): warnings.warn(f"exclude: {len(strange)} of {len(out)} are no clips in {path}, e.g. {strange[0]}")
+    if strange := sorted(map(str, out - {c.absolute() for c in clips})):
+        warnings.warn(f"exclude: {len(strange)} of {len(out)} are no clips in {path}, e.g. {strange[0]}")
     return clips.filter(lambda c: c.absolute() not in out)
 
 # %% ../../nbs/data/find.ipynb #9c1a25fb
@@ -69,18 +91,33 @@ def train_valid_folders(path, train='train', valid='valid'):
 
 # %% ../../nbs/data/find.ipynb #f688fe92
 def examine_clips(
-    path, # Folder of a data set, `path/Class/clip`; or `path/train/Class/clip` and `path/valid/Class/clip`
-    seq_len=1, # Frames a clip should have at least
-    workers=None # Processes; None: one a core; 0: this one
-)->pd.DataFrame: # A row a clip, indexed by its path: cls, group, frames (counted), header, fps, height, width, problem, verdict ('' if it is fit for use)
+    path,  # Folder of a data set, `path/Class/clip`; or `path/train/Class/clip` and `path/valid/Class/clip`
+    seq_len=1,  # Frames a clip should have at least
+    workers=None,  # Processes; None: one a core; 0: this one
+) -> (
+    pd.DataFrame
+):  # A row a clip, indexed by its path: cls, group, frames (counted), header, fps, height, width, problem, verdict ('' if it is fit for use)
     "Read every clip of a data set whole, and judge it"
     files = L(train_valid_folders(path) or [path]).map(get_instances).concat()
-    found = progress_bar(in_processes(examine, files, num_cpus() if workers is None else workers), total=len(files), leave=False)
-    died = lambda o: dict(frames=0, header=0, fps=None, height=0, width=0, digest='', problem=str(o)) if isinstance(o, Exception) else o
-    df = pd.DataFrame([dict(file=f, cls=f.parent.name, group=group_of(f), **died(o)) for f,o in found]).set_index('file').sort_index()
+    found = progress_bar(
+        in_processes(examine, files, num_cpus() if workers is None else workers),
+        total=len(files),
+        leave=False,
+    )
+    died = lambda o: (
+        dict(frames=0, header=0, fps=None, height=0, width=0, digest='', problem=str(o))
+        if isinstance(o, Exception)
+        else o
+    )
+    df = (
+        pd.DataFrame([dict(file=f, cls=f.parent.name, group=group_of(f), **died(o)) for f, o in found])
+        .set_index('file')
+        .sort_index()
+    )
     df['verdict'] = [_verdict(o, seq_len) for o in df.itertuples()]
     _judge_twins(df)
     return df.drop(columns='digest')
+
 
 def _verdict(o, seq_len):
     if o.problem: return 'broken off: not whole' if o.frames else 'unreadable: no frame can be read'

@@ -37,12 +37,14 @@ from ..video.sampling import FirstFrames, PartOf, RandomClip
 class FutureFrames:
     """Splits a clip: `n_in` frames to see, and the `n_out` that follow to predict. Raises ValueError when a clip is too short for
     both."""
-    def __init__(self,
-        n_in, # Frames of the input
-        n_out, # Frames of the target
-        stride=1, # Take each `stride`-th frame
-        fps=None, # Or as many as make `fps` per second
-        sampler=RandomClip # Where the part begins: a sampler class that takes frames at a fixed distance, `RandomClip` or `FirstFrames`
+
+    def __init__(
+        self,
+        n_in,  # Frames of the input
+        n_out,  # Frames of the target
+        stride=1,  # Take each `stride`-th frame
+        fps=None,  # Or as many as make `fps` per second
+        sampler=RandomClip,  # Where the part begins: a sampler class that takes frames at a fixed distance, `RandomClip` or `FirstFrames`
     ):
         if n_in < 1 or n_out < 1: raise ValueError(f"n_in={n_in}, n_out={n_out}: expected at least 1 frame of each")
         if not isinstance(sampler, type) or not issubclass(sampler, FirstFrames): raise ValueError(
@@ -62,9 +64,15 @@ class FutureFrames:
 
 # %% ../../nbs/data/future.ipynb #3335d5da
 _why_not = {
-    TemporalTfm: "would change the order of input and target each by itself; leave it out (`stride` or `fps` set the speed)",
+    TemporalTfm: (
+        "would change the order of input and target each by itself; leave it out (`stride` or `fps` set the"
+        " speed)"
+    ),
     RandomErasing: "would erase other places in the target than in the input; leave it out",
-    Normalize: "would normalise the target too, and the frames to predict have values from 0 to 1; leave it out"}
+    Normalize: (
+        "would normalise the target too, and the frames to predict have values from 0 to 1; leave it out"
+    ),
+}
 
 def check_future_tfms(
     tfms # Transforms, or their classes
@@ -105,7 +113,13 @@ class FutureDataLoaders(DataLoaders):
         splitter = choose_splitter(splitter, valid_pct, group, seed, one_label)
         check_clips(fnames, cut.inputs, None)
         splits = split_clips(fnames, splitter, bs, kwargs.get('drop_last', True), no_classes)
-        dblock = DataBlock(cut.blocks(size, method=method), get_y=noop, splitter=lambda _: splits, item_tfms=item_tfms, batch_tfms=batch_tfms)
+        dblock = DataBlock(
+            cut.blocks(size, method=method),
+            get_y=noop,
+            splitter=lambda _: splits,
+            item_tfms=item_tfms,
+            batch_tfms=batch_tfms,
+        )
         return cls.from_dblock(dblock, fnames, path=path, bs=bs, **kwargs)
 
 # %% ../../nbs/data/future.ipynb #3a096d95
@@ -150,8 +164,20 @@ def figure_rows(
     for ax, name in zip(axs, names): ax.set_title(name)
     return [axs[i:i+len(names)] for i in range(0, len(axs), len(names))]
 
+
 @dispatch
-def show_batch(x:TensorVideo, y:TensorVideo, samples, ctxs=None, max_n=6, n_frames=5, figsize=None, animate=False, fps=8, **kwargs):
+def show_batch(
+    x: TensorVideo,
+    y: TensorVideo,
+    samples,
+    ctxs=None,
+    max_n=6,
+    n_frames=5,
+    figsize=None,
+    animate=False,
+    fps=8,
+    **kwargs,
+):
     "Input and target as strips of `n_frames` frames; with `animate=True` as clips that play, `fps` frames per second"
     samples = own_frames(x, samples[:max_n])
     if animate:

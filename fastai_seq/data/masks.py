@@ -52,8 +52,11 @@ def check_mask_shape(
     if path.is_dir() and extraction_note(path): return
     (h, w), (frame_h, frame_w) = mask.shape[1:], _frame_shape(*file_stamp(path))
     off = min(abs(h - w*frame_h/frame_w), abs(w - h*frame_w/frame_h))
-    if off > 1: raise ValueError(
-        f"{path}: masks of {h}x{w} (height x width) for frames of {frame_h}x{frame_w}; expected the same shape, at any scale")
+    if off > 1:
+        raise ValueError(
+            f"{path}: masks of {h}x{w} (height x width) for frames of {frame_h}x{frame_w}; expected the same"
+            " shape, at any scale"
+        )
 
 # %% ../../nbs/data/masks.ipynb #b3709253
 class LazyMasks(LazyTargets):
@@ -61,7 +64,10 @@ class LazyMasks(LazyTargets):
     def __init__(self, masks, n_classes, method):
         self.masks, self.n_classes, self.method = [] if masks is None else masks, n_classes, method
         self.file = masks if isinstance(masks, (str, Path)) else None
-        if self.file: self.masks = np.load(masks, mmap_mode='r') if Path(masks).suffix == '.npy' else frame_files(Path(masks))
+        if self.file:
+            self.masks = (
+                np.load(masks, mmap_mode='r') if Path(masks).suffix == '.npy' else frame_files(Path(masks))
+            )
 
     def __len__(self): return len(self.masks)
 
@@ -69,8 +75,11 @@ class LazyMasks(LazyTargets):
         "Mask `i`, int64. Raises ValueError with this `name` if its pixels are not classes."
         mask = self.masks[i]
         x = np.asarray(Image.open(mask) if isinstance(mask, (str, Path)) else mask)
-        if x.ndim != 2: raise ValueError(
-            f"{name}: shape {x.shape}; expected (height, width), and in each pixel the number of its class, not a colour")
+        if x.ndim != 2:
+            raise ValueError(
+                f"{name}: shape {x.shape}; expected (height, width), and in each pixel the number of its"
+                " class, not a colour"
+            )
         if not 0 <= x.min() <= x.max() < self.n_classes:
             hint = '; what is drawn with 255 is a class after `mask//255`' if x.max() == 255 else ''
             raise ValueError(f"{name}: values from {x.min()} to {x.max()}; "
@@ -108,13 +117,19 @@ def FrameMaskBlock(
     method=None # 'crop' their centre, or 'squish' the whole; as the clip's frames, if None
 ): # A `TransformBlock`; batches are `TensorFrameMask` `(B,T,H,W)`
     "A `TransformBlock` for a mask per frame: a folder of pictures, an array, or its file"
-    return TransformBlock(type_tfms=FrameMasks(vocab, method), item_tfms=OfItsFrames, dls_kwargs=dict(before_batch=PadTargets))
+    return TransformBlock(
+        type_tfms=FrameMasks(vocab, method), item_tfms=OfItsFrames, dls_kwargs=dict(before_batch=PadTargets)
+    )
 
 # %% ../../nbs/data/masks.ipynb #6de16d9a
 @patch
 def _do_crop_pad(x:TensorFrameMask, sz, tl, orig_sz, pad_mode='zeros', resize_mode=None, resize_to=None):
     x = crop_window(x, tl, sz, pad_mode)
-    return x if resize_to is None else F.interpolate(x[None].float(), tuple(resize_to)[::-1], mode='nearest-exact')[0].long()
+    return (
+        x
+        if resize_to is None
+        else F.interpolate(x[None].float(), tuple(resize_to)[::-1], mode='nearest-exact')[0].long()
+    )
 
 @patch
 def crop_pad(x:TensorFrameMask, *args, **kwargs):

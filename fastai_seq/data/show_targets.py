@@ -50,8 +50,14 @@ def label_rows(samples, ctxs, figsize, n_frames):
     if ctxs: return ctxs
     n, (h, w) = min(n_frames, max(len(s[0]) for s in samples)), samples[0][0].shape[-2:]
     high = 1.3*h/w      # a frame, in inches
-    return get_grid(len(samples), nrows=len(samples), ncols=1, figsize=figsize or (1.3*n, (high + .45)*len(samples)), double=False,
-                    gridspec_kw=dict(hspace=.45/high))
+    return get_grid(
+        len(samples),
+        nrows=len(samples),
+        ncols=1,
+        figsize=figsize or (1.3 * n, (high + 0.45) * len(samples)),
+        double=False,
+        gridspec_kw=dict(hspace=0.45 / high),
+    )
 
 def _show_labelled(x, y, samples, ctxs=None, max_n=6, n_frames=8, figsize=None, animate=False, fps=8, **kwargs):
     samples = own_frames(x, samples[:max_n])
@@ -59,7 +65,8 @@ def _show_labelled(x, y, samples, ctxs=None, max_n=6, n_frames=8, figsize=None, 
         titles = [runs_text(frame_texts(labels)) for _, labels, *_ in samples]
         return display(HTML(clips_html([clip for clip, *_ in samples], titles, fps)))
     ctxs = label_rows(samples, ctxs, figsize, n_frames)
-    for (clip, labels, *_), ax in zip(samples, ctxs): clip.show(ctx=ax, n_max=n_frames, captions=frame_texts(labels), **kwargs)
+    for (clip, labels, *_), ax in zip(samples, ctxs):
+        clip.show(ctx=ax, n_max=n_frames, captions=frame_texts(labels), **kwargs)
     return ctxs
 
 @dispatch
@@ -74,7 +81,18 @@ def show_batch(x:TensorVideo, y:TensorFrameNumbers, samples, **kwargs):
 
 # %% ../../nbs/data/show_targets.ipynb #1efe1a1b
 @dispatch
-def show_batch(x:TensorVideo, y:TensorFrameMask, samples, ctxs=None, max_n=6, n_frames=8, figsize=None, animate=False, fps=8, **kwargs):
+def show_batch(
+    x: TensorVideo,
+    y: TensorFrameMask,
+    samples,
+    ctxs=None,
+    max_n=6,
+    n_frames=8,
+    figsize=None,
+    animate=False,
+    fps=8,
+    **kwargs,
+):
     "Clips as strips of `n_frames` frames, the masks of each over it; with `animate=True` as clips that play, `fps` frames per second"
     samples = own_frames(x, samples[:max_n])
     clips = [overlay_mask(clip, mask[:len(clip)]) for clip, mask, *_ in samples]

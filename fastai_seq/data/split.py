@@ -29,17 +29,24 @@ def _match(clip, pattern):
     m = pattern.search(Path(getattr(clip, 'path', clip)).as_posix())
     return m and m[1]
 
+
 def as_group_func(
-    group # Function from a clip to its group; a pattern (see `re`) of it, with one pair of brackets; or None: as in UCF101's names
-): # A function from a clip to its group, None for a clip without one
+    group,  # Function from a clip to its group; a pattern (see `re`) of it, with one pair of brackets; or None: as in UCF101's names
+):  # A function from a clip to its group, None for a clip without one
     "What gives the group of a clip. Raises ValueError for what is neither function nor pattern."
     if group is None: return group_of
     if callable(group): return group
-    if not isinstance(group, str): raise ValueError(
-        f"group_func={group!r}: expected a function from a clip to its group, or a pattern; a share goes into valid_pct")
+    if not isinstance(group, str):
+        raise ValueError(
+            f"group_func={group!r}: expected a function from a clip to its group, or a pattern; a share goes"
+            " into valid_pct"
+        )
     pattern = re.compile(group)
-    if pattern.groups != 1: raise ValueError(
-        f"group_func={group!r}: expected one pair of brackets around the group, such as r'(person\\d+)', got {pattern.groups}")
+    if pattern.groups != 1:
+        raise ValueError(
+            f"group_func={group!r}: expected one pair of brackets around the group, such as r'(person\\d+)',"
+            f" got {pattern.groups}"
+        )
     return partial(_match, pattern=pattern)
 
 # %% ../../nbs/data/split.ipynb #95c950fe
@@ -116,21 +123,29 @@ def GroupSplitter(
     if not 0 < valid_pct < 1: raise ValueError(f"valid_pct={valid_pct}: expected a share between 0 and 1")
     def _inner(o):
         groups = [group_func(i) for i in o]
-        if None in groups: raise ValueError(
-            f"{o[groups.index(None)]}: its name tells no recording group; pass a `group_func`, or a RandomSplitter to do without")
-        held = held_out_groups(groups, [label_func(i) for i in o], valid_pct, random.randrange(2**32) if seed is None else seed)
-        if not 0 < len(held) < len(set(groups)): raise ValueError(
-            f"{len(set(groups))} recording group(s) cannot be split at valid_pct={valid_pct}; record more, or pass a RandomSplitter")
+        if None in groups:
+            raise ValueError(
+                f"{o[groups.index(None)]}: its name tells no recording group; pass a `group_func`, or a"
+                " RandomSplitter to do without"
+            )
+        held = held_out_groups(
+            groups, [label_func(i) for i in o], valid_pct, random.randrange(2**32) if seed is None else seed
+        )
+        if not 0 < len(held) < len(set(groups)):
+            raise ValueError(
+                f"{len(set(groups))} recording group(s) cannot be split at valid_pct={valid_pct}; record"
+                " more, or pass a RandomSplitter"
+            )
         return L(i for i, g in enumerate(groups) if g not in held), L(i for i, g in enumerate(groups) if g in held)
     return _inner
 
 # %% ../../nbs/data/split.ipynb #2389fe98
 def KFoldSplitter(
-    n_folds=5, # Number of folds
-    fold=0, # Which one to validate on, 0 to `n_folds-1`
-    group_func=group_of, # Gives the group of a clip, or a pattern; a clip without one is a group by itself, parts of one video together
-    seed=0, # The same for all folds
-    label_func=parent_label # Gives the class of a clip, to keep classes in proportion
+    n_folds=5,  # Number of folds
+    fold=0,  # Which one to validate on, 0 to `n_folds-1`
+    group_func=group_of,  # Gives the group of a clip, or a pattern; a clip without one is a group by itself, parts of one video together
+    seed=0,  # The same for all folds
+    label_func=parent_label,  # Gives the class of a clip, to keep classes in proportion
 ):
     """Split clips by whole groups into folds, of which one is held out; scikit-learn's `StratifiedGroupKFold`. Raises ValueError
     for too few groups."""
@@ -138,7 +153,8 @@ def KFoldSplitter(
     if not 0 <= fold < n_folds: raise ValueError(f"fold={fold}: expected 0 to {n_folds-1}, for n_folds={n_folds}")
     def _inner(o):
         groups, labels = [recording_of(i, group_func) for i in o], [label_func(i) for i in o]
-        if any(is_listy(l) or isinstance(l, float) for l in labels): labels = ['']*len(labels)      # nothing to keep in proportion
+        if any(is_listy(l) or isinstance(l, float) for l in labels):
+            labels = [''] * len(labels)  # nothing to keep in proportion
         n = len(set(groups))
         if n < n_folds: raise ValueError(f"{n} recording groups make no {n_folds} folds; pass n_folds={n} or less")
         folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed).split(groups, labels, groups)
@@ -188,7 +204,11 @@ def usual_splitter(
         group_func = as_group_func(group)
         named = sum(group_func(i) is not None for i in o)
         splits = GroupSplitter(recording_of if group is None else group_func, valid_pct, seed, label_func)(o)
-        how = f"split by recording group ({named} of {len(o)} names tell it)" if named else "split at random (no name tells a recording group)"
+        how = (
+            f"split by recording group ({named} of {len(o)} names tell it)"
+            if named
+            else "split at random (no name tells a recording group)"
+        )
         print(f"{how}: {len(splits[0])} clips to train, {len(splits[1])} to validate")
         return splits
     return _inner
@@ -204,12 +224,21 @@ def choose_splitter(
 ):
     "The splitter that these arguments mean. Raises ValueError if two of them contradict each other."
     if splitter is None: return usual_splitter(valid_pct, seed, label_func, group)
-    beside = [f'{name}={value!r}' for name, value in dict(valid_pct=valid_pct, group=group).items() if value is not None]
-    if beside: raise ValueError(
-        f"{' and '.join(beside)} beside {source or 'a splitter'}: one of both says what is held out; leave the other out")
-    if isinstance(splitter, str): raise ValueError(
-        f"splitter={splitter!r}: expected a function from clips to indices, such as RandomSplitter() or GroupSplitter(), "
-        "or None for recording groups")
+    beside = [
+        f'{name}={value!r}'
+        for name, value in dict(valid_pct=valid_pct, group=group).items()
+        if value is not None
+    ]
+    if beside:
+        raise ValueError(
+            f"{' and '.join(beside)} beside {source or 'a splitter'}: one of both says what is held out;"
+            " leave the other out"
+        )
+    if isinstance(splitter, str):
+        raise ValueError(
+            f"splitter={splitter!r}: expected a function from clips to indices, such as RandomSplitter() or"
+            " GroupSplitter(), or None for recording groups"
+        )
     return splitter
 
 # %% ../../nbs/data/split.ipynb #0baa99b8
@@ -228,8 +257,14 @@ def split_clips(
     _check_batches(*map(len, splits), bs, drop_last)
     seen, held_out = (set().union(*(classes(clips[i]) for i in idxs)) for idxs in splits)
     def names(labels): return ', '.join(sorted(map(str, labels)))
-    if held_out - seen: raise ValueError(f"no clip of {names(held_out - seen)} is left to train on; change the split, or record more")
-    if seen - held_out: warnings.warn(f"no clip of {names(seen - held_out)} is held out: too few recordings to split", stacklevel=4)
+    if held_out - seen:
+        raise ValueError(
+            f"no clip of {names(held_out - seen)} is left to train on; change the split, or record more"
+        )
+    if seen - held_out:
+        warnings.warn(
+            f"no clip of {names(seen - held_out)} is held out: too few recordings to split", stacklevel=4
+        )
     return splits
 
 def _check_indices(clips, splits):
@@ -240,7 +275,9 @@ def _check_indices(clips, splits):
     if strange: raise ValueError(f"the split has clip {strange[0]}; expected indices in range({len(clips)})")
 
 def _check_batches(n_train, n_valid, bs, drop_last):
-    if not isinstance(bs, int) or bs < 1: raise ValueError(f"bs={bs!r}: expected a whole number, at least 1 clip a batch")
+    if not isinstance(bs, int) or bs < 1:
+        raise ValueError(f"bs={bs!r}: expected a whole number, at least 1 clip a batch")
     if not n_train or not n_valid: raise ValueError(
         f"{n_train} clips to train on and {n_valid} to validate: both need some; change the split, or record more")
-    if drop_last and n_train < bs: raise ValueError(f"{n_train} clips to train on make no batch of bs={bs}; pass bs={n_train} or less")
+    if drop_last and n_train < bs:
+        raise ValueError(f"{n_train} clips to train on make no batch of bs={bs}; pass bs={n_train} or less")

@@ -45,11 +45,17 @@ def _bounce(u):
 # %% ../../nbs/data/synthetic.ipynb #ebe15d9b
 def _digit_frames(rng, times, valid, size, n_digits, digit_size, speed):
     "The frames of one clip at `times`: uint8 `(T,size,size)`"
-    imgs, start, turn = _digits(valid)[rng.integers(len(_digits(valid)), size=n_digits)], rng.random((n_digits, 2)), rng.random(n_digits)*2*math.pi
+    imgs, start, turn = (
+        _digits(valid)[rng.integers(len(_digits(valid)), size=n_digits)],
+        rng.random((n_digits, 2)),
+        rng.random(n_digits) * 2 * math.pi,
+    )
     way = np.stack([np.sin(turn), np.cos(turn)], 1)*speed
     at = _bounce(start + way*np.asarray(times)[:, None, None])*(size - digit_size)
     rows, cols = (_interpolate(at[..., i], 8, digit_size, size) for i in (0, 1))
-    return (255*(rows @ imgs @ cols.swapaxes(-1, -2)).max(1)).round().astype(np.uint8)   # where two digits cross, the brighter one is seen
+    return (
+        (255 * (rows @ imgs @ cols.swapaxes(-1, -2)).max(1)).round().astype(np.uint8)
+    )  # where two digits cross, the brighter one is seen
 
 # %% ../../nbs/data/synthetic.ipynb #b0ba215d
 class MovingDigits(Transform):
@@ -64,7 +70,11 @@ class MovingDigits(Transform):
         seed=0, # The same seed and number give the same clip
         valid=True # Draw the digits that are held out from training? In training (`split_idx` 0) they never are
     ):
-        if n_digits < 1 or digit_size > size: raise ValueError(f"n_digits={n_digits}, digit_size={digit_size}: expected at least 1 digit, of at most size={size} pixels")
+        if n_digits < 1 or digit_size > size:
+            raise ValueError(
+                f"n_digits={n_digits}, digit_size={digit_size}: expected at least 1 digit, of at most"
+                f" size={size} pixels"
+            )
         self.frames, self.size, self.n_digits, self.digit_size = tuple(frames), size, n_digits, digit_size
         self.speed, self.seed, self.valid, self.training = speed, seed, valid, False
 
@@ -74,7 +84,15 @@ class MovingDigits(Transform):
 
     def encodes(self, i:int):
         valid, seed = (False, [random.getrandbits(32)]) if self.training else (self.valid, [int(self.valid), i])
-        imgs = _digit_frames(np.random.default_rng([self.seed, *seed]), self.frames, valid, self.size, self.n_digits, self.digit_size, self.speed)
+        imgs = _digit_frames(
+            np.random.default_rng([self.seed, *seed]),
+            self.frames,
+            valid,
+            self.size,
+            self.n_digits,
+            self.digit_size,
+            self.speed,
+        )
         return TensorVideo(torch.from_numpy(imgs)[:, None].expand(-1, 3, -1, -1).contiguous())
 
 # %% ../../nbs/data/synthetic.ipynb #48e8a24e
@@ -94,7 +112,9 @@ def frame_labels(
     "The labels that stand beside a video: the lines of the file of its name, ending in .txt. Raises FileNotFoundError."
     file = Path(path).with_suffix('.txt')
     if not file.exists(): raise FileNotFoundError(f"{path} has no labels: expected them in {file}, a line a frame")
-    return [l.strip() for l in file.read_text(encoding='utf-8').rstrip().splitlines()]      # editors differ in how a file ends
+    return [
+        l.strip() for l in file.read_text(encoding='utf-8').rstrip().splitlines()
+    ]  # editors differ in how a file ends
 
 # %% ../../nbs/data/synthetic.ipynb #054e1477
 _ways = {'Left': (-1,0,0,0), 'Right': (1,0,0,0), 'Up': (0,-1,0,0), 'Down': (0,1,0,0)}
@@ -120,7 +140,12 @@ def changing_clips(
 )->Path: # `dest`
     "Make clips of a letter that goes left, right, up or down, and changes its mind once or twice. What is there already is kept. Raises ValueError if `dest` holds clips made otherwise."
     dest, size = Path(dest), (size,size) if isinstance(size, int) else tuple(size)
-    check_settings(dest/'changing_clips.json', dict(n_groups=n_groups, clips_per_group=clips_per_group, n_frames=n_frames, size=list(size), seed=seed))
+    check_settings(
+        dest / 'changing_clips.json',
+        dict(
+            n_groups=n_groups, clips_per_group=clips_per_group, n_frames=n_frames, size=list(size), seed=seed
+        ),
+    )
     for g in progress_bar(range(1, n_groups+1), leave=False):
         back = recording_background(seed, g, size)
         for c in range(1, clips_per_group+1):

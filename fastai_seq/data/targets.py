@@ -31,7 +31,10 @@ class _OfEachFrame:
         absent = x.isnan() if x.is_floating_point() else x < 0
         return absent.any(1).nonzero()[:, 0].tolist()
 
-class TensorFrameCategory(_OfEachFrame, TensorBase): "The class of each frame, `(T,)`, in a batch `(B,T)`; -100 where there is no frame"
+
+class TensorFrameCategory(_OfEachFrame, TensorBase):
+    "The class of each frame, `(T,)`, in a batch `(B,T)`; -100 where there is no frame"
+
 
 class TensorFrameNumbers(_OfEachFrame, TensorBase):
     "Numbers for each frame, `(T,k)`, in a batch `(B,T,k)`; nan where there is no frame"
@@ -52,8 +55,11 @@ def check_frame_targets(
     "Raises ValueError unless there is a target for each frame"
     if len(y) != n: raise ValueError(f"{path}: targets for {len(y)} frames, it has {n}; expected one a frame")
     missing = y.missing() if isinstance(y, frame_types) else []
-    if missing: raise ValueError(f"{path}: nothing is said of {len(missing)} of its {n} frames, the first is number {missing[0]}; "
-                                 "say something of each, such as 'background'")
+    if missing:
+        raise ValueError(
+            f"{path}: nothing is said of {len(missing)} of its {n} frames, the first is number {missing[0]}; "
+            "say something of each, such as 'background'"
+        )
 
 class LazyTargets: "Targets of a whole video that are too large to read all: has a length, and `read(idxs, clip)`"
 
@@ -99,7 +105,9 @@ for tfm in with_subclasses(TemporalTfm):
     for kind in frame_types: _like_its_clip(tfm, kind)
 
 # %% ../../nbs/data/targets.ipynb #b9488190
-def _is_missing(label): return label is None or label == '' or label != label      # nan, as pandas has it, is not itself
+def _is_missing(label):
+    return label is None or label == '' or label != label  # nan, as pandas has it, is not itself
+
 
 def _check_list(labels, path='a clip'):
     "`labels`. Raises ValueError if they are no list of labels."
@@ -127,7 +135,7 @@ class FrameCategorize(FrameTarget, DisplayedTransform):
         return set(labels)
 
     def encodes(self, o):
-        try: return TensorFrameCategory([-100 if _is_missing(l) else self.vocab.o2i[l] for l in _check_list(o)])
+        try:return TensorFrameCategory([-100 if _is_missing(l) else self.vocab.o2i[l] for l in _check_list(o)])
         except KeyError as e: raise KeyError(
             f"class {e} was not in the training clips; the classes are {', '.join(map(str, self.vocab))}") from e
 
@@ -138,7 +146,9 @@ def FrameCategoryBlock(
     vocab=None # The classes; those of the training clips, sorted, if None
 ): # A `TransformBlock`; batches are `TensorFrameCategory` `(B,T)`
     "A `TransformBlock` for a class per frame: a list of names, as long as the video"
-    return TransformBlock(type_tfms=FrameCategorize(vocab), item_tfms=OfItsFrames, dls_kwargs=dict(before_batch=PadTargets))
+    return TransformBlock(
+        type_tfms=FrameCategorize(vocab), item_tfms=OfItsFrames, dls_kwargs=dict(before_batch=PadTargets)
+    )
 
 # %% ../../nbs/data/targets.ipynb #aa7bd1de
 class _MSEOfKnown(nn.MSELoss):

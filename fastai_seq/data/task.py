@@ -52,8 +52,11 @@ class Task:
         "Names of the `n` outputs. Raises ValueError if the classes are not as many"
         if self.vocab is None: return [f'output {i}' for i in range(n)]
         names = [str(o) for o in self.vocab]
-        if len(names) != n: raise ValueError(
-            f"the model gives {n} numbers, the learner has {len(names)} classes: {', '.join(names)}; is it a model of another vocabulary?")
+        if len(names) != n:
+            raise ValueError(
+                f"the model gives {n} numbers, the learner has {len(names)} classes: {', '.join(names)}; is"
+                " it a model of another vocabulary?"
+            )
         return names
 
     def label(self, names, p, thresh): raise NotImplementedError(f"{type(self).__name__} must define `label`")
@@ -76,7 +79,9 @@ class CategoryTask(Task):
 class MultiCategoryTask(Task):
     "Any number of classes at once; those from a probability of 0.5 on, unless told otherwise"
     kind = 'MultiCategorize'
-    def label(self, names, p, thresh): return [name for name, v in zip(names, p) if v >= (.5 if thresh is None else thresh)]
+    def label(self, names, p, thresh):
+        return [name for name, v in zip(names, p) if v >= (0.5 if thresh is None else thresh)]
+
 
 class EncodedMultiCategoryTask(MultiCategoryTask):
     "Any number of classes at once, whose labels are 0 and 1 for each class"
@@ -119,5 +124,8 @@ def task_from_config(
 )->Task:
     "The task of a file. Raises ValueError for a kind that is not known."
     cls = {t.kind: t for t in tasks}.get(config['kind'])
-    if cls is None: raise ValueError(f"kind {config['kind']!r} of task: expected one of {', '.join(t.kind for t in tasks)}")
+    if cls is None:
+        raise ValueError(
+            f"kind {config['kind']!r} of task: expected one of {', '.join(t.kind for t in tasks)}"
+        )
     return cls(config['vocab'], config['n'], config['activation'], config['thresh'])

@@ -16,8 +16,17 @@ from .block import TensorVideoTfm
 from .future import as_reader
 from .masks import FrameMasks
 from .targets import FrameCategorize, FrameNumbers
-from .task import (CategoryTask, EncodedMultiCategoryTask, ForecastTask, FrameCategoryTask, FrameMaskTask,
-                                  FrameRegressionTask, MultiCategoryTask, RegressionTask, Task)
+from fastai_seq.data.task import (
+    CategoryTask,
+    EncodedMultiCategoryTask,
+    ForecastTask,
+    FrameCategoryTask,
+    FrameMaskTask,
+    FrameRegressionTask,
+    MultiCategoryTask,
+    RegressionTask,
+    Task,
+)
 
 # %% ../../nbs/data/task_of.ipynb #1222487c
 @singledispatch

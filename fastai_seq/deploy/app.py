@@ -29,7 +29,10 @@ def demo_app(
     folder=None # For the annotated videos; a temporary one, if None
 ): # gradio's `Blocks`; its `launch()` starts the server
     "A page on which to try `learn`: a video's timeline, or the camera"
-    gr, tmp = import_extra('gradio', 'the demo page', 'demo'), TemporaryDirectory()        # which lasts as long as the page
+    gr, tmp = (
+        import_extra('gradio', 'the demo page', 'demo'),
+        TemporaryDirectory(),
+    )  # which lasts as long as the page
     numbers = task_of(learn).numbers
     to = lambda: Path(folder or tmp.name)/f'{uuid4().hex}.mp4'
     def timeline(video):
@@ -39,20 +42,40 @@ def demo_app(
             plot = tl.plot().figure
             plt.close(plot)                   # it is gradio's from here on
             return str(tl.to_video(to(), px=640)), plot, (tl.df if tl.numbers else tl.segments()).round(3)
-        except (ValueError, OSError) as e: raise gr.Error(str(e)) from e
+        except (ValueError, OSError) as e:
+            raise gr.Error(str(e)) from e
     def camera(frame, stream):
         if frame is None: return None, '', None                   # the camera was switched off: begin anew
         if stream is None: stream = StreamPredictor(learn, smooth=smooth, fps=None, stride=1)
         answer = stream.push(frame)
         if answer is None: return gr.skip(), 'waiting for frames', stream
-        return answer.probs if not numbers else str(answer), '{seen} frames, {fps} a second; an answer takes {delay_ms} ms'.format(**stream.report()), stream
+        return (
+            answer.probs if not numbers else str(answer),
+            '{seen} frames, {fps} a second; an answer takes {delay_ms} ms'.format(**stream.report()),
+            stream,
+        )
     one = dict(concurrency_id='model', concurrency_limit=1)       # the model answers one question at a time
     with gr.Blocks(title='fastai_seq', analytics_enabled=False) as app:
         with gr.Tab('Video'):
-            video, show = gr.Video(sources=['upload'], label='Video', height=240), [gr.Video(label='With labels', height=360), gr.Plot(label='Timeline'), gr.Dataframe(label='Segments')]
+            video, show = gr.Video(sources=['upload'], label='Video', height=240), [
+                gr.Video(label='With labels', height=360),
+                gr.Plot(label='Timeline'),
+                gr.Dataframe(label='Segments'),
+            ]
             video.change(timeline, video, show, api_name='timeline', **one)
         with gr.Tab('Camera'):
-            cam, stream = gr.Image(sources=['webcam'], streaming=True, type='numpy', label='Camera', height=360), gr.State()
+            cam, stream = (
+                gr.Image(sources=['webcam'], streaming=True, type='numpy', label='Camera', height=360),
+                gr.State(),
+            )
             said, report = gr.Textbox(label='Answer') if numbers else gr.Label(label='Answer'), gr.Markdown()
-            cam.stream(camera, [cam, stream], [said, report, stream], stream_every=stream_every, show_progress='hidden', api_name=False, **one)
+            cam.stream(
+                camera,
+                [cam, stream],
+                [said, report, stream],
+                stream_every=stream_every,
+                show_progress='hidden',
+                api_name=False,
+                **one,
+            )
     return app

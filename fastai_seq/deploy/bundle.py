@@ -18,11 +18,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fastai.data.all import (Categorize, DataLoaders, Datasets, EncodedMultiCategorize, IntToFloatTensor, MultiCategorize, Normalize, OneHotEncode,
-                             RegressionSetup, TfmdLists, ToTensor)
+from fastai.data.all import (
+    Categorize,
+    DataLoaders,
+    Datasets,
+    EncodedMultiCategorize,
+    IntToFloatTensor,
+    MultiCategorize,
+    Normalize,
+    OneHotEncode,
+    RegressionSetup,
+    TfmdLists,
+    ToTensor,
+)
 from fastai.learner import Learner
-from fastai.losses import (BaseLoss, BCEWithLogitsLossFlat, CrossEntropyLossFlat, FocalLossFlat, LabelSmoothingCrossEntropy,
-                           LabelSmoothingCrossEntropyFlat, MSELossFlat)
+from fastai.losses import (
+    BaseLoss,
+    BCEWithLogitsLossFlat,
+    CrossEntropyLossFlat,
+    FocalLossFlat,
+    LabelSmoothingCrossEntropy,
+    LabelSmoothingCrossEntropyFlat,
+    MSELossFlat,
+)
 from fastai.torch_core import TensorCategory, TensorMultiCategory, default_device, get_model
 from fastai.vision.augment import AffineCoordTfm, CropPad, RandomResizedCrop, Resize
 from fastai.vision.core import TensorImage
@@ -49,7 +67,14 @@ from ..data.targets import (FrameCategorize, FrameNumbers, OfItsFrames, TensorFr
 from ..data.masks import FrameMasks, MaskLoss
 from ..data.future import as_reader
 from ..data.task_of import task_of
-from ..models.timesformer import HFVideoModel, MyTimeSformer, VitTimeSformer, hf_classes, hf_video_model, timesformer_from_vit
+from fastai_seq.models.timesformer import (
+    HFVideoModel,
+    MyTimeSformer,
+    VitTimeSformer,
+    hf_classes,
+    hf_video_model,
+    timesformer_from_vit,
+)
 from ..models.videonets import VideoNet
 
 # %% ../../nbs/deploy/bundle.ipynb #a6befef7
@@ -105,38 +130,72 @@ def _head_made(told, own):
     return PerFrame(head) if told.get('per_frame') else head
 
 # %% ../../nbs/deploy/bundle.ipynb #bb022f26
-_known_models = {c.__name__: c for c in (Forecaster, ConvLSTMForecaster, ConvGRUForecaster, SimVP, TemporalUNet, MyTimeSformer)}     # made of their arguments alone
+_known_models = {
+    c.__name__: c
+    for c in (Forecaster, ConvLSTMForecaster, ConvGRUForecaster, SimVP, TemporalUNet, MyTimeSformer)
+}  # made of their arguments alone
 
 @singledispatch
 def _model_told(model):
     "The network, head and arguments of `model`. Raises ValueError for one that a bundle cannot hold."
     if type(model) in _known_models.values(): return dict(kind=type(model).__name__, args=_kept(model))
-    raise ValueError(f"{type(model).__module__}.{type(model).__name__} cannot be told in a bundle; it takes what `seq_learner` and `create_seq_model` make "
-                     f"(SeqModel, VideoNet), {', '.join(_known_models)}, and what `timesformer_from_vit` and `hf_video_model` make; for others there is `learn.export`")
+    raise ValueError(
+        f"{type(model).__module__}.{type(model).__name__} cannot be told in a bundle; it takes what"
+        f" `seq_learner` and `create_seq_model` make (SeqModel, VideoNet), {', '.join(_known_models)}, and"
+        " what `timesformer_from_vit` and `hf_video_model` make; for others there is `learn.export`"
+    )
 
 @_model_told.register
 def _(model:SeqModel):
-    if type(model.encoder) is not FrameEncoder: raise ValueError(f"the encoder is a {type(model.encoder).__name__}; a bundle can hold a FrameEncoder")
-    return dict(kind='SeqModel', net=_net_told(_kept(model.encoder)['arch']), head=_head_told(model.head), chunk=model.chunk)
+    if type(model.encoder) is not FrameEncoder:
+        raise ValueError(f"the encoder is a {type(model.encoder).__name__}; a bundle can hold a FrameEncoder")
+    return dict(
+        kind='SeqModel',
+        net=_net_told(_kept(model.encoder)['arch']),
+        head=_head_told(model.head),
+        chunk=model.chunk,
+    )
 
 @_model_told.register
 def _(model:VideoNet):
     args = {k: v for k,v in _kept(model).items() if k in ('n_out', 'seq_len', 'size')}
-    return dict(kind='VideoNet', net=_net_told(_kept(model).get('arch', dict(module=video.r3d_18.__module__, name='r3d_18'))), args=args)
+    return dict(
+        kind='VideoNet',
+        net=_net_told(_kept(model).get('arch', dict(module=video.r3d_18.__module__, name='r3d_18'))),
+        args=args,
+    )
 
 @_model_told.register
 def _(model:VitTimeSformer):
     vit = model.vit
-    if not (name := (getattr(vit, 'pretrained_cfg', None) or {}).get('architecture')): raise ValueError("the image transformer has no name in timm; make it with timm.create_model")
-    args = dict(img_size=list(vit.patch_embed.img_size), patch_size=vit.patch_embed.patch_size[0], embed_dim=vit.embed_dim, depth=len(vit.blocks),
-                num_heads=vit.blocks[0].attn.num_heads, num_classes=vit.num_classes)
-    return dict(kind='VitTimeSformer', net=dict(library='timm', name=name, args=args), args=dict(num_frames=model.clip_shape[0], attention=model.attention))
+    if not (name := (getattr(vit, 'pretrained_cfg', None) or {}).get('architecture')):
+        raise ValueError("the image transformer has no name in timm; make it with timm.create_model")
+    args = dict(
+        img_size=list(vit.patch_embed.img_size),
+        patch_size=vit.patch_embed.patch_size[0],
+        embed_dim=vit.embed_dim,
+        depth=len(vit.blocks),
+        num_heads=vit.blocks[0].attn.num_heads,
+        num_classes=vit.num_classes,
+    )
+    return dict(
+        kind='VitTimeSformer',
+        net=dict(library='timm', name=name, args=args),
+        args=dict(num_frames=model.clip_shape[0], attention=model.attention),
+    )
+
 
 @_model_told.register
-def _(model:HFVideoModel): return dict(kind='HFVideoModel', config=type(model.net.config).__name__, args=model.net.config.to_dict())
+def _(model: HFVideoModel):
+    return dict(kind='HFVideoModel', config=type(model.net.config).__name__, args=model.net.config.to_dict())
 
 # %% ../../nbs/deploy/bundle.ipynb #08355112
-def _seq_model_made(told, arch, head): return SeqModel(FrameEncoder(_net_made(told['net'], arch), False), _head_made(told['head'], head), told['chunk'])
+def _seq_model_made(told, arch, head):
+    return SeqModel(
+        FrameEncoder(_net_made(told['net'], arch), False), _head_made(told['head'], head), told['chunk']
+    )
+
+
 def _videonet_made(told, arch): return VideoNet(_net_made(told['net'], arch), pretrained=False, **told['args'])
 def _known_made(told): return _known_models[told['kind']](**told['args'])
 def _vit_made(told): return timesformer_from_vit(_net_made(told['net'], None)(), **told['args'])
@@ -144,48 +203,91 @@ def _hf_made(told):
     configs = {c.__name__: c for c in hf_classes()}
     return hf_video_model(configs[told['config']].from_dict(told['args']), pretrained=False)
 
-_makers = dict(SeqModel=_seq_model_made, VideoNet=_videonet_made, VitTimeSformer=_vit_made, HFVideoModel=_hf_made) | dict.fromkeys(_known_models, _known_made)
+_makers = dict(
+    SeqModel=_seq_model_made, VideoNet=_videonet_made, VitTimeSformer=_vit_made, HFVideoModel=_hf_made
+) | dict.fromkeys(_known_models, _known_made)
 
 def _model_made(told, arch=None, head=None):
     "The model of `told`, with random weights; `arch` and `head` are those that no library has"
-    if told['kind'] not in _makers: raise ValueError(f"no kind of model {told['kind']!r}; this version of the library knows {', '.join(_makers)}")
+    if told['kind'] not in _makers:
+        raise ValueError(
+            f"no kind of model {told['kind']!r}; this version of the library knows {', '.join(_makers)}"
+        )
     takes = dict(SeqModel=('arch', 'head'), VideoNet=('arch',)).get(told['kind'], ())
     own = {k: v for k,v in dict(arch=arch, head=head).items() if k in takes or v is not None}
-    if wrong := [k for k in own if k not in takes]: raise ValueError(f"{told['kind']} has no {' and '.join(wrong)} of its own to pass")
+    if wrong := [k for k in own if k not in takes]:
+        raise ValueError(f"{told['kind']} has no {' and '.join(wrong)} of its own to pass")
     return _makers[told['kind']](told, **own)
 
 # %% ../../nbs/deploy/bundle.ipynb #e47da9db
-_resizers = {Resize: ('size', 'method', 'pad_mode'), RandomResizedCrop: ('size', 'min_scale', 'ratio', 'val_xtra', 'max_scale'), CropPad: ('size', 'pad_mode')}
+_resizers = {
+    Resize: ('size', 'method', 'pad_mode'),
+    RandomResizedCrop: ('size', 'min_scale', 'ratio', 'val_xtra', 'max_scale'),
+    CropPad: ('size', 'pad_mode'),
+}
 
 def _resizer_told(t):
     args = {k: getattr(t, k) for k in _resizers[type(t)]}
     return dict(name=type(t).__name__, args=args | dict(size=list(t.size[::-1])))      # fastai keeps (width, height)
 
-def _acts(t): return t.split_idx != 0 and not (isinstance(t, AffineCoordTfm) and t.size is None) and not isinstance(t, (ToTensor, OfItsFrames, PadTargets))
+
+def _acts(t):
+    return (
+        t.split_idx != 0
+        and not (isinstance(t, AffineCoordTfm) and t.size is None)
+        and not isinstance(t, (ToTensor, OfItsFrames, PadTargets))
+    )
+
 
 def clips_config(dl):
     "How the loader `dl` makes a batch of clips, as in validation. Raises ValueError for transforms that cannot be told."
-    if not isinstance(dl.dataset, Datasets) or dl.n_inp != 1: raise ValueError("expected a learner of clips: fastai's Datasets with one input, as ImageSeqDataLoaders and DataBlock make")
+    if not isinstance(dl.dataset, Datasets) or dl.n_inp != 1:
+        raise ValueError(
+            "expected a learner of clips: fastai's Datasets with one input, as ImageSeqDataLoaders and"
+            " DataBlock make"
+        )
     fs = [as_reader(t) for t in dl.dataset.tls[0].tfms.fs]
     at = next((i for i,t in enumerate(fs) if type(t) in (TensorVideoTfm, ImageTupleTfm)), None)
-    if at is None: raise ValueError(f"the clips are read by {', '.join(type(t).__name__ for t in fs)}; expected TensorVideoTfm or ImageTupleTfm")
+    if at is None:
+        raise ValueError(
+            f"the clips are read by {', '.join(type(t).__name__ for t in fs)}; expected TensorVideoTfm or"
+            " ImageTupleTfm"
+        )
     steps = [t for t in [*fs[at+1:], *dl.after_item.fs, *dl.before_batch.fs, *dl.after_batch.fs] if _acts(t)]
     sizes, rest = [t for t in steps if type(t) in _resizers], [t for t in steps if type(t) not in _resizers]
-    if [type(t) for t in rest] not in ([IntToFloatTensor], [IntToFloatTensor, Normalize]) or rest[0].div != 255: raise ValueError(
-        f"in validation too, clips go through {', '.join(type(t).__name__ for t in rest)}; a bundle can hold {', '.join(t.__name__ for t in _resizers)}, IntToFloatTensor and Normalize")
+    if [type(t) for t in rest] not in ([IntToFloatTensor], [IntToFloatTensor, Normalize]) or rest[
+        0
+    ].div != 255:
+        raise ValueError(
+            f"in validation too, clips go through {', '.join(type(t).__name__ for t in rest)}; a bundle can"
+            f" hold {', '.join(t.__name__ for t in _resizers)}, IntToFloatTensor and Normalize"
+        )
     stats = {k: getattr(rest[1], k).flatten().tolist() for k in ('mean', 'std')} if len(rest) > 1 else None
-    frames = dict(size=list(fs[at].size), method=fs[at].method) if type(fs[at]) is TensorVideoTfm else None      # None: a tuple of images, as large as they are
-    return dict(sampler=sampler_config(fs[at].sampler), frames=frames, resize=[_resizer_told(t) for t in sizes], normalize=stats, bs=dl.bs)
+    frames = (
+        dict(size=list(fs[at].size), method=fs[at].method) if type(fs[at]) is TensorVideoTfm else None
+    )  # None: a tuple of images, as large as they are
+    return dict(
+        sampler=sampler_config(fs[at].sampler),
+        frames=frames,
+        resize=[_resizer_told(t) for t in sizes],
+        normalize=stats,
+        bs=dl.bs,
+    )
 
 # %% ../../nbs/deploy/bundle.ipynb #51abb1e7
 def _names(vocab):
     "The classes as plain data"
     res = [o.item() if isinstance(o, np.generic) else o for o in vocab]
-    if odd := [o for o in res if not isinstance(o, (str, bool, int, float))]: raise ValueError(f"the class {odd[0]!r} is a {type(odd[0]).__name__}; name classes by text or numbers")
+    if odd := [o for o in res if not isinstance(o, (str, bool, int, float))]:
+        raise ValueError(
+            f"the class {odd[0]!r} is a {type(odd[0]).__name__}; name classes by text or numbers"
+        )
     return res
 
-_answers = {c: 'softmax' for c in (CrossEntropyLossFlat, LabelSmoothingCrossEntropy, LabelSmoothingCrossEntropyFlat, FocalLossFlat)} | {
-    BCEWithLogitsLossFlat: 'sigmoid', BaseLoss: 'none', MaskLoss: 'softmax of pixels', FrameMSELoss: 'clamp'}
+_answers = {
+    c: 'softmax'
+    for c in (CrossEntropyLossFlat, LabelSmoothingCrossEntropy, LabelSmoothingCrossEntropyFlat, FocalLossFlat)
+} | {BCEWithLogitsLossFlat: 'sigmoid', BaseLoss: 'none', MaskLoss: 'softmax of pixels', FrameMSELoss: 'clamp'}
 
 def answer_config(learn):
     "What the learner's outputs mean. Raises ValueError for targets and losses that cannot be told."
@@ -204,11 +306,26 @@ def _frame_categories(vocab, n): return [FrameCategorize(vocab)]
 def _frame_numbers(vocab, n): return [FrameNumbers(n)]
 def _masks(vocab, n): return [FrameMasks(vocab)]
 def _frames(vocab, n): return [TensorVideoTfm(n)]
-_targets_made = {Categorize: (_categories, TensorCategory), MultiCategorize: (_multi_categories, TensorMultiCategory),
-                 EncodedMultiCategorize: (_encoded, TensorMultiCategory), RegressionSetup: (_numbers, torch.Tensor), FrameCategorize: (_frame_categories, TensorFrameCategory),
-                 FrameNumbers: (_frame_numbers, TensorFrameNumbers), FrameMasks: (_masks, TensorFrameMask), TensorVideoTfm: (_frames, TensorVideo)}
-_per = {FrameCategorize: ', for each frame', FrameNumbers: ' numbers, for each frame', FrameMasks: ', for each pixel', TensorVideoTfm: ' frames to come', RegressionSetup: ' numbers'}
-_ask_by = {TensorVideoTfm: "continue_video(learn, 'clip.mp4', 'goes_on.mp4')"} | dict.fromkeys((FrameCategorize, FrameNumbers), "label_frames(learn, 'clip.mp4')")
+_targets_made = {
+    Categorize: (_categories, TensorCategory),
+    MultiCategorize: (_multi_categories, TensorMultiCategory),
+    EncodedMultiCategorize: (_encoded, TensorMultiCategory),
+    RegressionSetup: (_numbers, torch.Tensor),
+    FrameCategorize: (_frame_categories, TensorFrameCategory),
+    FrameNumbers: (_frame_numbers, TensorFrameNumbers),
+    FrameMasks: (_masks, TensorFrameMask),
+    TensorVideoTfm: (_frames, TensorVideo),
+}
+_per = {
+    FrameCategorize: ', for each frame',
+    FrameNumbers: ' numbers, for each frame',
+    FrameMasks: ', for each pixel',
+    TensorVideoTfm: ' frames to come',
+    RegressionSetup: ' numbers',
+}
+_ask_by = {TensorVideoTfm: "continue_video(learn, 'clip.mp4', 'goes_on.mp4')"} | dict.fromkeys(
+    (FrameCategorize, FrameNumbers), "label_frames(learn, 'clip.mp4')"
+)
 
 def _answer_words(answer):
     "What is answered, for the card"
@@ -217,60 +334,137 @@ def _answer_words(answer):
 
 def _loss_made(told):
     "A loss function with the same activation, and the same way from numbers to a class"
-    return {'softmax': CrossEntropyLossFlat, 'sigmoid': partial(BCEWithLogitsLossFlat, thresh=told['thresh']), 'none': MSELossFlat,
-            'softmax of pixels': MaskLoss, 'clamp': FrameMSELoss}[told['activation']]()
+    return {
+        'softmax': CrossEntropyLossFlat,
+        'sigmoid': partial(BCEWithLogitsLossFlat, thresh=told['thresh']),
+        'none': MSELossFlat,
+        'softmax of pixels': MaskLoss,
+        'clamp': FrameMSELoss,
+    }[told['activation']]()
 
 # %% ../../nbs/deploy/bundle.ipynb #f6dbd18d
 def _dls_made(clips, answer, path, device):
     "Loaders without clips, that read like those of the learner that was saved"
     sampler, frames = sampler_from_config(clips['sampler']), clips['frames']
-    x = TensorVideoTfm(size=tuple(frames['size']), sampler=sampler, method=frames['method']) if frames else ImageTupleTfm(sampler=sampler)
+    x = (
+        TensorVideoTfm(size=tuple(frames['size']), sampler=sampler, method=frames['method'])
+        if frames
+        else ImageTupleTfm(sampler=sampler)
+    )
     resizers, targets = ({c.__name__: v for c,v in d.items()} for d in ({c: c for c in _resizers}, _targets_made))
     make, y_type = targets[answer['kind']]
     y = make(answer['vocab'], answer['n'])
     for t in y: t.c = answer['n']
-    item = [resizers[t['name']](**{k: tuple(v) if isinstance(v, list) else v for k,v in t['args'].items()}) for t in clips['resize']] + [ToTensor()]
-    batch = [IntToFloatTensor()] + ([Normalize.from_stats(*clips['normalize'].values(), cuda=False)] if clips['normalize'] else [])
+    item = [
+        resizers[t['name']](**{k: tuple(v) if isinstance(v, list) else v for k, v in t['args'].items()})
+        for t in clips['resize']
+    ] + [ToTensor()]
+    batch = [IntToFloatTensor()] + (
+        [Normalize.from_stats(*clips['normalize'].values(), cuda=False)] if clips['normalize'] else []
+    )
     for t in batch[1:]: t.mean, t.std = t.mean.to(device), t.std.to(device)
     def loader(i):
-        res = ClipDL(Datasets(tls=[TfmdLists([], [x], types=[x.input_types], split_idx=i), TfmdLists([], y, types=[object], split_idx=i)], n_inp=1),
-                     bs=clips['bs'], after_item=item, after_batch=batch, device=device)
-        res._n_inp, res._types = 1, {tuple: [TensorVideo if frames else {ImageTuple: [TensorImage]*sampler.seq_len}, y_type]}     # fastai looks at a batch for that
+        res = ClipDL(
+            Datasets(
+                tls=[
+                    TfmdLists([], [x], types=[x.input_types], split_idx=i),
+                    TfmdLists([], y, types=[object], split_idx=i),
+                ],
+                n_inp=1,
+            ),
+            bs=clips['bs'],
+            after_item=item,
+            after_batch=batch,
+            device=device,
+        )
+        res._n_inp, res._types = 1, {
+            tuple: [TensorVideo if frames else {ImageTuple: [TensorImage] * sampler.seq_len}, y_type]
+        }  # fastai looks at a batch for that
         return res
     return DataLoaders(loader(0), loader(1), path=path, device=device)
 
 # %% ../../nbs/deploy/bundle.ipynb #fd5f31b0
 def _metric_lines(metrics):
     "Lines of the card that tell `metrics`: a dict, or an `Evaluation`"
-    if not isinstance(metrics, Evaluation): return [f'- {k}: {v:.4g}' if isinstance(v, float) else f'- {k}: {v}' for k,v in (metrics or {}).items()]
-    rows = [f"- {k}: {r.value:.4g}" + (f" (95% interval {r.low:.4g} to {r.high:.4g})" if np.isfinite(r.low) else '') for k,r in metrics.metrics.iterrows()]
+    if not isinstance(metrics, Evaluation):
+        return [
+            f'- {k}: {v:.4g}' if isinstance(v, float) else f'- {k}: {v}' for k, v in (metrics or {}).items()
+        ]
+    rows = [
+        f"- {k}: {r.value:.4g}"
+        + (f" (95% interval {r.low:.4g} to {r.high:.4g})" if np.isfinite(r.low) else '')
+        for k, r in metrics.metrics.iterrows()
+    ]
     return [*rows, '', 'Evaluated so:', '', *(f'- {k}: {v}' for k,v in metrics.protocol.items())]
 
-def _sampler_words(told): return f"{told['name']}({', '.join(f'{k}={_sampler_words(v) if isinstance(v, dict) else v}' for k,v in told['args'].items())})"
+
+def _sampler_words(told):
+    return (
+        f"{told['name']}({', '.join(f'{k}={_sampler_words(v) if isinstance(v, dict) else v}' for k,v in told['args'].items())})"
+    )
+
 
 def _card(name, told, license, metrics, notes):
     "The model card, in Markdown"
     clips, answer, frames = told['clips'], told['answer'], told['clips']['frames']
-    size = "{}x{} pixels, {}".format(*frames['size'], frames['method']) if frames else ', '.join(f"{t['name']}({t['args']})" for t in clips['resize']) or 'as they are'
+    size = (
+        "{}x{} pixels, {}".format(*frames['size'], frames['method'])
+        if frames
+        else ', '.join(f"{t['name']}({t['args']})" for t in clips['resize']) or 'as they are'
+    )
     model = {k: v for k,v in told['model'].items() if k != 'config'}
     ask = {c.__name__: v for c,v in _ask_by.items()}.get(answer['kind'], "learn.predict(Path('clip.mp4'))")
     task = 'video-to-video' if answer['kind'] == TensorVideoTfm.__name__ else 'video-classification'
-    head = ['---', *([f'license: {license}'] if license else []), 'library_name: fastai_seq', f'pipeline_tag: {task}', '---']
-    return '\n'.join([*head, f'# {name}', '', notes or 'Its maker left no notes.', '', '## How good it is', '', *(_metric_lines(metrics) or ['Not told.']), '',
-        '## What it is', '', f"- model: `{json.dumps(model)[:600]}`", f"- frames: {_sampler_words(clips['sampler'])}",
-        f'- size: {size}', f'- answers: {_answer_words(answer)}', f"- licence: {license or 'not told'}",
-        f"- made with: {', '.join(f'{k} {v}' for k,v in told['versions'].items())}", '',
-        '## How to open it', '', '```python', 'from fastai_seq.all import *', f"learn = load_bundle({name!r})", ask, '```', ''])
+    head = [
+        '---',
+        *([f'license: {license}'] if license else []),
+        'library_name: fastai_seq',
+        f'pipeline_tag: {task}',
+        '---',
+    ]
+    return '\n'.join([
+        *head,
+        f'# {name}',
+        '',
+        notes or 'Its maker left no notes.',
+        '',
+        '## How good it is',
+        '',
+        *(_metric_lines(metrics) or ['Not told.']),
+        '',
+        '## What it is',
+        '',
+        f"- model: `{json.dumps(model)[:600]}`",
+        f"- frames: {_sampler_words(clips['sampler'])}",
+        f'- size: {size}',
+        f'- answers: {_answer_words(answer)}',
+        f"- licence: {license or 'not told'}",
+        f"- made with: {', '.join(f'{k} {v}' for k,v in told['versions'].items())}",
+        '',
+        '## How to open it',
+        '',
+        '```python',
+        'from fastai_seq.all import *',
+        f"learn = load_bundle({name!r})",
+        ask,
+        '```',
+        '',
+    ])
 
 # %% ../../nbs/deploy/bundle.ipynb #7beae8a3
 _files = _told_file, _weights_file, _card_file = 'bundle.json', 'model.safetensors', 'README.md'
 _format = 1
 
-def library_versions(model): return {o: version(o) for o in ('fastai_seq', 'fastai', 'torch', 'torchvision', *(['timm'] if '"timm"' in json.dumps(model) else []))} | dict(python=platform.python_version())
+def library_versions(model):
+    "Versions of the libraries that a saved model needs; `model` is its config"
+    names = ['fastai_seq', 'fastai', 'torch', 'torchvision'] + ['timm']*('"timm"' in json.dumps(model))
+    return {name: version(name) for name in names} | dict(python=platform.python_version())
 
 def _digest(told):
     "Of what `bundle.json` says, but for this digest itself"
-    return hashlib.sha256(json.dumps({k: v for k,v in told.items() if k != 'digest'}, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps({k: v for k, v in told.items() if k != 'digest'}, sort_keys=True).encode()
+    ).hexdigest()
 
 def _check_same(learn, path, told, own):
     "Raises ValueError unless the bundle in `path` answers as `learn` does"
@@ -282,28 +476,46 @@ def _check_same(learn, path, told, own):
     with torch.no_grad(): a,b = (m.eval()(x) for m in models)
     if not torch.isfinite(a).all(): raise ValueError("the model's answers are not finite; has its training diverged?")
     how = f'by {(a-b).abs().max():.2g}' if a.shape == b.shape else f'{tuple(b.shape)}, not {tuple(a.shape)}'
-    if not torch.equal(a, b): raise ValueError(f"the model could not be told: made again, it answers otherwise ({how}); has it been changed since it was made? There is `learn.export`")
+    if not torch.equal(a, b):
+        raise ValueError(
+            f"the model could not be told: made again, it answers otherwise ({how}); has it been changed"
+            " since it was made? There is `learn.export`"
+        )
+
 
 def save_bundle(
-    learn, # A trained `Learner` of clips
-    path, # Folder to make; a bundle that is there is replaced
-    license=None, # Of the weights, for the card, e.g. 'cc-by-4.0'
-    notes='', # For the card, Markdown: what it was trained on, what it is for, and what not
-    metrics=None, # For the card: an `Evaluation`, or a dict of numbers and texts
-    arch=None, # The network's function, if it is neither torchvision's nor timm's; `load_bundle` must be given it too
-    head=None # The head's class, if it is not the library's; it must derive from `Head`, and `load_bundle` must be given it too
-)->Path: # `path`
+    learn,  # A trained `Learner` of clips
+    path,  # Folder to make; a bundle that is there is replaced
+    license=None,  # Of the weights, for the card, e.g. 'cc-by-4.0'
+    notes='',  # For the card, Markdown: what it was trained on, what it is for, and what not
+    metrics=None,  # For the card: an `Evaluation`, or a dict of numbers and texts
+    arch=None,  # The network's function, if it is neither torchvision's nor timm's; `load_bundle` must be given it too
+    head=None,  # The head's class, if it is not the library's; it must derive from `Head`, and `load_bundle` must be given it too
+) -> Path:  # `path`
     "Save a learner as safetensors and JSON. Raises ValueError for what cannot be told in data, or answers otherwise when opened."
     path, own = Path(path), dict(arch=arch, head=head)
-    if path.exists() and not (path/_told_file).is_file() and (not path.is_dir() or any(path.iterdir())): raise ValueError(f"{path} is there, and is no bundle; choose another path")
-    if others := sorted({o.name for o in path.iterdir()} - set(_files)) if path.is_dir() else []: raise ValueError(f"{path} holds other files than a bundle's ({', '.join(others[:5])}), which would be lost; choose another path")
+    if path.exists() and not (path / _told_file).is_file() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} is there, and is no bundle; choose another path")
+    if others := sorted({o.name for o in path.iterdir()} - set(_files)) if path.is_dir() else []:
+        raise ValueError(
+            f"{path} holds other files than a bundle's ({', '.join(others[:5])}), which would be lost; choose"
+            " another path"
+        )
     if license and '\n' in license: raise ValueError(f"license={license!r}: expected one line")
     model = get_model(learn.model)
-    told = dict(format=_format, library='fastai_seq', model=_model_told(model), clips=clips_config(learn.dls.valid), answer=answer_config(learn))
+    told = dict(
+        format=_format,
+        library='fastai_seq',
+        model=_model_told(model),
+        clips=clips_config(learn.dls.valid),
+        answer=answer_config(learn),
+    )
     told['versions'] = library_versions(told['model'])
     with written_whole(path) as tmp:
         tmp.mkdir()
-        (tmp/_weights_file).write_bytes(weights := save({k: v.detach().cpu().clone().contiguous() for k,v in model.state_dict().items()}))
+        (tmp / _weights_file).write_bytes(
+            weights := save({k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()})
+        )
         told['sha256'] = hashlib.sha256(weights).hexdigest()
         told['digest'] = _digest(told)
         (tmp/_told_file).write_text(json.dumps(told, indent=1, ensure_ascii=False), encoding='utf-8')
@@ -372,4 +584,9 @@ def from_hub(
     **kwargs
 )->Learner:
     "Get a bundle from the Hugging Face hub, and open it. Only a bundle's files are fetched. Raises what `load_bundle` raises."
-    return load_bundle(import_extra('huggingface_hub', 'from_hub', 'hub').snapshot_download(repo_id, revision=revision, token=token, allow_patterns=list(_files)), **kwargs)
+    return load_bundle(
+        import_extra('huggingface_hub', 'from_hub', 'hub').snapshot_download(
+            repo_id, revision=revision, token=token, allow_patterns=list(_files)
+        ),
+        **kwargs,
+    )

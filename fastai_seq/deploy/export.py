@@ -39,7 +39,9 @@ class _WholeShift(nn.Module):
     def forward(self, x): # Frames `(B*T,C,H,W)`
         k, n = x.shape[1]//self.n_div, x.shape[1]
         after, before, rest = x.unflatten(0, self.batch.shape).split((k, k, n-2*k), 2)
-        return torch.cat([F.pad(after[:, :-1], (0,)*6 + (1,0)), F.pad(before[:, 1:], (0,)*6 + (0,1)), rest], 2).flatten(0, 1)
+        return torch.cat(
+            [F.pad(after[:, :-1], (0,) * 6 + (1, 0)), F.pad(before[:, 1:], (0,) * 6 + (0, 1)), rest], 2
+        ).flatten(0, 1)
 
 class _WholeClips(nn.Module):
     "A `SeqModel` for clips without padding"
@@ -65,12 +67,20 @@ def _(model:SeqModel, x): return _WholeClips(model.encoder, model.head)
 @_traceable.register
 def _(model:MyTimeSformer, x):
     if model.use_rotary_emb:
-        tables = model._rotary(x.shape[1], x.shape[-1]//model.patch_size, x.float())    # its clips have one shape, so these are constants
+        tables = model._rotary(
+            x.shape[1], x.shape[-1] // model.patch_size, x.float()
+        )  # its clips have one shape, so these are constants
         model._rotary = lambda t, side, x: tables
     return model
 
 # %% ../../nbs/deploy/export.ipynb #fffdfe08
-_activations = {'softmax': lambda x: x.softmax(-1), 'sigmoid': torch.sigmoid, 'none': lambda x: x, 'softmax of pixels': lambda x: x.softmax(1), 'clamp': lambda x: x.clamp(0, 1)}
+_activations = {
+    'softmax': lambda x: x.softmax(-1),
+    'sigmoid': torch.sigmoid,
+    'none': lambda x: x,
+    'softmax of pixels': lambda x: x.softmax(1),
+    'clamp': lambda x: x.clamp(0, 1),
+}
 
 class _Graph(nn.Module):
     "From frames as they are read to the learner's answer"
@@ -86,13 +96,28 @@ class _Graph(nn.Module):
 
 def _told_and_graph(learn):
     "What the file tells of `learn`, its model on the CPU, and the same as one that can be traced, and an example"
-    told = dict(format=1, library='fastai_seq', clips=clips_config(learn.dls.valid), answer=answer_config(learn), versions=library_versions(''))
+    told = dict(
+        format=1,
+        library='fastai_seq',
+        clips=clips_config(learn.dls.valid),
+        answer=answer_config(learn),
+        versions=library_versions(''),
+    )
     clips, model = told['clips'], deepcopy(get_model(learn.model)).cpu().float().eval()
     sizes = [t['args']['size'] for t in clips['resize']] + ([clips['frames']['size']] if clips['frames'] else [])
     if not sizes: raise ValueError("the clips are read as large as they are; load them with a size")
     sampler = sampler_from_config(clips['sampler'])
-    x = torch.randint(0, 256, (2, 8 if sampler.varies else sampler.seq_len, 3, *sizes[0]), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    graphs = [_Graph(m, clips['normalize'], told['answer']['activation']).eval() for m in (model, _traceable(deepcopy(model), x))]
+    x = torch.randint(
+        0,
+        256,
+        (2, 8 if sampler.varies else sampler.seq_len, 3, *sizes[0]),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(0),
+    )
+    graphs = [
+        _Graph(m, clips['normalize'], told['answer']['activation']).eval()
+        for m in (model, _traceable(deepcopy(model), x))
+    ]
     return told, *graphs, x
 
 # %% ../../nbs/deploy/export.ipynb #93fb31d5
@@ -107,29 +132,55 @@ def _fresh_kernels():
     finally: forget()
 
 # %% ../../nbs/deploy/export.ipynb #f845313e
-_cannot = (RuntimeError, ValueError, TypeError, AssertionError, torch.onnx.OnnxExporterError)    # what torch's exporters raise for what they cannot trace
+_cannot = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AssertionError,
+    torch.onnx.OnnxExporterError,
+)  # what torch's exporters raise for what they cannot trace
 
 def _written(write, model, varies):
     "What `write` says of a file for clips of any number of frames, or, if that cannot be had, of the loader's. Raises ValueError if neither can."
     free, name, error = torch.export.Dim.DYNAMIC, type(model).__name__, None
     for dims in ({0: free, 1: free}, {0: free}):
-        if len(dims) > 1 and getattr(model, 'clip_shape', None): continue       # it says itself that it takes clips of one shape
+        if len(dims) > 1 and getattr(model, 'clip_shape', None):
+            continue  # it says itself that it takes clips of one shape
         if len(dims) == 1 and varies: break
         try:
-            with torch.no_grad(), warnings.catch_warnings(action='ignore'), _fresh_kernels(): return write((dims,), len(dims) > 1)
-        except _cannot as e: error = e
-    if varies: raise ValueError(f"the loader gives clips of several lengths, and {name} can be exported for one length only; load them with another sampler") from error
+            with torch.no_grad(), warnings.catch_warnings(action='ignore'), _fresh_kernels():
+                return write((dims,), len(dims) > 1)
+        except _cannot as e:
+            error = e
+    if varies:
+        raise ValueError(
+            f"the loader gives clips of several lengths, and {name} can be exported for one length only; load"
+            " them with another sampler"
+        ) from error
     while error.__cause__: error = error.__cause__          # the exporter's own message only says that it failed
-    raise ValueError(f"{name} cannot be exported ({type(error).__name__}: {str(error)[:500]}); a bundle may hold it") from error
+    raise ValueError(
+        f"{name} cannot be exported ({type(error).__name__}: {str(error)[:500]}); a bundle may hold it"
+    ) from error
 
 def _check_alike(run, graph, x, any_t, tol, what):
     "The greatest difference of `run` to `graph`, in batches of other sizes; of numbers above 1 relative to them. Raises ValueError if it is more than `tol`"
     worst, gen = 0., torch.Generator().manual_seed(1)
-    for b,t in ((2, x.shape[1]), (1, x.shape[1]), (3, x.shape[1]+any_t), (1, x.shape[1]*(4 if any_t else 1))):     # much longer too: a window may be burnt in
+    for b, t in (
+        (2, x.shape[1]),
+        (1, x.shape[1]),
+        (3, x.shape[1] + any_t),
+        (1, x.shape[1] * (4 if any_t else 1)),
+    ):  # much longer too: a window may be burnt in
         frames = torch.randint(0, 256, (b, t, *x.shape[2:]), dtype=torch.uint8, generator=gen)
         with torch.no_grad(): expected = graph(frames)
-        for a,e in zip(run(frames), expected): worst = max(worst, float(torch.nan_to_num((a - e).abs()/e.abs().clamp(min=1), nan=torch.inf).max()))
-    if not worst <= tol: raise ValueError(f"{what} does not answer as torch does: they differ by {worst:.2g}, more than {tol:g}")
+        for a, e in zip(run(frames), expected):
+            worst = max(
+                worst, float(torch.nan_to_num((a - e).abs() / e.abs().clamp(min=1), nan=torch.inf).max())
+            )
+    if not worst <= tol:
+        raise ValueError(
+            f"{what} does not answer as torch does: they differ by {worst:.2g}, more than {tol:g}"
+        )
     return worst
 
 # %% ../../nbs/deploy/export.ipynb #9c47ec97
@@ -182,7 +233,15 @@ def export_program(
     def write(dims, any_t):
         program = torch.export.export(traceable, (x,), dynamic_shapes=dims, strict=False)
         with written_whole(path) as tmp:
-            with open(tmp, 'wb') as f: torch.export.save(program, f, extra_files={'fastai_seq.json': json.dumps(told | dict(any_length=any_t))})
+            with open(tmp, 'wb') as f:
+                torch.export.save(
+                    program, f, extra_files={'fastai_seq.json': json.dumps(told | dict(any_length=any_t))}
+                )
             with open(tmp, 'rb') as f: run = torch.export.load(f).module()
-            return dict(path=Path(path), any_length=any_t, difference=_check_alike(run, graph, x, any_t, tol, 'the program'), bytes=tmp.stat().st_size)
+            return dict(
+                path=Path(path),
+                any_length=any_t,
+                difference=_check_alike(run, graph, x, any_t, tol, 'the program'),
+                bytes=tmp.stat().st_size,
+            )
     return _written(write, graph.model, sampler_from_config(told['clips']['sampler']).varies)

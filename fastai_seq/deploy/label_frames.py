@@ -61,26 +61,36 @@ def _(memory:RecurrentState, frames, prepare):
 def _strands(stream, frames, n):
     "The outputs for `frames` by the model of `stream`, which sees each `n`-th together"
     kind, model, seq_len = type(stream.memory), stream.model, stream.memory.n
-    strands = [frame_outputs(kind(model, seq_len), islice(o, k, None, n), stream._prepare) for k, o in enumerate(tee(frames, n))]
+    strands = [
+        frame_outputs(kind(model, seq_len), islice(o, k, None, n), stream._prepare)
+        for k, o in enumerate(tee(frames, n))
+    ]
     in_turn = (p for turn in zip_longest(*strands) for p in turn if p is not None)
     return torch.stack([*in_turn])
 
+
 def label_frames(
-    learn, # A trained `Learner` for classes or numbers of each frame, also one from a file
-    path, # A video, or a folder of frames that knows its frames per second
-    seq_len=None, # Frames that are seen together. None: all so far by a recurrent head that reads forward, by others as many as in training
-    stride=None, # Distance of the frames that are seen together; None: the sampler's `stride` or `fps`, and neighbours if it has none
-    thresh=None, # Least probability of a label
-    on_error='raise', # A video that breaks off: 'raise' at its end, or 'keep' the frames before
-    act=None, # Function from the model's outputs to probabilities; the loss function's `activation`, if None
-    progress=True # Show a progress bar?
-)->Timeline: # Its `df` has a row per frame: `start` and `end` in seconds, `label`, and a column `p_…` for each class, or one for each number
+    learn,  # A trained `Learner` for classes or numbers of each frame, also one from a file
+    path,  # A video, or a folder of frames that knows its frames per second
+    seq_len=None,  # Frames that are seen together. None: all so far by a recurrent head that reads forward, by others as many as in training
+    stride=None,  # Distance of the frames that are seen together; None: the sampler's `stride` or `fps`, and neighbours if it has none
+    thresh=None,  # Least probability of a label
+    on_error='raise',  # A video that breaks off: 'raise' at its end, or 'keep' the frames before
+    act=None,  # Function from the model's outputs to probabilities; the loss function's `activation`, if None
+    progress=True,  # Show a progress bar?
+) -> (
+    Timeline
+):  # Its `df` has a row per frame: `start` and `end` in seconds, `label`, and a column `p_…` for each class, or one for each number
     "What `learn` says of every frame of a video. Raises VideoError for one that cannot be read, ValueError for learners of other targets."
-    if isinstance(path, VideoRange): raise ValueError(f"{path}: the frames of a whole video are labelled; pass its path")
+    if isinstance(path, VideoRange):
+        raise ValueError(f"{path}: the frames of a whole video are labelled; pass its path")
     task = task_of(learn)
-    if not isinstance(task, FrameCategoryTask|FrameRegressionTask): raise ValueError(
-        "the learner does not answer for every frame (FrameCategoryBlock, FrameRegressionBlock); "
-        "of whole clips `predict_timeline` tells what happens when, frames to come `continue_video`, masks `learn.predict`")
+    if not isinstance(task, FrameCategoryTask | FrameRegressionTask):
+        raise ValueError(
+            "the learner does not answer for every frame (FrameCategoryBlock, FrameRegressionBlock); of whole"
+            " clips `predict_timeline` tells what happens when, frames to come `continue_video`, masks"
+            " `learn.predict`"
+        )
     path, info = Path(path), video_info(path)
     stream = StreamPredictor(learn, seq_len, stride=stride, thresh=thresh, act=act)
     fps = info.fps

@@ -46,7 +46,8 @@ def timed_frames(path, tfm, on_error):
     if path.is_dir():
         n, rate = n_frames(path), video_info(path).fps
         for i in range(0, n, 32):
-            for j,f in enumerate(read_clip(path, range(i, min(i+32, n)), **how), i): yield j/rate if rate else None, lambda f=f: f
+            for j, f in enumerate(read_clip(path, range(i, min(i + 32, n)), **how), i):
+                yield j / rate if rate else None, lambda f=f: f
         return
     scaler, how = VideoReformatter(), {k: v for k,v in how.items() if k != 'fit'}
     with OpenVideo(path) as v:

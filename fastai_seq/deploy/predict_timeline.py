@@ -38,7 +38,7 @@ class _EachFrameOnce(Module):
         shape, frames = frames.shape[:2], frames.flatten(0, 1)
         transformed = not torch.equal(frames, frames[first[which]])           # transforms made them differ
         if transformed: first = which = np.arange(len(idxs))
-        few = 8 if frames.device.type == 'cpu' else len(first)                # what fits into a processor's cache is faster
+        few = 8 if frames.device.type == 'cpu' else len(first)  # what fits into a processor's cache is faster
         features = torch.cat([self.model.features(o[None])[0] for o in frames[first].split(few)])
         return self.model.head(features[which].unflatten(0, shape))
 
@@ -66,9 +66,18 @@ def _query(learn, path, window, stride, sampler, act):
     tfm, then = clip_transforms(learn.dls.valid)
     def names(pipeline): return ', '.join(t.name for t in pipeline.fs)
     stat, dl = path.stat(), learn.dls.valid
-    return dict(video=path.name, bytes=stat.st_size, mtime_ns=stat.st_mtime_ns, window=window, stride=stride, sampler=repr(sampler),
-                read=tfm.name, transforms=names(then) + names(dl.after_item) + names(dl.after_batch),
-                act=getattr(act, '__qualname__', str(act)), model=weights_digest(learn.model))
+    return dict(
+        video=path.name,
+        bytes=stat.st_size,
+        mtime_ns=stat.st_mtime_ns,
+        window=window,
+        stride=stride,
+        sampler=repr(sampler),
+        read=tfm.name,
+        transforms=names(then) + names(dl.after_item) + names(dl.after_batch),
+        act=getattr(act, '__qualname__', str(act)),
+        model=weights_digest(learn.model),
+    )
 
 def _counted(frames, count):
     "`frames`; `count[0]` is how many there were so far"
@@ -135,7 +144,8 @@ def predict_timeline(
     window, stride = 2. if window is None else window, .5 if stride is None else stride
     tfm, _ = clip_transforms(learn.dls.valid)
     sampler, bs = sampler or tfm.sampler, bs or learn.dls.valid.bs
-    if sampler.varies: bs = 1        # windows may differ by a frame: each is asked about by itself, nothing is filled up
+    if sampler.varies:
+        bs = 1  # windows may differ by a frame: each is asked about by itself, nothing is filled up
     _check_windows(path, window, stride, sampler)
     saved = SavedAnswers(save, _query(learn, path, window, stride, sampler, act) if save else None, bs)
     if saved.n_frames is None: _ask_windows(saved, learn, path, window, stride, sampler, bs, on_error, act, progress)
@@ -143,5 +153,8 @@ def predict_timeline(
 
 def _check_no_windows(**options):
     given = [name for name, v in options.items() if v is not None]
-    if given: raise ValueError(f"{', '.join(given)}: the learner answers for each frame, without windows; leave them out "
-                               "(what there is to choose has `label_frames`)")
+    if given:
+        raise ValueError(
+            f"{', '.join(given)}: the learner answers for each frame, without windows; leave them out "
+            "(what there is to choose has `label_frames`)"
+        )

@@ -20,7 +20,8 @@ def weights_digest(model):
     h = blake2b(digest_size=16)
     for name, v in model.state_dict().items():
         h.update(name.encode())
-        if isinstance(v, torch.Tensor): h.update(v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        if isinstance(v, torch.Tensor):
+            h.update(v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
 
 # %% ../../nbs/deploy/saved_answers.ipynb #afee38c8
@@ -39,17 +40,21 @@ class SavedAnswers:
         self.path, self.rows, self.n_frames = path and Path(path), [], None
         if not path: return
         head, *lines = (self.path.read_bytes() if self.path.exists() else b'').split(b'\n')
-        if lines: self._read(head, lines[:-1], json.loads(json.dumps(query)), bs)       # behind the last line end is what was not written whole
-        else: head = json.dumps(query).encode()
+        if lines:
+            self._read(
+                head, lines[:-1], json.loads(json.dumps(query)), bs
+            )  # behind the last line end is what was not written whole
+        else:
+            head = json.dumps(query).encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.n_frames: self.path.write_bytes(b''.join(o + b'\n' for o in (head, *lines[:len(self.rows)])))
 
     def _read(self, head, lines, query, bs):
-        try: have = json.loads(head)
+        try:have = json.loads(head)
         except ValueError: have = None
         if have != query: raise ValueError(
             f"{self.path} holds other answers ({_difference(have, query)}); choose another file, or delete it")
-        try: rows = [json.loads(line) for line in lines]
+        try:rows = [json.loads(line) for line in lines]
         except ValueError as e: raise ValueError(f"{self.path} is damaged ({e}); delete it to begin anew") from e
         if rows and isinstance(rows[-1], dict): self.n_frames = rows.pop()['frames']
         self.rows = rows if self.n_frames else rows[:len(rows)//bs*bs]

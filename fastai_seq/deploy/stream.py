@@ -34,12 +34,28 @@ from ..models.seq2seq import Forecaster, PerFrame
 from ..train.forecast import forecast_frames
 from ..data.task_of import task_of
 from ..data.task import ForecastTask, FrameMaskTask, Prediction
-from ..video.read import VideoError, OpenVideo, decoding_errors, rgb_array, n_frames, open_av, video_info, write_video
+from fastai_seq.video.read import (
+    VideoError,
+    OpenVideo,
+    decoding_errors,
+    rgb_array,
+    n_frames,
+    open_av,
+    video_info,
+    write_video,
+)
 
 # %% ../../nbs/deploy/stream.ipynb #b9a68796
 class _FrameRing:
     "Asks `model` about the last `n` frames; if it answers for each, about the last of at most so many"
-    def __init__(self, model, n): self.model, self.n, self.ring, self.each = model, n, deque(maxlen=n), isinstance(getattr(model, 'head', None), PerFrame)
+    def __init__(self, model, n):
+        self.model, self.n, self.ring, self.each = (
+            model,
+            n,
+            deque(maxlen=n),
+            isinstance(getattr(model, 'head', None), PerFrame),
+        )
+
     def kept(self, frames, prepare): return frames       # what of each is kept
     def clip(self, kept, prepare): return self.model(prepare(list(kept)))
     def add(self, frame, prepare): self.ring.extend(self.kept([frame], prepare))
@@ -57,13 +73,19 @@ class RecurrentState:
     "Asks a `SeqModel` with a recurrent head about all frames so far"
     of_last = _FeatureRing       # what asks about the last ones
     def __init__(self, model, n=None): self.model, self.n, self.state, self.out = model, n, None, None
-    def see(self, frames, prepare): self.out, self.state = _go_on(self.head, self.head.vectors(self.model.features(prepare(frames))), self.state)
+    def see(self, frames, prepare):
+        self.out, self.state = _go_on(
+            self.head, self.head.vectors(self.model.features(prepare(frames))), self.state
+        )
+
     def add(self, frame, prepare): self.see([frame], prepare)
     def ask(self, prepare): return self.head.classify(self.head.join(self.out))      # of one step: what it knows there
     def reset(self): self.state = self.out = None
 
     @property
-    def head(self): return self.model.head.head if isinstance(self.model.head, PerFrame) else self.model.head
+    def head(self):
+        return self.model.head.head if isinstance(self.model.head, PerFrame) else self.model.head
+
 
 class _Watching(RecurrentState):
     "Asks a `Forecaster` what comes after all frames so far"
@@ -102,7 +124,9 @@ def _(head:PerFrame): return _head_memory(head.head)
 @_head_memory.register(ConvLSTMHead)
 def _(head):
     base = next(c for c in (LSTMHead, ConvLSTMHead) if isinstance(head, c))
-    own = any(getattr(type(head), m) is not getattr(base, m) for m in ('forward', 'steps', 'join'))   # somebody's own way to go through a clip
+    own = any(
+        getattr(type(head), m) is not getattr(base, m) for m in ('forward', 'steps', 'join')
+    )  # somebody's own way to go through a clip
     return _FeatureRing if own or getattr(head.rnn, 'bidirectional', False) else RecurrentState
 
 # %% ../../nbs/deploy/stream.ipynb #fc9b49c3
@@ -111,23 +135,32 @@ def _remembers(model, seq_len, sampler):
     kind = _memory(model)
     stateful = issubclass(kind, RecurrentState)
     if seq_len is None and stateful and not isinstance(model, Forecaster): seq_len = math.inf
-    if seq_len is None and sampler.varies: raise ValueError(f"{sampler} takes clips of any length; pass seq_len=, the frames to look back on")
+    if seq_len is None and sampler.varies:
+        raise ValueError(f"{sampler} takes clips of any length; pass seq_len=, the frames to look back on")
     if seq_len is None: seq_len = getattr(model, 'n_in', sampler.seq_len)
-    if seq_len == math.inf and not stateful: raise ValueError(f"seq_len={seq_len}: {type(model).__name__} has no state that knows all frames so far; pass a number of frames")
+    if seq_len == math.inf and not stateful:
+        raise ValueError(
+            f"seq_len={seq_len}: {type(model).__name__} has no state that knows all frames so far; pass a"
+            " number of frames"
+        )
     return (kind.of_last if stateful and seq_len < math.inf else kind)(model, seq_len)
 
 # %% ../../nbs/deploy/stream.ipynb #4c366a33
 @singledispatch
 def _as_read(frame, how, scaler):
     "A pushed frame as the loader reads it, `(H,W,3)`"
-    raise TypeError(f"a frame of type {type(frame).__name__}: push an array (H,W,3) uint8 RGB, a PIL image, or an av.VideoFrame")
+    raise TypeError(
+        f"a frame of type {type(frame).__name__}: push an array (H,W,3) uint8 RGB, a PIL image, or an"
+        " av.VideoFrame"
+    )
 
 @_as_read.register
 def _(frame:av.VideoFrame, how, scaler): return rgb_array(frame, scaler, **{k: v for k,v in how.items() if k != 'fit'})
 
 @_as_read.register
 def _(frame:np.ndarray, how, scaler):
-    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size: raise ValueError(f"a frame of shape {frame.shape}, {frame.dtype}: expected (H,W,3) uint8, RGB")
+    if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8 or not frame.size:
+        raise ValueError(f"a frame of shape {frame.shape}, {frame.dtype}: expected (H,W,3) uint8, RGB")
     return how['fit']([frame], how['size'], how['method'])[0] if how else frame
 
 @_as_read.register
@@ -145,7 +178,9 @@ class _Waiting:
             for f in frames:
                 with self.changed:
                     if not self.open: return
-                    if len(self.ring) == self.n: self.ring.popleft(); self.dropped += 1
+                    if len(self.ring) == self.n:
+                        self.ring.popleft()
+                        self.dropped += 1
                     self.ring.append((f, time.perf_counter()))
                     self.changed.notify()
         except Exception as e: self.error = e      # raised where the frames are used
@@ -196,20 +231,28 @@ def _(task:ForecastTask, p, thresh, *when): return StreamForecast(TensorVideo(to
 # %% ../../nbs/deploy/stream.ipynb #dfd5e145
 class StreamPredictor:
     "Answers while frames come in. Raises ValueError for bad arguments, TypeError for what is no frame."
-    def __init__(self,
-        learn, # A trained `Learner`, also one from a file
-        seq_len=None, # Frames to look back on; `math.inf`: all, of what has a state. None: all by a recurrent head that reads forward, by others as many as in training
-        fps=None, # Frames a second to look at, by their time; None: the sampler's `fps`, or all
-        stride=None, # Look at each `stride`-th frame; None: the sampler's `stride`, or 1
-        every=1, # Give an answer for each so many frames looked at
-        smooth=0., # Share of the last answer in this one, from 0 (none) to below 1: an exponential average
-        thresh=None, # Least probability of a label; None: 0, or 0.5 where there may be several labels
-        act=None # Function from the model's outputs to probabilities; the loss function's `activation`, if None
+    def __init__(
+        self,
+        learn,  # A trained `Learner`, also one from a file
+        seq_len=None,  # Frames to look back on; `math.inf`: all, of what has a state. None: all by a recurrent head that reads forward, by others as many as in training
+        fps=None,  # Frames a second to look at, by their time; None: the sampler's `fps`, or all
+        stride=None,  # Look at each `stride`-th frame; None: the sampler's `stride`, or 1
+        every=1,  # Give an answer for each so many frames looked at
+        smooth=0.0,  # Share of the last answer in this one, from 0 (none) to below 1: an exponential average
+        thresh=None,  # Least probability of a label; None: 0, or 0.5 where there may be several labels
+        act=None,  # Function from the model's outputs to probabilities; the loss function's `activation`, if None
     ):
         for k,v in dict(seq_len=seq_len, stride=stride, every=every).items():
-            if v is not None and (v < 1 or v % 1 and (k, v) != ('seq_len', math.inf)): raise ValueError(f"{k}={v}: expected a whole number of frames, at least 1")
-        if fps and stride: raise ValueError(f"fps={fps}, stride={stride}: one of both says which frames to look at; leave the other out")
-        if fps is not None and fps <= 0 or thresh is not None and not 0 <= thresh <= 1: raise ValueError(f"fps={fps}, thresh={thresh}: expected frames a second above 0, and a probability")
+            if v is not None and (v < 1 or v % 1 and (k, v) != ('seq_len', math.inf)):
+                raise ValueError(f"{k}={v}: expected a whole number of frames, at least 1")
+        if fps and stride:
+            raise ValueError(
+                f"fps={fps}, stride={stride}: one of both says which frames to look at; leave the other out"
+            )
+        if fps is not None and fps <= 0 or thresh is not None and not 0 <= thresh <= 1:
+            raise ValueError(
+                f"fps={fps}, thresh={thresh}: expected frames a second above 0, and a probability"
+            )
         if not 0 <= smooth < 1: raise ValueError(f"smooth={smooth}: expected a share from 0 to below 1")
         self.tfm, then = clip_transforms(learn.dls.valid)
         sampler = self.tfm.sampler
@@ -217,11 +260,18 @@ class StreamPredictor:
         if isinstance(self.task, FrameMaskTask): raise ValueError(
             "the learner's targets are masks: a stream tells classes, numbers and frames to come; "
             "ask for masks a clip at a time, `learn.predict`")
-        if isinstance(self.task, ForecastTask) and (smooth or thresh is not None): raise ValueError(
-            f"smooth={smooth}, thresh={thresh}: forecasts from one frame and the next are of other times, and have no probabilities; leave both out")
-        self.fps, self.stride = fps or (None if stride else sampler.fps), stride or (1 if fps else getattr(sampler, 'stride', 1))
+        if isinstance(self.task, ForecastTask) and (smooth or thresh is not None):
+            raise ValueError(
+                f"smooth={smooth}, thresh={thresh}: forecasts from one frame and the next are of other times,"
+                " and have no probabilities; leave both out"
+            )
+        self.fps, self.stride = fps or (None if stride else sampler.fps), stride or (
+            1 if fps else getattr(sampler, 'stride', 1)
+        )
         self.act = act or getcallable(learn.loss_func, 'activation')
-        self.dl = learn.dls.valid.new(GivenLooks([], then), cls=LooksDL, bs=1, num_workers=0, shuffle=False, drop_last=False)
+        self.dl = learn.dls.valid.new(
+            GivenLooks([], then), cls=LooksDL, bs=1, num_workers=0, shuffle=False, drop_last=False
+        )
         self.memory, self.scaler = _remembers(self.model, seq_len, sampler), VideoReformatter()
         self.reset()
 
@@ -237,23 +287,30 @@ def _prepare(self:StreamPredictor, frames):
     "`frames` `(H,W,3)` as a batch of one clip, by the transforms of validation"
     self.dl.before_iter()
     look = make_look(self.tfm, None, frames, range(len(frames)), None)
-    return self.dl.after_batch(to_device(self.dl.do_batch([[self.dl.after_item((self.dl.dataset.then(look),))]]), self.dl.device))[0]
+    return self.dl.after_batch(
+        to_device(self.dl.do_batch([[self.dl.after_item((self.dl.dataset.then(look),))]]), self.dl.device)
+    )[0]
 
 @patch
 def _is_due(self:StreamPredictor, t):
     "Is the frame of second `t` one to look at?"
     if not self.fps: return (self.seen-1) % self.stride == 0
-    if self.first is None or t < self.last_time: self.first, self.slot = t, -1          # the clock was set back: a stream that began again
+    if self.first is None or t < self.last_time:
+        self.first, self.slot = t, -1  # the clock was set back: a stream that began again
     self.last_time, slot = t, math.floor((t - self.first)*self.fps + 1e-6)
     due, self.slot = slot > self.slot, max(slot, self.slot)
     return due
 
+
 @patch
-def push(self:StreamPredictor,
-    frame, # Array `(H,W,3)` uint8 RGB, PIL image, or `av.VideoFrame`; its size may change
-    time=None, # When it was taken, in seconds; the `VideoFrame`'s own, or now, if None
-    arrived=None # When it came in, by `time.perf_counter`; now, if None
-)->StreamAnswer: # `StreamForecast`, if frames to come were learnt; None while there are too few frames, for frames that are passed over, and between answers if `every` is more than 1
+def push(
+    self: StreamPredictor,
+    frame,  # Array `(H,W,3)` uint8 RGB, PIL image, or `av.VideoFrame`; its size may change
+    time=None,  # When it was taken, in seconds; the `VideoFrame`'s own, or now, if None
+    arrived=None,  # When it came in, by `time.perf_counter`; now, if None
+) -> (
+    StreamAnswer
+):  # `StreamForecast`, if frames to come were learnt; None while there are too few frames, for frames that are passed over, and between answers if `every` is more than 1
     "The next frame"
     now = _now()
     arrived = now if arrived is None else arrived
@@ -272,6 +329,7 @@ def push(self:StreamPredictor,
     self.answered += 1
     self.delays.append(_now() - arrived)
     return stream_answer(self.task, self.last, self.thresh, self.seen-1, time, self.delays[-1])
+
 
 _now = time.perf_counter
 
@@ -332,18 +390,23 @@ def _red_edges(frames):
     for edge in (frames[:, :1], frames[:, -1:], frames[:, :, :1], frames[:, :, -1:]): edge[:] = 255, 0, 0
     return frames
 
+
 def continue_video(
-    learn, # A trained `Learner` for frames to come, also one from a file
-    path, # A video, or a folder of frames
-    dest, # File to write: .avi, .mp4, .mkv, .mov or .m4v
-    n_out=None, # Frames to predict; as many as the model does at once, if None
-    fps=None, # Frames a second to write; if None, as many as the model looks at: the video's (25 if it does not tell) divided by the learner's `stride`, or the learner's `fps`
-    mark=True # Draw a red frame around what is predicted
-)->Path: # `dest`
+    learn,  # A trained `Learner` for frames to come, also one from a file
+    path,  # A video, or a folder of frames
+    dest,  # File to write: .avi, .mp4, .mkv, .mov or .m4v
+    n_out=None,  # Frames to predict; as many as the model does at once, if None
+    fps=None,  # Frames a second to write; if None, as many as the model looks at: the video's (25 if it does not tell) divided by the learner's `stride`, or the learner's `fps`
+    mark=True,  # Draw a red frame around what is predicted
+) -> Path:  # `dest`
     "Write the video `path` as the model sees it, and after it what the model expects to come. Raises ValueError for a learner of other targets, and for videos that are too short."
     path, s = Path(path), StreamPredictor(learn)
     if Path(dest).resolve() == path.resolve(): raise ValueError(f"{dest} is the video itself; choose another name")
-    if not isinstance(s.task, ForecastTask): raise ValueError("the learner was not trained for frames to come (FutureDataLoaders); for labels of every frame there is `label_frames`, for those of clips `predict_timeline`")
+    if not isinstance(s.task, ForecastTask):
+        raise ValueError(
+            "the learner was not trained for frames to come (FutureDataLoaders); for labels of every frame"
+            " there is `label_frames`, for those of clips `predict_timeline`"
+        )
     n, rate = n_frames(path), Fraction(video_info(path).fps or 25).limit_denominator(1001)
     apart = rate/Fraction(s.fps).limit_denominator(1001) if s.fps else s.stride
     shown = Counter(LastFrames(int((n - 1)/apart) + 1, stride=1 if s.fps else s.stride, fps=s.fps)(n, float(rate)))

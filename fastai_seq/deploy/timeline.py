@@ -31,7 +31,9 @@ def answers_table(
     prefix = '' if task.numbers else 'p_'
     values = [{f'{prefix}{name}': v for name, v in o.probs.items()} for o in predictions]
     df = pd.DataFrame([dict(start=start, end=end, label=None) | v for (start, end, _), v in zip(rows, values)])
-    df['label'] = pd.Series([label_as_text(o.label) for o in predictions], dtype=object)   # in a column of text None would be nan
+    df['label'] = pd.Series(
+        [label_as_text(o.label) for o in predictions], dtype=object
+    )  # in a column of text None would be nan
     return df
 
 # %% ../../nbs/deploy/timeline.ipynb #6c00f250
@@ -39,7 +41,9 @@ def answers_table(
 class Timeline:
     "The answers for the windows of a video, or for its frames; `predict_timeline` and `label_frames` make it"
     path: Path       # The video
-    df: pd.DataFrame # A row per window: `start`, `end` in seconds, `label` (several joined by `;`, empty below `thresh`), and a column `p_…` for each class, or one for each number
+    df: (
+        pd.DataFrame
+    )  # A row per window: `start`, `end` in seconds, `label` (several joined by `;`, empty below `thresh`), and a column `p_…` for each class, or one for each number
     numbers: bool    # Are the outputs numbers, and not probabilities?
     fps: float       # Frames per second
     frames: int      # Frames of the video
@@ -69,16 +73,23 @@ class Timeline:
 
 # %% ../../nbs/deploy/timeline.ipynb #23d833dc
 @patch
-def segments(self:Timeline,
-    thresh=0. # Windows whose greatest probability is less say nothing
-)->pd.DataFrame: # A row per segment: `start`, `end` in seconds, `label`, `confidence`: the greatest probability, on average
+def segments(
+    self: Timeline, thresh=0.0  # Windows whose greatest probability is less say nothing
+) -> (
+    pd.DataFrame
+):  # A row per segment: `start`, `end` in seconds, `label`, `confidence`: the greatest probability, on average
     "Neighbours that say the same, merged. Raises ValueError where numbers were predicted."
     if self.numbers: raise ValueError("numbers make no segments; see `df`")
     best, bounds = self.values.max(axis=1), self.bounds()
     df = self.df.assign(confidence=best, label=self.df.label.where(best >= thresh), start=bounds[:,0], end=bounds[:,1])
     label = df.label.fillna('')
     is_new = (label != label.shift()) | (df.start > df.end.shift() + 1e-6)
-    of_segment = dict(start=('start', 'first'), end=('end', 'last'), label=('label', 'first'), confidence=('confidence', 'mean'))
+    of_segment = dict(
+        start=('start', 'first'),
+        end=('end', 'last'),
+        label=('label', 'first'),
+        confidence=('confidence', 'mean'),
+    )
     res = df.groupby(is_new.cumsum()).agg(**of_segment)
     return res[res.label.fillna('') != ''].reset_index(drop=True)
 

@@ -39,7 +39,11 @@ def _film_strip(ax, timeline, n_max, figsize):
     "Draw `n_max` frames of the video, from its start to its end"
     idxs = [int((i+.5)*timeline.frames/n_max) for i in range(n_max)]
     width = max(16, int(96*figsize[0]/figsize[1]*3.5/n_max))
-    ax.imshow(np.concatenate(read_frames(timeline.path, idxs, size=(96, width)), 1), extent=(0, timeline.seconds, 0, 1), aspect='auto')
+    ax.imshow(
+        np.concatenate(read_frames(timeline.path, idxs, size=(96, width)), 1),
+        extent=(0, timeline.seconds, 0, 1),
+        aspect='auto',
+    )
     ax.axis('off')
     ax.set_title(timeline.path.name)
 
@@ -59,7 +63,8 @@ def plot(self:Timeline,
     ax.set(xlim=(0, self.seconds), xlabel='seconds', ylabel='' if self.numbers else 'probability')
     if not self.numbers:
         ax.set_ylim(-.12, 1.05)
-        for s in self.segments().itertuples(): ax.axvspan(s.start, s.end, 0, .08, color=colors.get(s.label, 'gray'), lw=0)
+        for s in self.segments().itertuples():
+            ax.axvspan(s.start, s.end, 0, 0.08, color=colors.get(s.label, 'gray'), lw=0)
     fewer = f'{len(shown)} of {values.shape[1]}' if len(shown) < values.shape[1] else None
     ax.legend(fontsize=8, loc='center left', bbox_to_anchor=(1, .5), title=fewer, title_fontsize=8)
     return ax
@@ -93,7 +98,8 @@ def to_video(self:Timeline,
     def frames():
         as_shown = TensorVideoTfm(1, (h,w), method='squish')
         shown = self.windows_at((np.arange(self.frames) + .5)/self.fps)
-        for k, (_, get) in zip(shown, timed_frames(self.path, as_shown, 'keep')): yield burn_text(get(), texts[k] if k >= 0 else '', font)
+        for k, (_, get) in zip(shown, timed_frames(self.path, as_shown, 'keep')):
+            yield burn_text(get(), texts[k] if k >= 0 else '', font)
     codec = 'mpeg4'
     if Path(path).suffix.lower() == '.mp4':                                    # browsers play the first two
         codec = next(c for c in ('libx264', 'libopenh264', 'mpeg4') if c in av.codecs_available)

@@ -75,7 +75,9 @@ def warn_of_gaps(
         seen = stamp - first
         worst = max(worst, (abs(seen - i/rate), i, seen))
     off, i, seen = worst
-    if off > limit: warnings.warn(
-        f"{path}: its time stamps have gaps: frame {i} is shown at {seen:.2f} s, at {rate:.3g} frames a second it would be at {i/rate:.2f} s. "
-        "Windows, and the times in the table, count frames; if time matters, convert it to a constant rate first "
-        "(ffmpeg -i IN -fps_mode cfr OUT)")
+    if off > limit:
+        warnings.warn(
+            f"{path}: its time stamps have gaps: frame {i} is shown at {seen:.2f} s, at {rate:.3g} frames a"
+            f" second it would be at {i/rate:.2f} s. Windows, and the times in the table, count frames; if"
+            " time matters, convert it to a constant rate first (ffmpeg -i IN -fps_mode cfr OUT)"
+        )

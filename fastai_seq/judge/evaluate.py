@@ -51,12 +51,22 @@ def compare_splits(
 )->pd.DataFrame: # A row a seed; columns 'random' (single clips held out) and 'group' (whole recordings held out)
     "The same training under a random split and under an honest one; draws the difference"
     kinds = {'random': str, 'group': group_func}       # a clip's own name makes it a group by itself
-    res = pd.DataFrame([{k: float(score(GroupSplitter(f, valid_pct, seed, label_func))) for k,f in kinds.items()} for seed in seeds], index=pd.Index(seeds, name='seed'))
+    res = pd.DataFrame(
+        [
+            {k: float(score(GroupSplitter(f, valid_pct, seed, label_func))) for k, f in kinds.items()}
+            for seed in seeds
+        ],
+        index=pd.Index(seeds, name='seed'),
+    )
     mean = res.mean()
     _,ax = plt.subplots(figsize=(4,3))
     ax.bar(mean.index, mean, color=['lightgray','tab:blue'])
     for k in kinds: ax.plot([k]*len(res), res[k], 'o', c='k', ms=4)
-    ax.set(ylabel='score', ylim=(0, max(1, res.max().max()*1.05)), title=f"a random split flatters by {mean['random']-mean['group']:.2f}")
+    ax.set(
+        ylabel='score',
+        ylim=(0, max(1, res.max().max() * 1.05)),
+        title=f"a random split flatters by {mean['random']-mean['group']:.2f}",
+    )
     return res
 
 # %% ../../nbs/judge/evaluate.ipynb #61bb7718
@@ -73,20 +83,39 @@ class Evaluation:
     seed: int = 0      # Of these draws
 
     def __post_init__(self):
-        self.targets, self.preds, self.vocab = np.asarray(self.targets), np.asarray(self.preds, dtype=float), [str(o) for o in self.vocab or ()]
+        self.targets, self.preds, self.vocab = (
+            np.asarray(self.targets),
+            np.asarray(self.preds, dtype=float),
+            [str(o) for o in self.vocab or ()],
+        )
         sizes = [len(o) for o in (self.items, self.targets, self.preds, self.groups)]
-        if len(set(sizes)) > 1 or not sizes[0]: raise ValueError(f"{sizes} items, targets, predictions and groups: expected as many of each, and at least one")
-        if any(g is None for g in self.groups): raise ValueError("a video has the group None: give it one of its own, such as its path")
+        if len(set(sizes)) > 1 or not sizes[0]:
+            raise ValueError(
+                f"{sizes} items, targets, predictions and groups: expected as many of each, and at least one"
+            )
+        if any(g is None for g in self.groups):
+            raise ValueError("a video has the group None: give it one of its own, such as its path")
         bad = ~np.isfinite(self.preds).all(tuple(range(1, self.preds.ndim)))
-        if bad.any(): raise ValueError(f"{bad.sum()} of {len(bad)} predictions are not finite, the first for {self.items[bad.argmax()]}: has the training diverged?")
+        if bad.any():
+            raise ValueError(
+                f"{bad.sum()} of {len(bad)} predictions are not finite, the first for"
+                f" {self.items[bad.argmax()]}: has the training diverged?"
+            )
 
-    def _scores(self): raise NotImplementedError(f"{type(self).__name__} must define `_scores`: a function of the videos' weights for each metric")
+    def _scores(self):
+        raise NotImplementedError(
+            f"{type(self).__name__} must define `_scores`: a function of the videos' weights for each metric"
+        )
+
     def _plain(self): return {}        # metrics without an interval
 
     def draws(self):
         "Weights `(n,)` of the videos, for each draw of the bootstrap: how often the group of each was drawn"
         of_group, names = pd.factorize(pd.Series(self.groups, dtype=object))
-        for w in np.random.default_rng(self.seed).multinomial(len(names), np.full(len(names), 1/len(names)), self.n_boot): yield w[of_group]
+        for w in np.random.default_rng(self.seed).multinomial(
+            len(names), np.full(len(names), 1 / len(names)), self.n_boot
+        ):
+            yield w[of_group]
 
     @cached_property
     def metrics(self):
@@ -94,14 +123,21 @@ class Evaluation:
         scores, one = self._scores(), np.ones(len(self.items))
         drawn = pd.DataFrame([{k: f(w) for k,f in scores.items()} for w in self.draws()])
         if len(set(self.groups)) < 2: drawn[:] = np.nan            # nothing to draw from
-        return pd.DataFrame({k: dict(value=f(one), low=drawn[k].quantile(.025), high=drawn[k].quantile(.975)) for k,f in scores.items()}
-                            | {k: dict(value=v, low=np.nan, high=np.nan) for k,v in self._plain().items()}).T
+        return pd.DataFrame(
+            {
+                k: dict(value=f(one), low=drawn[k].quantile(0.025), high=drawn[k].quantile(0.975))
+                for k, f in scores.items()
+            }
+            | {k: dict(value=v, low=np.nan, high=np.nan) for k, v in self._plain().items()}
+        ).T
 
     @property
     def headline(self):
         "The first metric, in words"
         m, n = self.metrics.iloc[0], len(set(self.groups))
-        return f"{m.name} {m.value:.3f}" + (f" (95% interval {m.low:.3f} to {m.high:.3f}, {n} recording groups)" if np.isfinite(m.low) else '')
+        return f"{m.name} {m.value:.3f}" + (
+            f" (95% interval {m.low:.3f} to {m.high:.3f}, {n} recording groups)" if np.isfinite(m.low) else ''
+        )
 
 # %% ../../nbs/judge/evaluate.ipynb #b38931b4
 def _bins(confidence, correct, n_bins):
@@ -119,17 +155,40 @@ class CategoryEvaluation(Evaluation):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.preds.ndim != 2 or self.preds.shape[1] != len(self.vocab): raise ValueError(
-            f"predictions of shape {self.preds.shape} for {len(self.vocab)} classes: {', '.join(self.vocab)}; expected a probability for each")
-        if self.preds.min() < 0 or np.abs(self.preds.sum(1) - 1).max() > .01: raise ValueError(
-            "the predictions are no probabilities that add up to 1: the loss function has no `activation`; pass one, e.g. act=partial(F.softmax, dim=-1)")
+        if self.preds.ndim != 2 or self.preds.shape[1] != len(self.vocab):
+            raise ValueError(
+                f"predictions of shape {self.preds.shape} for {len(self.vocab)} classes:"
+                f" {', '.join(self.vocab)}; expected a probability for each"
+            )
+        if self.preds.min() < 0 or np.abs(self.preds.sum(1) - 1).max() > 0.01:
+            raise ValueError(
+                "the predictions are no probabilities that add up to 1: the loss function has no"
+                " `activation`; pass one, e.g. act=partial(F.softmax, dim=-1)"
+            )
         order = np.argsort(-self.preds, axis=1, kind='stable')
-        self.predicted, self.confidence, self.rank = order[:,0], self.preds.max(1), (order == self.targets[:,None]).argmax(1) + 1
+        self.predicted, self.confidence, self.rank = (
+            order[:, 0],
+            self.preds.max(1),
+            (order == self.targets[:, None]).argmax(1) + 1,
+        )
 
     def _scores(self):
         hit = lambda k: lambda w: np.average(self.rank <= k, weights=w)
-        def recall(w): return recall_score(self.targets, self.predicted, labels=np.unique(self.targets[w > 0]), average='macro', sample_weight=w, zero_division=0)
-        return {'accuracy': hit(1), **({f'top-{self.top_k}': hit(self.top_k)} if len(self.vocab) > self.top_k else {}), 'mean recall': recall}
+        def recall(w):
+            return recall_score(
+                self.targets,
+                self.predicted,
+                labels=np.unique(self.targets[w > 0]),
+                average='macro',
+                sample_weight=w,
+                zero_division=0,
+            )
+
+        return {
+            'accuracy': hit(1),
+            **({f'top-{self.top_k}': hit(self.top_k)} if len(self.vocab) > self.top_k else {}),
+            'mean recall': recall,
+        }
     def _plain(self): return {'ECE': self.ece}
 
     @property
@@ -145,13 +204,19 @@ class CategoryEvaluation(Evaluation):
     @property
     def report(self):
         "A row a class: precision, recall, f1 and the number of videos"
-        rows = precision_recall_fscore_support(self.targets, self.predicted, labels=range(len(self.vocab)), zero_division=0)
+        rows = precision_recall_fscore_support(
+            self.targets, self.predicted, labels=range(len(self.vocab)), zero_division=0
+        )
         return pd.DataFrame(dict(zip(('precision', 'recall', 'f1', 'support'), rows)), index=self.vocab)
 
     @property
     def confusion(self):
         "Numbers of videos: a row a class, a column a prediction"
-        return pd.DataFrame(confusion_matrix(self.targets, self.predicted, labels=range(len(self.vocab))), self.vocab, self.vocab)
+        return pd.DataFrame(
+            confusion_matrix(self.targets, self.predicted, labels=range(len(self.vocab))),
+            self.vocab,
+            self.vocab,
+        )
 
     def calibration(self, n_bins=15):
         "A row a bin that is not empty: mean `confidence`, `accuracy`, number of `videos`"
@@ -165,8 +230,16 @@ class CategoryEvaluation(Evaluation):
     def to_frame(self):
         "A row a video"
         name = np.array(self.vocab, dtype=object)
-        return pd.DataFrame({'path': [str(o) for o in self.items], 'group': self.groups, 'label': name[self.targets], 'prediction': name[self.predicted],
-                             'correct': self.rank == 1, 'p_label': self.preds[np.arange(len(self.preds)), self.targets], 'p_prediction': self.confidence, 'rank': self.rank})
+        return pd.DataFrame({
+            'path': [str(o) for o in self.items],
+            'group': self.groups,
+            'label': name[self.targets],
+            'prediction': name[self.predicted],
+            'correct': self.rank == 1,
+            'p_label': self.preds[np.arange(len(self.preds)), self.targets],
+            'p_prediction': self.confidence,
+            'rank': self.rank,
+        })
 
 # %% ../../nbs/judge/evaluate.ipynb #022c25de
 def _reliability(ax, table, ece):
@@ -183,7 +256,12 @@ def _ranked(ax, values, title, n_max=30):
     values = values.dropna().sort_values()
     shown = values[:n_max]
     ax.barh(range(len(shown)), shown, color='tab:blue')
-    ax.set(yticks=range(len(shown)), yticklabels=shown.index, xlim=(0,1), title=title + (f', the worst {n_max} of {len(values)}' if len(values) > n_max else ''))
+    ax.set(
+        yticks=range(len(shown)),
+        yticklabels=shown.index,
+        xlim=(0, 1),
+        title=title + (f', the worst {n_max} of {len(values)}' if len(values) > n_max else ''),
+    )
     ax.invert_yaxis()
 
 @patch
@@ -194,7 +272,9 @@ def plot(self:CategoryEvaluation, figsize=None):
     share = self.confusion.div(self.report.support.clip(lower=1), axis=0)
     axs[0].imshow(share, cmap='Blues', vmin=0, vmax=1)
     axs[0].set(xlabel='prediction', ylabel='label', title='clips; colour: share of the label')
-    if c <= 40: axs[0].set(xticks=range(c), yticks=range(c), yticklabels=self.vocab); axs[0].set_xticks(range(c), self.vocab, rotation=90)
+    if c <= 40:
+        axs[0].set(xticks=range(c), yticks=range(c), yticklabels=self.vocab)
+        axs[0].set_xticks(range(c), self.vocab, rotation=90)
     if c <= 12:
         for (i,j),v in np.ndenumerate(self.confusion):
             if v: axs[0].text(j, i, v, ha='center', va='center', color='w' if share.iloc[i,j] > .5 else 'k')
@@ -210,20 +290,29 @@ def notes(self:Evaluation):
     n = len(set(self.groups))
     if n < 2: return ["one recording group only: no interval can be had; evaluate on more recordings"]
     res = [f"{n} recording groups only: the intervals are too narrow"] if n < 20 else []
-    if isinstance(self, CategoryEvaluation) and self.accuracy == 1: res.append(
-        f"nothing but right answers: the interval cannot show doubt; up to {min(1, 3/n):.0%} of recordings could have an error that these {n} do not show (rule of three)")
+    if isinstance(self, CategoryEvaluation) and self.accuracy == 1:
+        res.append(
+            f"nothing but right answers: the interval cannot show doubt; up to {min(1, 3/n):.0%} of"
+            f" recordings could have an error that these {n} do not show (rule of three)"
+        )
     return res
 
 # %% ../../nbs/judge/evaluate.ipynb #db85474a
 def _protocol_lines(o): return [f'{k}: {v}' for k,v in o.protocol.items()] + o.notes
 
+
 @patch
-def __str__(self:Evaluation): return '\n'.join([self.headline, self.metrics.round(4).to_string(na_rep=''), *_protocol_lines(self)])
+def __str__(self: Evaluation):
+    return '\n'.join([self.headline, self.metrics.round(4).to_string(na_rep=''), *_protocol_lines(self)])
+
+
 Evaluation.__repr__ = Evaluation.__str__
 
 @patch
 def _repr_html_(self:Evaluation):
-    return self.metrics.round(4).to_html(na_rep='') + ''.join(f'<div style="font-size:85%">{escape(o)}</div>' for o in _protocol_lines(self))
+    return self.metrics.round(4).to_html(na_rep='') + ''.join(
+        f'<div style="font-size:85%">{escape(o)}</div>' for o in _protocol_lines(self)
+    )
 
 @patch
 def to_html(self:Evaluation,
@@ -231,8 +320,13 @@ def to_html(self:Evaluation,
     title='Evaluation' # Of the page
 )->Path: # `path`
     "One self-contained page: the numbers, their protocol, the picture, the classes, and every video, the worst first"
-    parts = [f'<h1>{escape(title)}</h1><p><b>{escape(self.headline)}</b></p>', self._repr_html_(), f'<img src="data:image/png;base64,{png_base64(self.plot().flat[0].figure)}">',
-             self.report.round(4).to_html(), self.worst().round(4).to_html(index=False)]
+    parts = [
+        f'<h1>{escape(title)}</h1><p><b>{escape(self.headline)}</b></p>',
+        self._repr_html_(),
+        f'<img src="data:image/png;base64,{png_base64(self.plot().flat[0].figure)}">',
+        self.report.round(4).to_html(),
+        self.worst().round(4).to_html(index=False),
+    ]
     return write_page(path, title, parts)
 
 @patch
@@ -248,10 +342,16 @@ class MultiCategoryEvaluation(Evaluation):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.preds.shape != self.targets.shape or self.preds.shape[1] != len(self.vocab): raise ValueError(
-            f"predictions of shape {self.preds.shape} and targets of shape {self.targets.shape} for {len(self.vocab)} labels: {', '.join(self.vocab)}; expected a probability for each")
-        if self.preds.min() < 0 or self.preds.max() > 1: raise ValueError(
-            "the predictions are no probabilities: the loss function has no `activation`; pass one, e.g. act=torch.sigmoid")
+        if self.preds.shape != self.targets.shape or self.preds.shape[1] != len(self.vocab):
+            raise ValueError(
+                f"predictions of shape {self.preds.shape} and targets of shape {self.targets.shape} for"
+                f" {len(self.vocab)} labels: {', '.join(self.vocab)}; expected a probability for each"
+            )
+        if self.preds.min() < 0 or self.preds.max() > 1:
+            raise ValueError(
+                "the predictions are no probabilities: the loss function has no `activation`; pass one, e.g."
+                " act=torch.sigmoid"
+            )
         self.predicted = (self.preds >= self.thresh).astype(int)
 
     def _scores(self):
@@ -259,14 +359,23 @@ class MultiCategoryEvaluation(Evaluation):
         hits, said = (np.take_along_axis(o, order, 0) for o in (self.targets, self.preds))
         rows = np.arange(len(said))[:,None]
         ends = np.where(np.append(said[1:] != said[:-1], np.ones_like(said[:1], bool), 0), rows, len(said))
-        ends = np.minimum.accumulate(ends[::-1])[::-1]       # equal probabilities cannot be told apart: they count together
+        ends = np.minimum.accumulate(ends[::-1])[
+            ::-1
+        ]  # equal probabilities cannot be told apart: they count together
         def mAP(w):
             w = w[order]
-            precision = np.take_along_axis((w*hits).cumsum(0), ends, 0)/np.take_along_axis(w.cumsum(0), ends, 0).clip(1e-9)
+            precision = np.take_along_axis((w * hits).cumsum(0), ends, 0) / np.take_along_axis(
+                w.cumsum(0), ends, 0
+            ).clip(1e-9)
             positive = (w*hits).sum(0)
             return np.mean((precision*w*hits).sum(0)[positive > 0]/positive[positive > 0]) if positive.any() else np.nan
         return {'mAP': mAP}
-    def _plain(self): return {f'F1 {k}': f1_score(self.targets, self.predicted, average=k, zero_division=0) for k in ('micro', 'macro')} | {'ECE': self.ece}
+
+    def _plain(self):
+        return {
+            f'F1 {k}': f1_score(self.targets, self.predicted, average=k, zero_division=0)
+            for k in ('micro', 'macro')
+        } | {'ECE': self.ece}
 
     @property
     def report(self):
@@ -287,8 +396,14 @@ class MultiCategoryEvaluation(Evaluation):
     def to_frame(self):
         "A row a video"
         names = lambda rows: [';'.join(v for v,on in zip(self.vocab, row) if on) for row in rows]
-        return pd.DataFrame({'path': [str(o) for o in self.items], 'group': self.groups, 'label': names(self.targets), 'prediction': names(self.predicted),
-                             'wrong': (self.targets != self.predicted).sum(1), **{f'p_{v}': p for v,p in zip(self.vocab, self.preds.T)}})
+        return pd.DataFrame({
+            'path': [str(o) for o in self.items],
+            'group': self.groups,
+            'label': names(self.targets),
+            'prediction': names(self.predicted),
+            'wrong': (self.targets != self.predicted).sum(1),
+            **{f'p_{v}': p for v, p in zip(self.vocab, self.preds.T)},
+        })
 
     def worst(self):
         "`to_frame`, those with most wrong labels first"
@@ -309,23 +424,47 @@ class RegressionEvaluation(Evaluation):
     def __post_init__(self):
         super().__post_init__()
         self.targets, self.preds = (o.reshape(len(o), -1).astype(float) for o in (self.targets, self.preds))
-        if self.preds.shape != self.targets.shape: raise ValueError(f"the model gives {self.preds.shape[1]} numbers a video, the targets are {self.targets.shape[1]}")
+        if self.preds.shape != self.targets.shape:
+            raise ValueError(
+                f"the model gives {self.preds.shape[1]} numbers a video, the targets are"
+                f" {self.targets.shape[1]}"
+            )
         self.vocab = self.vocab or [f'output {i}' for i in range(self.preds.shape[1])]
 
-    def _scores(self): return {'MAE': lambda w: mean_absolute_error(self.targets, self.preds, sample_weight=w),
-                               'R2':  lambda w: r2_score(self.targets, self.preds, sample_weight=w) if (w > 0).sum() > 1 else np.nan}
+    def _scores(self):
+        return {
+            'MAE': lambda w: mean_absolute_error(self.targets, self.preds, sample_weight=w),
+            'R2': lambda w: (
+                r2_score(self.targets, self.preds, sample_weight=w) if (w > 0).sum() > 1 else np.nan
+            ),
+        }
 
     @property
     def report(self):
         "A row an output: mean absolute error, R2, and the standard deviation of what is true"
         each = dict(multioutput='raw_values')
-        return pd.DataFrame({'MAE': mean_absolute_error(self.targets, self.preds, **each), 'R2': r2_score(self.targets, self.preds, **each) if len(self.items) > 1 else np.nan,
-                             'spread': self.targets.std(0)}, index=self.vocab)
+        return pd.DataFrame(
+            {
+                'MAE': mean_absolute_error(self.targets, self.preds, **each),
+                'R2': r2_score(self.targets, self.preds, **each) if len(self.items) > 1 else np.nan,
+                'spread': self.targets.std(0),
+            },
+            index=self.vocab,
+        )
 
     def to_frame(self):
         "A row a video"
-        cols = {f'{k}{"" if len(self.vocab) == 1 else f" {v}"}': o[:,i] for k,o in (('label', self.targets), ('prediction', self.preds)) for i,v in enumerate(self.vocab)}
-        return pd.DataFrame({'path': [str(o) for o in self.items], 'group': self.groups, **cols, 'error': np.abs(self.targets - self.preds).mean(1)})
+        cols = {
+            f'{k}{"" if len(self.vocab) == 1 else f" {v}"}': o[:, i]
+            for k, o in (('label', self.targets), ('prediction', self.preds))
+            for i, v in enumerate(self.vocab)
+        }
+        return pd.DataFrame({
+            'path': [str(o) for o in self.items],
+            'group': self.groups,
+            **cols,
+            'error': np.abs(self.targets - self.preds).mean(1),
+        })
 
     def worst(self):
         "`to_frame`, the greatest error first"
@@ -338,7 +477,14 @@ class RegressionEvaluation(Evaluation):
         for ax,name,y,p in zip(axs.flat, self.vocab, self.targets.T, self.preds.T):
             ax.plot(y, p, 'o', ms=4, alpha=.5)
             ax.axline((y.mean(),)*2, slope=1, ls='--', c='gray')
-            ax.set(xlabel='true', ylabel='predicted', title=name, aspect='equal', xlim=(low := min(y.min(), p.min()), high := max(y.max(), p.max())), ylim=(low, high))
+            ax.set(
+                xlabel='true',
+                ylabel='predicted',
+                title=name,
+                aspect='equal',
+                xlim=(low := min(y.min(), p.min()), high := max(y.max(), p.max())),
+                ylim=(low, high),
+            )
         fig.suptitle(self.headline)
         return axs
 
@@ -351,8 +497,8 @@ def _read_looks(tfm, sampler, path, n_clips, n_crops, wanted):
         looks[:] = [(clips[k//n_crops], k%n_crops) for k in wanted]
         return sorted({i for idxs,_ in looks for i in idxs})
     pick.fps = sampler.fps
-    if isinstance(tfm, ImageTupleTfm): frames = read_clip(path, pick)
-    elif n_crops == 1: frames = read_clip(path, pick, size=tfm.size, method=tfm.method, fit=resize_batch)
+    if isinstance(tfm, ImageTupleTfm):frames = read_clip(path, pick)
+    elif n_crops == 1:frames = read_clip(path, pick, size=tfm.size, method=tfm.method, fit=resize_batch)
     else: frames = read_clip(path, pick, size=_covering(path, tfm.size), method='squish', fit=resize_batch)
     frames = dict(zip(sorted({i for idxs,_ in looks for i in idxs}), frames))
     return [make_look(tfm, path, [frames[i] for i in idxs], idxs, crop if n_crops > 1 else None) for idxs,crop in looks]
@@ -379,7 +525,14 @@ class _Looks:
     "Looks at videos, in parts of at most `bs`: an item is a list of samples"
     n_inp, split_idx = 1, 1         # there are no labels, and transforms act as in validation
     def __init__(self, paths, tfm, then, sampler, n_clips, n_crops, bs):
-        self.paths, self.tfm, self.then, self.sampler, self.n_clips, self.n_crops = paths, tfm, then, sampler, n_clips, n_crops
+        self.paths, self.tfm, self.then, self.sampler, self.n_clips, self.n_crops = (
+            paths,
+            tfm,
+            then,
+            sampler,
+            n_clips,
+            n_crops,
+        )
         n = n_clips*n_crops
         self.parts = np.array_split(range(n), -(-n//bs))
         self.videos_a_batch = max(1, bs//n)
@@ -397,27 +550,48 @@ def clip_transforms(dl):
     "The transform by which `dl` reads a clip, and those that come after it, as in validation"
     tfms = [as_reader(t) for t in dl.dataset.tls[0].tfms.fs]
     at = next((i for i,t in enumerate(tfms) if isinstance(t, ClipTfm)), None)
-    if at is None or dl.n_inp != 1: raise ValueError(
-        f"the loader reads its clips with {', '.join(type(t).__name__ for t in tfms)}; expected one input, by TensorVideoTfm or ImageTupleTfm")
+    if at is None or dl.n_inp != 1:
+        raise ValueError(
+            f"the loader reads its clips with {', '.join(type(t).__name__ for t in tfms)}; expected one"
+            " input, by TensorVideoTfm or ImageTupleTfm"
+        )
     return tfms[at], Pipeline(tfms[at+1:], split_idx=1)
 
 def predict_looks(learn, dl, ds, bs, act, **kwargs):
     "What the model says of each look of `ds`, `(n,outputs)`"
-    preds,_ = learn.get_preds(dl=dl.new(ds, cls=LooksDL, bs=bs, shuffle=False, drop_last=False, **kwargs), reorder=False, act=act)
+    preds, _ = learn.get_preds(
+        dl=dl.new(ds, cls=LooksDL, bs=bs, shuffle=False, drop_last=False, **kwargs), reorder=False, act=act
+    )
     return preds.float()
 
 def predict_clips(learn, dl, paths, n_clips, n_crops, sampler, bs, act, **kwargs):
     "What the model says of each video, averaged over its looks, `(n,outputs)`; and the data set of the looks"
     tfm, then = clip_transforms(dl)
     sampler = sampler or tfm.sampler
-    if n_clips < 1 or n_crops not in (1,3): raise ValueError(f"n_clips={n_clips}, n_crops={n_crops}: expected clips from 1 on, and 1 crop or 3")
-    if n_crops == 3 and isinstance(tfm, ImageTupleTfm): raise ValueError(
-        "n_crops=3: an ImageTuple is cut by the item transforms; pass n_crops=1, or load TensorVideos (ImageSeqDataLoaders)")
-    if n_crops == 3 and tfm.method != 'crop': raise ValueError(f"n_crops=3: with method={tfm.method!r} each look has the whole frame already; pass n_crops=1")
-    if sampler.varies and isinstance(tfm, ImageTupleTfm): raise ValueError(f"{sampler} gives clips of several lengths, which an ImageTuple cannot be filled up for")
+    if n_clips < 1 or n_crops not in (1, 3):
+        raise ValueError(f"n_clips={n_clips}, n_crops={n_crops}: expected clips from 1 on, and 1 crop or 3")
+    if n_crops == 3 and isinstance(tfm, ImageTupleTfm):
+        raise ValueError(
+            "n_crops=3: an ImageTuple is cut by the item transforms; pass n_crops=1, or load TensorVideos"
+            " (ImageSeqDataLoaders)"
+        )
+    if n_crops == 3 and tfm.method != 'crop':
+        raise ValueError(
+            f"n_crops=3: with method={tfm.method!r} each look has the whole frame already; pass n_crops=1"
+        )
+    if sampler.varies and isinstance(tfm, ImageTupleTfm):
+        raise ValueError(
+            f"{sampler} gives clips of several lengths, which an ImageTuple cannot be filled up for"
+        )
     if sampler.varies: n_clips = 1
     ds = _Looks(paths, tfm, then, sampler, n_clips, n_crops, bs or dl.bs)
-    return predict_looks(learn, dl, ds, ds.videos_a_batch, act, **kwargs).reshape(len(paths), n_clips*n_crops, -1).mean(1).numpy(), ds
+    return (
+        predict_looks(learn, dl, ds, ds.videos_a_batch, act, **kwargs)
+        .reshape(len(paths), n_clips * n_crops, -1)
+        .mean(1)
+        .numpy(),
+        ds,
+    )
 
 # %% ../../nbs/judge/evaluate.ipynb #474441d6
 _unlabelled = "to predict without labels use `learn.get_preds(dl=learn.dls.test_dl(items))`, or `predict_video` for a single one"
@@ -460,11 +634,14 @@ def clip_task(
 )->Task:
     "What was learnt of whole clips. Raises ValueError for other tasks."
     task = task_of(learn)
-    if not task.per_clip: raise ValueError(
-        "the learner's targets are neither classes nor numbers of whole clips (CategoryBlock, MultiCategoryBlock, RegressionBlock): "
-        "they are neither judged nor explained here. For classes and numbers of each frame there is `label_frames(learn, path)` "
-        "(in a shell `predict --timeline`), for frames to come `continue_video` and `horizon_errors`, for others `learn.predict`; "
-        "`learn.validate()` measures them")
+    if not task.per_clip:
+        raise ValueError(
+            "the learner's targets are neither classes nor numbers of whole clips (CategoryBlock,"
+            " MultiCategoryBlock, RegressionBlock): they are neither judged nor explained here. For classes"
+            " and numbers of each frame there is `label_frames(learn, path)` (in a shell `predict"
+            " --timeline`), for frames to come `continue_video` and `horizon_errors`, for others"
+            " `learn.predict`; `learn.validate()` measures them"
+        )
     return task
 
 def evaluation_targets(learn, paths, labels):
@@ -510,8 +687,10 @@ def _class_numbers(task, paths, labels):
     if not strange: return [[number[label] for label in ls] for ls in labels]
     clips, names = {path for path, _ in strange}, sorted({repr(label) for _, label in strange})
     raise ValueError(
-        f"{len(clips)} of {len(paths)} videos have labels that the learner was not trained on: {', '.join(names)} (first: {strange[0][0]}). "
-        f"Its classes are {', '.join(map(repr, task.vocab))}. Relabel these videos, leave them out, or train with them; {_unlabelled}")
+        f"{len(clips)} of {len(paths)} videos have labels that the learner was not trained on:"
+        f" {', '.join(names)} (first: {strange[0][0]}). Its classes are {', '.join(map(repr, task.vocab))}."
+        f" Relabel these videos, leave them out, or train with them; {_unlabelled}"
+    )
 
 # %% ../../nbs/judge/evaluate.ipynb #42966041
 def evaluation_group(path, group_func):
@@ -525,36 +704,66 @@ def _as_told(learn, dl, ds, groups, group_func, asked, given, n_boot, seed):
     trained = [evaluation_group(to_path(o), group_func) for o in raw]
     shared = len(set(trained) & set(groups))
     fewer = f" ({asked} asked for; this sampler sees a clip whole at one look)" if asked != ds.n_clips else ''
-    return {'videos': f"{len(groups)} of {len(set(groups))} recording groups, {given}",
-            'trained on': f"{len(trained)} videos of {len(set(trained))} groups, {shared} of which are evaluated too" if trained else 'not known (a learner from a file)',
-            'looks a video': f"{ds.n_clips} clips{fewer} x {ds.n_crops} crops, averaged", 'frames': f"{ds.sampler}",
-            'size': f"{ds.tfm.size}, {ds.tfm.method}" if isinstance(ds.tfm, TensorVideoTfm) else 'by item transforms',
-            'transforms': ', '.join(type(t).__name__ for p in (ds.then, dl.after_item, dl.after_batch) for t in p.fs),
-            'model': type(learn.model).__name__,
-            'intervals': f"95%, bootstrap over recording groups, {n_boot} draws, seed {seed}",
-            'versions': ', '.join(f'{o} {version(o)}' for o in ('fastai_seq', 'fastai', 'torch')) + f', Python {platform.python_version()}'}
+    return {
+        'videos': f"{len(groups)} of {len(set(groups))} recording groups, {given}",
+        'trained on': (
+            f"{len(trained)} videos of {len(set(trained))} groups, {shared} of which are evaluated too"
+            if trained
+            else 'not known (a learner from a file)'
+        ),
+        'looks a video': f"{ds.n_clips} clips{fewer} x {ds.n_crops} crops, averaged",
+        'frames': f"{ds.sampler}",
+        'size': (
+            f"{ds.tfm.size}, {ds.tfm.method}" if isinstance(ds.tfm, TensorVideoTfm) else 'by item transforms'
+        ),
+        'transforms': ', '.join(
+            type(t).__name__ for p in (ds.then, dl.after_item, dl.after_batch) for t in p.fs
+        ),
+        'model': type(learn.model).__name__,
+        'intervals': f"95%, bootstrap over recording groups, {n_boot} draws, seed {seed}",
+        'versions': (
+            ', '.join(f'{o} {version(o)}' for o in ('fastai_seq', 'fastai', 'torch'))
+            + f', Python {platform.python_version()}'
+        ),
+    }
+
 
 def evaluate_clips(
-    learn, # A trained `Learner`
-    dl=None, # A loader with labels, or a list of clips; the learner's validation set, if None
-    items=None, # Videos to evaluate on: paths of videos or folders of frames, or `VideoRange`s
-    labels=None, # Their labels, one each; if None they come from the label function the learner was trained with
-    n_clips=10, # Looks in time
-    n_crops=1, # Looks in space: 1 the centre, 3 along the longer side
-    sampler=None, # Which frames; the loader's own sampler, if None
-    group_func=group_of, # Gives the recording group of a clip, or None: it counts by itself then, parts of one video together
-    bs=None, # Clips a batch; as in validation, if None
-    act=None, # Function from the model's outputs to probabilities; the loss function's `activation`, if None
-    n_boot=1000, # Draws of the bootstrap
-    seed=0 # Of these draws
-)->Evaluation: # `CategoryEvaluation`, `MultiCategoryEvaluation` or `RegressionEvaluation`, by the learner's targets
+    learn,  # A trained `Learner`
+    dl=None,  # A loader with labels, or a list of clips; the learner's validation set, if None
+    items=None,  # Videos to evaluate on: paths of videos or folders of frames, or `VideoRange`s
+    labels=None,  # Their labels, one each; if None they come from the label function the learner was trained with
+    n_clips=10,  # Looks in time
+    n_crops=1,  # Looks in space: 1 the centre, 3 along the longer side
+    sampler=None,  # Which frames; the loader's own sampler, if None
+    group_func=group_of,  # Gives the recording group of a clip, or None: it counts by itself then, parts of one video together
+    bs=None,  # Clips a batch; as in validation, if None
+    act=None,  # Function from the model's outputs to probabilities; the loss function's `activation`, if None
+    n_boot=1000,  # Draws of the bootstrap
+    seed=0,  # Of these draws
+) -> (
+    Evaluation
+):  # `CategoryEvaluation`, `MultiCategoryEvaluation` or `RegressionEvaluation`, by the learner's targets
     "Look at labelled videos several times each, average, and tell how good it is. Raises ValueError for missing or new labels, VideoError for broken videos."
-    given = 'a given loader' if dl is not None else 'given items' if items is not None else "the learner's validation set"
+    given = (
+        'a given loader'
+        if dl is not None
+        else 'given items' if items is not None else "the learner's validation set"
+    )
     dl, paths, labels = labelled_items(learn, dl, items, labels)
     cls, targets, vocab = evaluation_targets(learn, paths, labels)
     preds, ds = predict_clips(learn, dl, paths, n_clips, n_crops, sampler, bs, act)
     groups = [evaluation_group(p, group_func) for p in paths]
-    return cls(paths, targets, preds, groups, vocab, _as_told(learn, dl, ds, groups, group_func, n_clips, given, n_boot, seed), n_boot, seed)
+    return cls(
+        paths,
+        targets,
+        preds,
+        groups,
+        vocab,
+        _as_told(learn, dl, ds, groups, group_func, n_clips, given, n_boot, seed),
+        n_boot,
+        seed,
+    )
 
 # %% ../../nbs/judge/evaluate.ipynb #6a2da913
 def _told(v): return re.sub(r' at 0x[0-9a-f]+', '', getattr(v, '__qualname__', None) or repr(v))
@@ -569,28 +778,44 @@ def _fold_result(dest, fold, train, splitter, asked, kwargs):
         dest.mkdir(parents=True, exist_ok=True)             # where `train` may keep its model
         ev.to_frame().to_csv(dest/'videos.csv', index=False)
         ev.to_html(dest/'page.html', f'Fold {fold}')
-        with written_whole(dest/'result.json') as tmp: tmp.write_text(json.dumps(res, indent=1), encoding='utf-8')     # the last, by which the fold is done
+        with written_whole(dest / 'result.json') as tmp:
+            tmp.write_text(json.dumps(res, indent=1), encoding='utf-8')  # the last, by which the fold is done
     res = json.loads((dest/'result.json').read_text(encoding='utf-8'))
-    if res['asked'] != asked: raise ValueError(f"{dest} was evaluated with {res['asked']}, now {asked} are asked for; choose another folder, or delete it")
+    if res['asked'] != asked:
+        raise ValueError(
+            f"{dest} was evaluated with {res['asked']}, now {asked} are asked for; choose another folder, or"
+            " delete it"
+        )
     return res
+
 
 @delegates(evaluate_clips, but=['learn', 'dl', 'items', 'labels'])
 def evaluate_folds(
-    train, # Function that takes a splitter, trains with it, and gives the `Learner`
-    path, # Folder for the results: `fold_1/result.json`, `videos.csv` and `page.html`, …
-    folds=(1,2,3), # What to call `splitter` with
-    settings=None, # A dict of what else makes the result, such as the network and the epochs: results with other settings are not taken for these
-    splitter=UCF101Splitter, # Gives a splitter for `fold`: also `partial(HMDB51Splitter, splits)`, or `partial(KFoldSplitter, 5)` with `folds=range(5)`
-    **kwargs
-)->pd.DataFrame: # A row a fold and one of the mean: the metrics, the interval of the first, the number of videos and of groups
+    train,  # Function that takes a splitter, trains with it, and gives the `Learner`
+    path,  # Folder for the results: `fold_1/result.json`, `videos.csv` and `page.html`, …
+    folds=(1, 2, 3),  # What to call `splitter` with
+    settings=None,  # A dict of what else makes the result, such as the network and the epochs: results with other settings are not taken for these
+    splitter=UCF101Splitter,  # Gives a splitter for `fold`: also `partial(HMDB51Splitter, splits)`, or `partial(KFoldSplitter, 5)` with `folds=range(5)`
+    **kwargs,
+) -> (
+    pd.DataFrame
+):  # A row a fold and one of the mean: the metrics, the interval of the first, the number of videos and of groups
     "Train and evaluate on several folds; goes on where it stopped. Raises ValueError if results are there that were come by otherwise."
     asked, rows, seen = {k: _told(v) for k,v in {'splitter': splitter, **(settings or {}), **kwargs}.items()}, {}, {}
     for fold in folds:
         res = _fold_result(Path(path)/f'fold_{fold}', fold, train, splitter, asked, kwargs)
-        if res['clips'] in seen: raise ValueError(
-            f"folds {seen[res['clips']]} and {fold} were evaluated on the same videos: does `train` pass its splitter on? (Delete their folders in {path})")
+        if res['clips'] in seen:
+            raise ValueError(
+                f"folds {seen[res['clips']]} and {fold} were evaluated on the same videos: does `train` pass"
+                f" its splitter on? (Delete their folders in {path})"
+            )
         seen[res['clips']], first = fold, next(iter(res['metrics'].values()))
-        rows[fold] = {k: v['value'] for k,v in res['metrics'].items()} | {'low': first['low'], 'high': first['high'], 'videos': res['videos'], 'groups': res['groups']}
+        rows[fold] = {k: v['value'] for k, v in res['metrics'].items()} | {
+            'low': first['low'],
+            'high': first['high'],
+            'videos': res['videos'],
+            'groups': res['groups'],
+        }
     df = pd.DataFrame(rows).T.rename_axis('fold').astype(float)
     df.loc['mean'] = df.drop(columns=['low', 'high', 'videos', 'groups']).mean()
     return df

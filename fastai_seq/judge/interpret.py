@@ -51,8 +51,11 @@ def _saved(draw, play, animate=False, save=None, title=''):
     ending = Path(save).suffix.lower() if save else '.html' if animate else ''
     if play is None and animate: raise ValueError("this is a picture, it does not play: leave out animate=True")
     known = _figures + ('.html',)*(play is not None)
-    if save and ending not in known or animate and ending != '.html': raise ValueError(
-        f"save={str(save)!r}: choose a file with one of the endings {', '.join(_figures)} (a picture)" + (' or .html (clips that play)' if play else ''))
+    if save and ending not in known or animate and ending != '.html':
+        raise ValueError(
+            f"save={str(save)!r}: choose a file with one of the endings {', '.join(_figures)} (a picture)"
+            + (' or .html (clips that play)' if play else '')
+        )
     if ending == '.html': return write_page(save, title, [play()]) if save else display(HTML(play()))
     fig = draw()
     if not save: return None
@@ -85,56 +88,93 @@ def _(e:CategoryEvaluation, i):
 
 @_told.register
 def _(e:MultiCategoryEvaluation, i):
-    said, true = (', '.join(f'{v} {p:.2f}' for v,p,on in zip(e.vocab, e.preds[i], o[i]) if on) or 'nothing' for o in (e.predicted, e.targets))
+    said, true = (
+        ', '.join(f'{v} {p:.2f}' for v, p, on in zip(e.vocab, e.preds[i], o[i]) if on) or 'nothing'
+        for o in (e.predicted, e.targets)
+    )
     return (said, 'green') if said == true else (f'{said}, in truth {true}', 'red')
 
 # %% ../../nbs/judge/interpret.ipynb #2b894618
 class SeqInterpretation(ClassificationInterpretation):
     "A learner's answers for labelled clips, and where they are wrong: fastai's interpretation, for clips of either form and of uneven lengths"
-    def __init__(self,
-        learn, # The `Learner`
-        dl, # The loader that the answers are for
-        losses, # The loss of each clip `(n,)`
-        act=None, # See `from_learner`
-        evaluation=None # An `Evaluation` of these answers: it has the clips as `items`, `targets`, `preds`, `groups` and the rest
+
+    def __init__(
+        self,
+        learn,  # The `Learner`
+        dl,  # The loader that the answers are for
+        losses,  # The loss of each clip `(n,)`
+        act=None,  # See `from_learner`
+        evaluation=None,  # An `Evaluation` of these answers: it has the clips as `items`, `targets`, `preds`, `groups` and the rest
     ):
         Interpretation.__init__(self, learn, dl, losses, act)
         self.evaluation, self.vocab = evaluation, evaluation.vocab
 
     @classmethod
-    def from_learner(cls,
-        learn, # A trained `Learner`
-        dl=None, # A loader with labels, or a list of clips; the learner's validation set, if None. Clips of a training set are seen as in validation
-        act=None, # Function from the model's outputs to probabilities; the loss function's `activation`, if None
-        group_func=group_of # Gives the recording group of a clip, or None: it counts by itself then, parts of one video together
+    def from_learner(
+        cls,
+        learn,  # A trained `Learner`
+        dl=None,  # A loader with labels, or a list of clips; the learner's validation set, if None. Clips of a training set are seen as in validation
+        act=None,  # Function from the model's outputs to probabilities; the loss function's `activation`, if None
+        group_func=group_of,  # Gives the recording group of a clip, or None: it counts by itself then, parts of one video together
     ):
         "Ask the model once. Raises ValueError for clips without labels, and for a loader that numbers its classes otherwise."
         if is_listy(dl): dl = learn.dls.test_dl(list(dl), with_labels=True)
         like, paths, labels = labelled_items(learn, dl, None, None)
         kind, targets, vocab = evaluation_targets(learn, paths, labels)
-        dl = like.new(shuffle=False, drop_last=False) if split_index(like.dataset) == 1 else learn.dls.test_dl(list(like.items), with_labels=True)
+        dl = (
+            like.new(shuffle=False, drop_last=False)
+            if split_index(like.dataset) == 1
+            else learn.dls.test_dl(list(like.items), with_labels=True)
+        )
         preds, targs, losses = learn.get_preds(dl=dl, with_loss=True, act=act, reorder=False)
-        if not np.allclose(np.reshape(targs.numpy(), targets.shape), targets): raise ValueError(
-            f"the loader numbers its classes {', '.join(map(str, dl.vocab))}, the learner {', '.join(map(str, vocab))}; make it with learn.dls.test_dl(items, with_labels=True)")
+        if not np.allclose(np.reshape(targs.numpy(), targets.shape), targets):
+            raise ValueError(
+                f"the loader numbers its classes {', '.join(map(str, dl.vocab))}, the learner"
+                f" {', '.join(map(str, vocab))}; make it with learn.dls.test_dl(items, with_labels=True)"
+            )
         groups = [evaluation_group(p, group_func) for p in paths]
-        return cls(learn, dl, losses.as_subclass(torch.Tensor), act, kind(paths, targets, preds.float().numpy().reshape(len(paths), -1), groups, vocab))
+        return cls(
+            learn,
+            dl,
+            losses.as_subclass(torch.Tensor),
+            act,
+            kind(paths, targets, preds.float().numpy().reshape(len(paths), -1), groups, vocab),
+        )
 
     @property
-    def items(self): return self.evaluation.items
+    def items(self):
+        return self.evaluation.items
 
     def __getitem__(self, idxs):
         "Clips (a list), predictions, targets, decoded predictions and losses at `idxs`"
         idxs, e = np.atleast_1d(idxs).tolist(), self.evaluation
-        return [_load(self.dl, i)[1] for i in idxs], e.preds[idxs], e.targets[idxs], getattr(e, 'predicted', e.preds)[idxs], self.losses[idxs]
+        return (
+            [_load(self.dl, i)[1] for i in idxs],
+            e.preds[idxs],
+            e.targets[idxs],
+            getattr(e, 'predicted', e.preds)[idxs],
+            self.losses[idxs],
+        )
 
     def __repr__(self): return f"{type(self).__name__} of {len(self.items)} clips: {self.evaluation.headline}"
 
 # %% ../../nbs/judge/interpret.ipynb #875a3791
-def _titles(interp, idxs): return [(f'{text}, loss {interp.losses[i]:.2f}', colour) for i in idxs for text,colour in [_told(interp.evaluation, i)]]
+def _titles(interp, idxs):
+    return [
+        (f'{text}, loss {interp.losses[i]:.2f}', colour)
+        for i in idxs
+        for text, colour in [_told(interp.evaluation, i)]
+    ]
+
 
 def playing_clips(interp, idxs, fps=8, max_bytes=2_000_000):
     "HTML of clips that play, with their titles"
-    return clips_html([_load(interp.dl, i)[1] for i in idxs], [text for text,_ in _titles(interp, idxs)], fps, max_bytes=max_bytes)
+    return clips_html(
+        [_load(interp.dl, i)[1] for i in idxs],
+        [text for text, _ in _titles(interp, idxs)],
+        fps,
+        max_bytes=max_bytes,
+    )
 
 @patch
 def show_results(self:SeqInterpretation,
@@ -173,9 +213,12 @@ def plot_top_losses(self:SeqInterpretation,
 @patch
 def confusion_matrix(self:SeqInterpretation):
     "Numbers of clips `(classes,classes)`: a row a class, a column a prediction. Raises ValueError if clips do not have one class each"
-    if not isinstance(self.evaluation, CategoryEvaluation): raise ValueError(
-        f"a confusion matrix is for clips of one class each, these have {'several labels' if isinstance(self.evaluation, MultiCategoryEvaluation) else 'numbers'}"
-        "; see `top_losses`, `per_group` and `evaluation.report`")
+    if not isinstance(self.evaluation, CategoryEvaluation):
+        raise ValueError(
+            "a confusion matrix is for clips of one class each, these have"
+            f" {'several labels' if isinstance(self.evaluation, MultiCategoryEvaluation) else 'numbers'}; see"
+            " `top_losses`, `per_group` and `evaluation.report`"
+        )
     return self.evaluation.confusion.to_numpy().copy()
 
 @patch
@@ -239,8 +282,11 @@ def _index(task, target, z):
     if target is None: return int(z[0].argmax()) if names else 0
     if target in names: return names.index(target)
     if isinstance(target, Integral) and not isinstance(target, bool) and 0 <= target < z.shape[1]: return int(target)
-    raise ValueError(f"target={target!r}: choose one of the learner's classes, {', '.join(map(repr, names))}" if names else
-                     f"target={target!r}: the learner tells {z.shape[1]} numbers; choose one of 0 to {z.shape[1]-1}")
+    raise ValueError(
+        f"target={target!r}: choose one of the learner's classes, {', '.join(map(repr, names))}"
+        if names
+        else f"target={target!r}: the learner tells {z.shape[1]} numbers; choose one of 0 to {z.shape[1]-1}"
+    )
 
 def _ask(learn, item, target):
     "Load `item` and choose the class to explain"
@@ -268,13 +314,14 @@ class ClipEvidence:
         "The time of each frame, in words"
         return frame_times(*self.clip.source) if self.clip.source else [f'frame {i}' for i in range(len(self.clip))]
 
-    def show(self,
-        animate=False, # A clip that plays, not a picture
-        save=None, # File to write instead of showing: .png, .jpg, .pdf or .svg for the picture, .html for the clip that plays
-        n_max=12, # Frames of the picture
-        fps=8, # Frames a second at which to play
-        max_bytes=2_000_000 # Greatest size of the HTML
-    ): # Path of the file, if there is one
+    def show(
+        self,
+        animate=False,  # A clip that plays, not a picture
+        save=None,  # File to write instead of showing: .png, .jpg, .pdf or .svg for the picture, .html for the clip that plays
+        n_max=12,  # Frames of the picture
+        fps=8,  # Frames a second at which to play
+        max_bytes=2_000_000,  # Greatest size of the HTML
+    ):  # Path of the file, if there is one
         "Draw it, play it, or save it. Raises ValueError for a file of another kind"
         return _saved(lambda: self._draw(n_max), lambda: self._play(fps, max_bytes), animate, save, repr(self))
 
@@ -284,7 +331,14 @@ def _strip_axes(clip, n_max, below=0):
     n, (h,w) = len(spread_indices(len(clip), n_max)), clip.shape[-2:]
     width = min(12, max(5, 1.3*n))
     high = width*h/w/n
-    fig,axs = plt.subplots(1 + bool(below), 1, figsize=(width, high + below + .5), layout='constrained', squeeze=False, height_ratios=[high, below] if below else None)
+    fig, axs = plt.subplots(
+        1 + bool(below),
+        1,
+        figsize=(width, high + below + 0.5),
+        layout='constrained',
+        squeeze=False,
+        height_ratios=[high, below] if below else None,
+    )
     axs[0,0].imshow(frame_strip(clip, n_max).permute(1,2,0), aspect='auto')
     axs[0,0].set_axis_off()
     return fig, axs[:,0]
@@ -301,7 +355,9 @@ class TimeEvidence(ClipEvidence):
     def _draw(self, n_max=12):
         fig,(top,ax) = _strip_axes(self.clip, n_max, 1.4)
         top.set_title(f'{self.said}: {self.what}', fontsize=10)
-        if self.what.startswith('probability'): ax.plot(self.values, 'o-', c='tab:blue'); ax.set_ylim(-.03, 1.03)
+        if self.what.startswith('probability'):
+            ax.plot(self.values, 'o-', c='tab:blue')
+            ax.set_ylim(-.03, 1.03)
         else: ax.bar(range(len(self.values)), self.values, color='tab:blue'); ax.axhline(0, c='gray', lw=.8)
         ax.tick_params(axis='y', labelsize=8)
         _frame_axis(ax, self.captions, n_max)
@@ -319,7 +375,10 @@ def _meter(values, t, width=160, height=40):
     res = Image.new('RGB', (width, height), 'white')
     d, step = ImageDraw.Draw(res), width/len(values)
     for k,v in enumerate(np.nan_to_num(values)):
-        d.rectangle([k*step, min(y(v), y(0)), max((k+1)*step-2, k*step), max(y(v), y(0))], fill='#d62728' if k == t else '#1f77b4')
+        d.rectangle(
+            [k * step, min(y(v), y(0)), max((k + 1) * step - 2, k * step), max(y(v), y(0))],
+            fill='#d62728' if k == t else '#1f77b4',
+        )
     d.line([0, y(0), width, y(0)], fill='gray')
     return res
 
@@ -329,22 +388,30 @@ def _above(frame, below):
     "The image `frame`, and `below` under it"
     frame = _wide(frame, below.width)
     res = Image.new('RGB', (frame.width, frame.height + below.height))
-    res.paste(frame, (0, 0)); res.paste(below, (0, frame.height))
+    res.paste(frame, (0, 0))
+    res.paste(below, (0, frame.height))
     return res
 
 # %% ../../nbs/judge/interpret.ipynb #ce020df7
-def _reads_ahead(head): return isinstance(head, ConvLSTMHead) or isinstance(head, LSTMHead) and not head.rnn.bidirectional
+def _reads_ahead(head):
+    return isinstance(head, ConvLSTMHead) or isinstance(head, LSTMHead) and not head.rnn.bidirectional
+
 
 def _running(q):
     "What the model would say, had the clip ended at each frame: outputs `(T,n_out)`"
     model, t = q.learn.model, q.x.shape[1]
-    if not isinstance(model, SeqModel) or isinstance(model.head, (DiffHead, ShiftHead)): raise ValueError(
-        f"how='running': {type(getattr(model, 'head', model)).__name__} looks at a clip as a whole, it has no answer for each part; choose how='occlusion'")
+    if not isinstance(model, SeqModel) or isinstance(model.head, (DiffHead, ShiftHead)):
+        raise ValueError(
+            f"how='running': {type(getattr(model, 'head', model)).__name__} looks at a clip as a whole, it"
+            " has no answer for each part; choose how='occlusion'"
+        )
     f, head = model.features(q.x), model.head
     if _reads_ahead(head): return head.classify(head.steps(head.vectors(f))[0])
     return head(f.expand(t, *f.shape[1:]), tuple(range(1, t+1)))
 
-def _running_evidence(q, **_): return q.probability(_running(q)), 'probability so far' if not q.task.numbers else 'output so far'
+
+def _running_evidence(q, **_):
+    return q.probability(_running(q)), 'probability so far' if not q.task.numbers else 'output so far'
 
 # %% ../../nbs/judge/interpret.ipynb #44edbbc6
 def _fill_mean(t, start, stop): return [t]*(stop-start)
@@ -359,26 +426,36 @@ _fills = {'mean': _fill_mean, 'neighbours': _fill_neighbours}
 def _outputs(q, frames, clips):
     "What the model says of clips of `frames (N,C,H,W)`, given by their numbers `(n,T)`: `(n,n_out)`"
     model, parts = q.learn.model, clips.split(max(1, q.learn.dls.bs))
-    if not isinstance(model, SeqModel) or getattr(model.encoder, 'shifted', False): return torch.cat([model(frames[p]) for p in parts])
+    if not isinstance(model, SeqModel) or getattr(model.encoder, 'shifted', False):
+        return torch.cat([model(frames[p]) for p in parts])
     f = model.features(frames[None])[0]
     return torch.cat([model.head(f[p], None) for p in parts])
 
 def _occlusion_evidence(q, window=None, fill='mean'):
     t = q.x.shape[1]
     w = max(1, round(t/8)) if window is None else window
-    if t < 2 or not 0 < w < t: raise ValueError(f"window={w} of a clip of {t} frames: expected from 1 to {t-1}, some frames must stay")
+    if t < 2 or not 0 < w < t:
+        raise ValueError(
+            f"window={w} of a clip of {t} frames: expected from 1 to {t-1}, some frames must stay"
+        )
     if fill not in _fills: raise ValueError(f"fill={fill!r}: choose one of {', '.join(map(repr, _fills))}")
     clips = torch.arange(t).repeat(t-w+2, 1)
     for s in range(t-w+1): clips[s, s:s+w] = torch.tensor(_fills[fill](t, s, s+w))
     score = q.score(_outputs(q, torch.cat([q.x[0], q.x.mean(1)]), clips.to(q.x.device)).float())
     fall, res, n = score[-1] - score[:-1], score.new_zeros(t), score.new_zeros(t)
-    for s in range(t-w+1): res[s:s+w] += fall[s]; n[s:s+w] += 1
+    for s in range(t-w+1):
+        res[s:s+w] += fall[s]
+        n[s:s+w] += 1
     return res/n, f"fall of the score without {'it' if w == 1 else f'{w} frames around'}"
 
 # %% ../../nbs/judge/interpret.ipynb #7da3c44f
 @singledispatch
-def _time_weights(head, q): raise ValueError(
-    f"how='attention': {type(head).__name__} has no attention over frames; choose how='occlusion', or 'running' for a head")
+def _time_weights(head, q):
+    raise ValueError(
+        f"how='attention': {type(head).__name__} has no attention over frames; choose how='occlusion', or"
+        " 'running' for a head"
+    )
+
 
 @_time_weights.register
 def _(head:AttentionHead, q): return head.weights(q.learn.model.features(q.x))[0]
@@ -392,7 +469,11 @@ _hows = {'running': _running_evidence, 'occlusion': _occlusion_evidence, 'attent
 # %% ../../nbs/judge/interpret.ipynb #28d8e65a
 def _usual_how(model):
     head = getattr(model, 'head', None)
-    return 'running' if isinstance(head, (LSTMHead, ConvLSTMHead)) else 'attention' if isinstance(head, AttentionHead) else 'occlusion'
+    return (
+        'running'
+        if isinstance(head, (LSTMHead, ConvLSTMHead))
+        else 'attention' if isinstance(head, AttentionHead) else 'occlusion'
+    )
 
 def evidence(
     learn, # A trained `Learner`
@@ -412,20 +493,31 @@ def evidence(
 
 # %% ../../nbs/judge/interpret.ipynb #5f7c89de
 @singledispatch
-def _maps(model, q): raise ValueError(
-    f"{type(model).__name__} has no feature maps that Grad-CAM knows; it takes a SeqModel with a convolutional encoder, or a VideoNet. "
-    "For transformers see `attention_rollout`; `evidence(…, how='occlusion')` takes any model")
+def _maps(model, q):
+    raise ValueError(
+        f"{type(model).__name__} has no feature maps that Grad-CAM knows; it takes a SeqModel with a"
+        " convolutional encoder, or a VideoNet. For transformers see `attention_rollout`; `evidence(…,"
+        " how='occlusion')` takes any model"
+    )
+
 
 @_maps.register
 def _(model:SeqModel, q):
     with torch.no_grad(): f = model.features(q.x)
-    if f.shape[-2:] == (1,1): raise ValueError(
-        f"{getattr(model.encoder, 'name', type(model.encoder).__name__)} gives one vector a frame of {q.x.shape[-2]}x{q.x.shape[-1]} pixels, with no places in it; "
-        "take larger frames if that is why, or `evidence`, which asks about time")
+    if f.shape[-2:] == (1, 1):
+        raise ValueError(
+            f"{getattr(model.encoder, 'name', type(model.encoder).__name__)} gives one vector a frame of"
+            f" {q.x.shape[-2]}x{q.x.shape[-1]} pixels, with no places in it; take larger frames if that is"
+            " why, or `evidence`, which asks about time"
+        )
     f = f.detach().requires_grad_()
     return f, model.head(f, None), (3,4)
 
-_last_maps = {VideoResNet: ('layer4', (0,2,1,3,4)), S3D: ('features', (0,2,1,3,4)), SwinTransformer3d: ('norm', (0,1,4,2,3))}   # where they come out, and their dimensions in our order
+_last_maps = {
+    VideoResNet: ('layer4', (0, 2, 1, 3, 4)),
+    S3D: ('features', (0, 2, 1, 3, 4)),
+    SwinTransformer3d: ('norm', (0, 1, 4, 2, 3)),
+}  # where they come out, and their dimensions in our order
 
 @_maps.register
 def _(model:VideoNet, q):
@@ -445,7 +537,9 @@ def _overlay(clip, heat):
     "Frames uint8 `(T,C,H,W)` with `heat (T,H,W)`, 0 to 1, in colour over them: little heat leaves the frame as it is"
     h = torch.as_tensor(heat, dtype=torch.float32)[:, None]
     colour = torch.as_tensor(plt.get_cmap('autumn')(np.asarray(heat))[...,:3], dtype=torch.float32).permute(0,3,1,2)*255
-    grey = clip.as_subclass(torch.Tensor).float().mean(1, keepdim=True)        # so that no colour of the frame is taken for heat
+    grey = (
+        clip.as_subclass(torch.Tensor).float().mean(1, keepdim=True)
+    )  # so that no colour of the frame is taken for heat
     res = TensorVideo((grey*(1 - .8*h) + colour*.8*h).round().to(torch.uint8))
     res.source = clip.source
     return res
@@ -465,7 +559,16 @@ class SpaceEvidence(ClipEvidence):
         fig,(ax,) = _strip_axes(both, n_max)
         ax.set_title(f'{self.said}: {self.what}', fontsize=10)
         shown, captions = spread_indices(len(self.clip), n_max), self.captions
-        for k,i in enumerate(shown): ax.text((k+.5)/len(shown), -.01, captions[i], transform=ax.transAxes, ha='center', va='top', fontsize=8)
+        for k, i in enumerate(shown):
+            ax.text(
+                (k + 0.5) / len(shown),
+                -0.01,
+                captions[i],
+                transform=ax.transAxes,
+                ha='center',
+                va='top',
+                fontsize=8,
+            )
         return fig
 
     def _play(self, fps, max_bytes):
@@ -475,28 +578,42 @@ class SpaceEvidence(ClipEvidence):
 # %% ../../nbs/judge/interpret.ipynb #3b4321e6
 def _keeps_places(head, maps): return isinstance(head, ConvLSTMHead) or getattr(head, 'n_in', 0) > maps.shape[2]
 
+
 def grad_cam(
-    learn, # A trained `Learner`, of a `SeqModel` with a convolutional encoder or of a `VideoNet` (not MViT)
-    item, # A clip: path of a video or of a folder of frames, or `VideoRange`, as for `learn.predict`
-    target=None, # Class whose score is explained, by name or number; the most probable one, if None
-    hires=None # Each place with its own gradient (HiResCAM), not the mean over the map; if None where the head keeps places
-)->SpaceEvidence: # It shows itself; `values (T',h,w)`, the greatest 1 (all 0 if nothing speaks for the class), and `show`
+    learn,  # A trained `Learner`, of a `SeqModel` with a convolutional encoder or of a `VideoNet` (not MViT)
+    item,  # A clip: path of a video or of a folder of frames, or `VideoRange`, as for `learn.predict`
+    target=None,  # Class whose score is explained, by name or number; the most probable one, if None
+    hires=None,  # Each place with its own gradient (HiResCAM), not the mean over the map; if None where the head keeps places
+) -> (
+    SpaceEvidence
+):  # It shows itself; `values (T',h,w)`, the greatest 1 (all 0 if nothing speaks for the class), and `show`
     "Where in the frames of a clip is what speaks for a class: Grad-CAM. Raises ValueError for models without feature maps."
     q = _ask(learn, item, target)
-    with in_evaluation(learn.model), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):     # cuDNN's recurrent layers have no gradients in evaluation mode
+    with (
+        in_evaluation(learn.model),
+        torch.enable_grad(),
+        torch.backends.cudnn.flags(enabled=False),
+    ):  # cuDNN's recurrent layers have no gradients in evaluation mode
         maps, z, places = _maps(learn.model, q)
         grad, = torch.autograd.grad(q.score(z.float())[0], maps)
     if hires is None: hires = _keeps_places(getattr(learn.model, 'head', None), maps)
     cam = ((grad if hires else grad.mean(places, keepdim=True))*maps).sum(2)[0].relu().detach().float()
-    return SpaceEvidence(q.clip, (cam/cam.max().clamp(min=1e-12)).cpu().numpy(), q.said, 'HiResCAM' if hires else 'Grad-CAM')
+    return SpaceEvidence(
+        q.clip, (cam / cam.max().clamp(min=1e-12)).cpu().numpy(), q.said, 'HiResCAM' if hires else 'Grad-CAM'
+    )
 
 # %% ../../nbs/judge/interpret.ipynb #868989a6
 def _step(row, moved): return (row + moved)/2      # half of what was there, half of what was attended to
 
+
 @singledispatch
-def _rollout(model, q): raise ValueError(
-    f"{type(model).__name__} has no attention that can be rolled out; expected MyTimeSformer, VitTimeSformer (of a network of transformers: "
-    "`timesformer_from_hf(model)`), or a TransformerHead. See `grad_cam`, or `evidence(…, how='occlusion')`, which takes any model")
+def _rollout(model, q):
+    raise ValueError(
+        f"{type(model).__name__} has no attention that can be rolled out; expected MyTimeSformer,"
+        " VitTimeSformer (of a network of transformers: `timesformer_from_hf(model)`), or a TransformerHead."
+        " See `grad_cam`, or `evidence(…, how='occlusion')`, which takes any model"
+    )
+
 
 @contextmanager
 def _watched(model, seen):
@@ -514,7 +631,7 @@ def _watched(model, seen):
         seen.append((of_cls, patches, time))
         return attend(layer, x, t, time, rot, mask, only_cls)
     model._attend = watch
-    try: yield
+    try:yield
     finally: del model._attend
 
 @_rollout.register
@@ -548,7 +665,9 @@ def _watched_attention(attns, seen):
 def _divided_back(model, seen, first, row):
     n, t = len(first), len(row)
     for time,block in zip(reversed(model.time_blocks), reversed(model.vit.blocks)):
-        both = torch.cat([(first/t).expand(t, -1), row], 1)                       # the class token is the mean of what it is in each frame
+        both = torch.cat(
+            [(first / t).expand(t, -1), row], 1
+        )  # the class token is the mean of what it is in each frame
         moved = torch.einsum('tk,tkl->tl', both, seen[block.attn])
         first, row = _step(first, moved[:,:n].sum(0)), _step(row, moved[:,n:])
         row = _step(row, torch.einsum('tn,nts->sn', row, seen[time.attn]))
@@ -560,7 +679,9 @@ def _joint_back(model, seen, first, row):
     return res[len(first):].view_as(row)
 
 def _space_back(model, seen, first, row):
-    res = torch.cat([(first/len(row)).expand(len(row), -1), row], 1)              # the answer is the mean over the frames
+    res = torch.cat(
+        [(first / len(row)).expand(len(row), -1), row], 1
+    )  # the answer is the mean over the frames
     for block in reversed(model.vit.blocks): res = _step(res, torch.einsum('tk,tkl->tl', res, seen[block.attn]))
     return res[:,len(first):]
 
@@ -569,10 +690,13 @@ _backs = {'divided': _divided_back, 'joint': _joint_back, 'space': _space_back}
 @_rollout.register
 def _(model:VitTimeSformer, q):
     vit, t, seen = model.vit, q.x.shape[1], {}
-    if vit.global_pool not in ('token', 'avg'): raise ValueError(
-        f"global_pool={vit.global_pool!r}: a roll-out starts from the class token ('token') or from the mean of the patches ('avg')")
+    if vit.global_pool not in ('token', 'avg'):
+        raise ValueError(
+            f"global_pool={vit.global_pool!r}: a roll-out starts from the class token ('token') or from the"
+            " mean of the patches ('avg')"
+        )
     first, row = q.x.new_zeros(vit.num_prefix_tokens), q.x.new_zeros(t, vit.patch_embed.num_patches)
-    if vit.global_pool == 'token': first[0] = 1
+    if vit.global_pool == 'token':first[0] = 1
     else: row += 1/row.numel()
     with _watched_attention([b.attn for b in [*vit.blocks, *getattr(model, 'time_blocks', ())]], seen): model(q.x)
     return _backs[model.attention](model, seen, first, row).view(t, *vit.patch_embed.grid_size)
@@ -592,10 +716,13 @@ def _(head:TransformerHead, q):
 
 for cls in (MyTimeSformer, VitTimeSformer): _time_weights.register(cls, lambda model, q: _rollout(model, q).sum((1,2)))
 
+
 def attention_rollout(
-    learn, # A trained `Learner`, of a `MyTimeSformer`, a `VitTimeSformer`, or a `SeqModel` with a `TransformerHead`
-    item # A clip: path of a video or of a folder of frames, or `VideoRange`, as for `learn.predict`
-)->ClipEvidence: # `SpaceEvidence`, `values (T,h,w)`: shares of the answer, the rest is the class token's; of a `TransformerHead` `TimeEvidence`
+    learn,  # A trained `Learner`, of a `MyTimeSformer`, a `VitTimeSformer`, or a `SeqModel` with a `TransformerHead`
+    item,  # A clip: path of a video or of a folder of frames, or `VideoRange`, as for `learn.predict`
+) -> (
+    ClipEvidence
+):  # `SpaceEvidence`, `values (T,h,w)`: shares of the answer, the rest is the class token's; of a `TransformerHead` `TimeEvidence`
     "How much of each patch of a clip is in the answer, by attention. Raises ValueError for models without attention that is known."
     if isinstance(getattr(learn.model, 'head', None), TransformerHead): return evidence(learn, item, how='attention')
     q = _ask(learn, item, None)

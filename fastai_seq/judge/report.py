@@ -40,13 +40,31 @@ def _sides(learn, dl, group_func):
 def _leaks(df, group_func):
     "What there is to say about recordings on both sides, and whether it is bad"
     splits = [[*np.flatnonzero(df.side == o)] for o in ('training', 'validation')]
-    if not splits[0]: return 'What it was trained on is not known (a learner from a file): nothing can be said of recordings on both sides.', True
+    if not splits[0]:
+        return (
+            (
+                'What it was trained on is not known (a learner from a file): nothing can be said of'
+                ' recordings on both sides.'
+            ),
+            True,
+        )
     with warnings.catch_warnings(action='ignore'):          # it is said on the page
         shared = sorted(map(str, check_leakage(list(df.path), splits, group_func)))
     unknown = int(df.group.isna().sum())
     of_unknown = f' Of {unknown} of {len(df)} clips the recording is not known.' if unknown else ''
-    if shared: return f"{len(shared)} recording groups are on both sides, so the numbers flatter: {', '.join(shared[:10])}{' …' if len(shared) > 10 else ''}.{of_unknown}", True
-    return (f'No recording group is on both sides.{of_unknown}' if unknown < len(df) else 'The names tell no recordings: whether one is on both sides is not known.'), unknown > 0
+    if shared:
+        return (
+            (
+                f"{len(shared)} recording groups are on both sides, so the numbers flatter:"
+                f" {', '.join(shared[:10])}{' …' if len(shared) > 10 else ''}.{of_unknown}"
+            ),
+            True,
+        )
+    return (
+        f'No recording group is on both sides.{of_unknown}'
+        if unknown < len(df)
+        else 'The names tell no recordings: whether one is on both sides is not known.'
+    ), unknown > 0
 
 def _split_html(df, group_func):
     by = df.groupby('side', sort=False)
@@ -54,24 +72,55 @@ def _split_html(df, group_func):
     text, bad = _leaks(df, group_func)
     res = f'{total.to_html()}<p style="color:{"#b00" if bad else "#070"}">{escape(text)}</p>'
     numbers = [l for l in df.label if isinstance(l, float) or is_listy(l) and len(l) and isinstance(l[0], float)]
-    if numbers: return res + pd.DataFrame([np.atleast_1d(l) for l in numbers]).set_axis(df.side).groupby(level=0, sort=False).agg(['min', 'mean', 'max']).round(3).to_html()
-    classes = df.explode('label').groupby(['label', 'side']).agg(clips=('path', 'size'), recordings=('group', 'nunique')).unstack(fill_value=0)
+    if numbers:
+        return (
+            res
+            + pd.DataFrame([np.atleast_1d(l) for l in numbers])
+            .set_axis(df.side)
+            .groupby(level=0, sort=False)
+            .agg(['min', 'mean', 'max'])
+            .round(3)
+            .to_html()
+        )
+    classes = (
+        df.explode('label')
+        .groupby(['label', 'side'])
+        .agg(clips=('path', 'size'), recordings=('group', 'nunique'))
+        .unstack(fill_value=0)
+    )
     return res + classes.to_html()
 
 # %% ../../nbs/judge/report.ipynb #18c1f211
 def _curves_html(learn):
     rec = getattr(learn, 'recorder', None)
-    if not getattr(rec, 'losses', None) or not rec.values or any(None in v or len(v) < len(rec.metric_names)-2 for v in rec.values): return (
-        "<p>No training is on record. (A plain Learner forgets it when it predicts or validates, unless it has the callback KeepRecord, as learners of seq_learner have.)</p>")
+    if (
+        not getattr(rec, 'losses', None)
+        or not rec.values
+        or any(None in v or len(v) < len(rec.metric_names) - 2 for v in rec.values)
+    ):
+        return (
+            "<p>No training is on record. (A plain Learner forgets it when it predicts or validates, unless"
+            " it has the callback KeepRecord, as learners of seq_learner have.)</p>"
+        )
     table = pd.DataFrame([list(v) for v in rec.values]).astype(float)
     table.columns = list(rec.metric_names)[1:1+table.shape[1]]
     metrics = [c for c in table if c not in ('train_loss', 'valid_loss')]
-    fig,axs = plt.subplots(1, 1 + bool(metrics), figsize=(5*(1 + bool(metrics)), 3), layout='constrained', squeeze=False)
-    axs[0,0].plot(range(1, len(rec.losses)+1), [float(o) for o in rec.losses], c='lightsteelblue', label='training, smoothed')
+    fig, axs = plt.subplots(
+        1, 1 + bool(metrics), figsize=(5 * (1 + bool(metrics)), 3), layout='constrained', squeeze=False
+    )
+    axs[0, 0].plot(
+        range(1, len(rec.losses) + 1),
+        [float(o) for o in rec.losses],
+        c='lightsteelblue',
+        label='training, smoothed',
+    )
     if 'valid_loss' in table: axs[0,0].plot(list(rec.iters), table.valid_loss, 'o-', c='tab:orange', label='validation')
-    axs[0,0].set(xlabel='step', ylabel='loss'); axs[0,0].legend()
+    axs[0,0].set(xlabel='step', ylabel='loss')
+    axs[0,0].legend()
     for m in metrics: axs[0,1].plot(table.index+1, table[m], 'o-', label=m)
-    if metrics: axs[0,1].set(xlabel='epoch'); axs[0,1].legend()
+    if metrics:
+        axs[0,1].set(xlabel='epoch')
+        axs[0,1].legend()
     return _image(fig, 'curves of the training') + table.set_axis(table.index+1).rename_axis('epoch').round(4).to_html()
 
 def _image(fig, what): return f'<img alt="{escape(what)}" src="data:image/png;base64,{png_base64(fig)}">'
@@ -82,9 +131,15 @@ def _model_html(learn):
     trained = sum(p.numel() for p in learn.model.parameters() if p.requires_grad)
     head, encoder = (getattr(learn.model, o, None) for o in ('head', 'encoder'))
     parts = ', '.join(getattr(o, 'name', type(o).__name__) for o in (encoder, head) if o is not None)
-    rows = {'model': type(learn.model).__name__ + (f' ({parts})' if parts else ''), 'parameters': f'{n:,}, {trained:,} of them trained',
-            'loss': getattr(learn.loss_func, '__name__', type(learn.loss_func).__name__), 'optimiser': getattr(learn.opt_func, '__name__', str(learn.opt_func)),
-            'device': str(next(learn.model.parameters()).device), 'machine': f'{platform.system()} {platform.machine()}, torch {torch.__version__}', 'made': time.strftime('%Y-%m-%d %H:%M')}
+    rows = {
+        'model': type(learn.model).__name__ + (f' ({parts})' if parts else ''),
+        'parameters': f'{n:,}, {trained:,} of them trained',
+        'loss': getattr(learn.loss_func, '__name__', type(learn.loss_func).__name__),
+        'optimiser': getattr(learn.opt_func, '__name__', str(learn.opt_func)),
+        'device': str(next(learn.model.parameters()).device),
+        'machine': f'{platform.system()} {platform.machine()}, torch {torch.__version__}',
+        'made': time.strftime('%Y-%m-%d %H:%M'),
+    }
     return pd.Series(rows).rename('').to_frame().to_html(header=False)
 
 def _section(title, *parts): return f'<h2>{escape(title)}</h2>' + ''.join(parts)
@@ -93,7 +148,11 @@ def _clips_html(interp, k, max_bytes):
     "The worst `k` clips and the best, playing; none twice"
     order = interp.top_losses(None)[1].tolist()
     worst, best = order[:k], order[len(order)-min(k, len(order)-k):][::-1] if len(order) > k else []
-    return ''.join(f'<h3>{name}</h3>{playing_clips(interp, idxs, max_bytes=max_bytes//2)}' for name,idxs in (('Worst', worst), ('Best', best)) if idxs)
+    return ''.join(
+        f'<h3>{name}</h3>{playing_clips(interp, idxs, max_bytes=max_bytes//2)}'
+        for name, idxs in (('Worst', worst), ('Best', best))
+        if idxs
+    )
 
 @delegates(evaluate_clips, but=['items', 'labels', 'learn', 'dl', 'n_clips', 'group_func', 'act'])
 def report(
@@ -110,7 +169,8 @@ def report(
     **kwargs
 )->Path: # `path`
     "One self-contained page of a run: numbers, data and split, curves, classes, recordings, clips, protocol. Raises ValueError for clips without labels."
-    if Path(path).suffix.lower() != '.html': raise ValueError(f"path={str(path)!r}: a report is a page, choose a file that ends in .html")
+    if Path(path).suffix.lower() != '.html':
+        raise ValueError(f"path={str(path)!r}: a report is a page, choose a file that ends in .html")
     if k < 1: raise ValueError(f"k={k}: expected at least 1 clip to show")
     if is_listy(dl): dl = learn.dls.test_dl(list(dl), with_labels=True)
     curves = _curves_html(learn)
@@ -122,10 +182,39 @@ def report(
     groups, n_max = interp.per_group(), 30
     more = f'<p>the worst {n_max} of {len(groups)}</p>' if len(groups) > n_max else ''
     confused = interp.most_confused()[:10] if isinstance(ev, CategoryEvaluation) else []
-    who = pd.DataFrame([(a, b, int(n)) for a,b,n in confused], columns=['label', 'taken for', 'clips']).to_html(index=False) if confused else ''
-    return write_page(path, title, [
-        f'<h1>{escape(title)}</h1><p><b>{escape(ev.headline)}</b></p>' + ''.join(f'<p>{escape(o)}</p>' for o in ev.notes) + (f'<pre style="white-space:pre-wrap">{escape(notes)}</pre>' if notes else ''),
-        _section('Data and split', _split_html(_sides(learn, dl, group_func), group_func)), _section('Training', curves),
-        _section('Evaluation', ev.metrics.round(4).to_html(na_rep=''), _image(ev.plot().flat[0].figure, 'evaluation'), who, ev.report.round(3).to_html()),
-        _section('Recordings', more, groups[:n_max].round(3).to_html()), _section('Clips', '<p>From a single look at each clip, the one that is shown.</p>', _clips_html(playing, k, max_bytes)),
-        _section('Protocol', pd.Series(ev.protocol).rename('').to_frame().to_html(header=False), _model_html(learn))])
+    who = (
+        pd.DataFrame(
+            [(a, b, int(n)) for a, b, n in confused], columns=['label', 'taken for', 'clips']
+        ).to_html(index=False)
+        if confused
+        else ''
+    )
+    return write_page(
+        path,
+        title,
+        [
+            f'<h1>{escape(title)}</h1><p><b>{escape(ev.headline)}</b></p>'
+            + ''.join(f'<p>{escape(o)}</p>' for o in ev.notes)
+            + (f'<pre style="white-space:pre-wrap">{escape(notes)}</pre>' if notes else ''),
+            _section('Data and split', _split_html(_sides(learn, dl, group_func), group_func)),
+            _section('Training', curves),
+            _section(
+                'Evaluation',
+                ev.metrics.round(4).to_html(na_rep=''),
+                _image(ev.plot().flat[0].figure, 'evaluation'),
+                who,
+                ev.report.round(3).to_html(),
+            ),
+            _section('Recordings', more, groups[:n_max].round(3).to_html()),
+            _section(
+                'Clips',
+                '<p>From a single look at each clip, the one that is shown.</p>',
+                _clips_html(playing, k, max_bytes),
+            ),
+            _section(
+                'Protocol',
+                pd.Series(ev.protocol).rename('').to_frame().to_html(header=False),
+                _model_html(learn),
+            ),
+        ],
+    )

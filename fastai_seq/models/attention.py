@@ -46,8 +46,9 @@ def _rotate(
     "Queries or keys turned by their position"
     if rot is None: return x
     cos, left, right = (rot[0], rot[2].roll(1,-1), rot[1].roll(-1,-1)) if back else rot
-    if torch.compiler.is_compiling(): return x*cos + x.roll(1, -1)*left + x.roll(-1, -1)*right     # views of a row cannot be exported
-    row = x.new_zeros(x.numel() + 2)                     # all numbers in a row: the neighbours are the same row, shifted by one
+    if torch.compiler.is_compiling():
+        return x * cos + x.roll(1, -1) * left + x.roll(-1, -1) * right  # views of a row cannot be exported
+    row = x.new_zeros(x.numel() + 2)  # all numbers in a row: the neighbours are the same row, shifted by one
     here, before, after = (row[i:i+x.numel()].view(x.shape) for i in (1,0,2))
     here.copy_(x)
     if x.dtype == torch.float32: return (here*cos).addcmul_(before, left).addcmul_(after, right)
@@ -71,7 +72,9 @@ def _masks(mask, n_patches, time):
 def _sdpa(q, k, v, mask=None):
     "`scaled_dot_product_attention` with any number of leading dimensions"
     if mask is not None: mask = mask.expand(*q.shape[:-3], 1, 1, -1).flatten(0,-4)
-    return F.scaled_dot_product_attention(q.flatten(0,-4), k.flatten(0,-4), v.flatten(0,-4), attn_mask=mask).view(q.shape)
+    return F.scaled_dot_product_attention(
+        q.flatten(0, -4), k.flatten(0, -4), v.flatten(0, -4), attn_mask=mask
+    ).view(q.shape)
 
 def _cls_attention(qkv, mask=None, attend=_sdpa):
     "What the class token sees: `(B,1,H,D)`"
@@ -140,7 +143,10 @@ class _AttentionCPU(Function):
             of_cls, of_patches = _masks(m, n, time)
             group = lambda t: _groups(t[:,1:], frames, time)
             dq,dk,dv = _products_back(*group_qkv(x, frames, time, rot), of_patches, group(out), group(g))
-            for i,t in enumerate((_rotate(dq, rot, True), _rotate(dk[...,1:,:], rot, True), dv[...,1:,:])): group(d[:,:,i]).copy_(t)
+            for i, t in enumerate(
+                (_rotate(dq, rot, True), _rotate(dk[..., 1:, :], rot, True), dv[..., 1:, :])
+            ):
+                group(d[:, :, i]).copy_(t)
             d[:,0,1], d[:,0,2] = dk[...,0,:].sum(1), dv[...,0,:].sum(1)
             q,k,v = x.transpose(1,3).unbind(2)
             dq,dk,dv = _products_back(q[:,:,:1], k, v, of_cls, out[:,:1].transpose(1,2), g[:,:1].transpose(1,2))
@@ -161,7 +167,10 @@ def attend_cls(qkv, frames, mask):
 def _keep(shape, p):
     "bool of `shape`, False with probability `p` (rounded to a multiple of 1/65536), on the CPU"
     n = prod(shape)
-    return torch.empty(-(-n//4), dtype=torch.int64).random_(-2**63, None).view(torch.int16)[:n].view(shape) >= round(p*2**16) - 2**15
+    return (
+        torch.empty(-(-n // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:n].view(shape)
+        >= round(p * 2**16) - 2**15
+    )
 
 class _DropoutCPU(Function):
     @staticmethod
@@ -173,6 +182,7 @@ class _DropoutCPU(Function):
     def backward(ctx, grad): return ctx.saved_tensors[0].to(grad.dtype).mul_(grad).mul_(ctx.scale), None
 
 def apply_dropout(x, p, training):
+    "Dropout of `x` with probability `p`, in training only; on a CPU by a faster way than torch's"
     if not (p and training): return x
     return _DropoutCPU.apply(x, p) if p < 1 and _on_cpu(x) else F.dropout(x, p)
 
@@ -187,7 +197,11 @@ def _mm(x, w, b=None):
 def _mm_back(x, w, grad, needs):
     "Gradients of `x`, `w` and the bias"
     g = grad.flatten(0, -2)
-    return _mm(grad, w.T) if needs[0] else None, _mm(g.T, x.flatten(0, -2).T) if needs[1] else None, g.sum(0) if needs[2] else None
+    return (
+        _mm(grad, w.T) if needs[0] else None,
+        _mm(g.T, x.flatten(0, -2).T) if needs[1] else None,
+        g.sum(0) if needs[2] else None,
+    )
 
 class _LinearCPU(Function):
     @staticmethod

@@ -75,9 +75,12 @@ def whole_clips(
 )->torch.Tensor: # `(B,T,C,H,W)`
     "The batch as one tensor. Raises ValueError if clips were filled up, which `who` could not tell from frames."
     lengths = clip_lengths(x)
-    if lengths and min(lengths) < x.shape[1]: raise ValueError(
-        f"{who} cannot tell padding from frames: the batch has {x.shape[1]} frames, its clips {list(map(int, lengths))}; "
-        "sample the same number of each (seq_len=), or take a head that reads lengths, such as 'lstm'")
+    if lengths and min(lengths) < x.shape[1]:
+        raise ValueError(
+            f"{who} cannot tell padding from frames: the batch has {x.shape[1]} frames, its clips"
+            f" {list(map(int, lengths))}; sample the same number of each (seq_len=), or take a head that"
+            " reads lengths, such as 'lstm'"
+        )
     return stack_frames(x)
 
 # %% ../../nbs/models/layers.ipynb #530f1735
@@ -89,10 +92,18 @@ def _mean(x, lengths):
     return x.sum(1) / torch.as_tensor(lengths, device=x.device).reshape(-1, *[1]*(x.ndim-2))
 
 def _max(x, lengths):
-    return (x if lengths is None else x.masked_fill(~_trailing(length_mask(lengths, x.shape[1], x.device), x), -math.inf)).amax(1)
+    return (
+        x
+        if lengths is None
+        else x.masked_fill(~_trailing(length_mask(lengths, x.shape[1], x.device), x), -math.inf)
+    ).amax(1)
 
 def _last(x, lengths):
-    return x[:, -1] if lengths is None else x[torch.arange(len(x), device=x.device), torch.as_tensor(lengths, device=x.device)-1]
+    return (
+        x[:, -1]
+        if lengths is None
+        else x[torch.arange(len(x), device=x.device), torch.as_tensor(lengths, device=x.device) - 1]
+    )
 
 _pools = {'avg': _mean, 'max': _max, 'last': _last}
 
@@ -132,7 +143,9 @@ class AttentionPool(Module):
         h = self.score(x).tanh()
         if self.gate: h = h * self.gate(x).sigmoid()
         s = self.out(h)[..., 0].float()
-        return (s if lengths is None else s.masked_fill(~length_mask(lengths, x.shape[1], x.device), -math.inf)).softmax(1)
+        return (
+            s if lengths is None else s.masked_fill(~length_mask(lengths, x.shape[1], x.device), -math.inf)
+        ).softmax(1)
 
     def forward(self, x, lengths=None): # `(B,T,n_in)` to `(B,n_in)`
         return (self.weights(x, lengths).unsqueeze(1).to(x.dtype) @ x)[:, 0]
@@ -144,8 +157,11 @@ class FrameDifference(Module):
         x, # `(B,T,…)`
         lengths=None # True frames of each clip; the first `lengths-1` differences are true
     ): # `(B,T-1,…)`
-        if (shortest := min(lengths or [x.shape[1]])) < 2: raise ValueError(
-            f"differences of frames need at least 2 frames a clip, the batch has a clip of {shortest}; load the clips with seq_len=2 or more")
+        if (shortest := min(lengths or [x.shape[1]])) < 2:
+            raise ValueError(
+                f"differences of frames need at least 2 frames a clip, the batch has a clip of {shortest};"
+                " load the clips with seq_len=2 or more"
+            )
         return x[:, 1:] - x[:, :-1]
 
 # %% ../../nbs/models/layers.ipynb #63fd25a5
@@ -156,8 +172,13 @@ class _ConvRNN(Module):
         hidden_size, # Channels of the state
         kernel_size=3 # Height and width of the convolutions, odd
     ):
-        if kernel_size % 2 == 0: raise ValueError(f"kernel_size={kernel_size}: it must be odd, for the state to keep the size of the map")
-        self.hidden_size, self.conv_x = hidden_size, nn.Conv2d(n_in, self.n_gates*hidden_size, kernel_size, padding=kernel_size//2)
+        if kernel_size % 2 == 0:
+            raise ValueError(
+                f"kernel_size={kernel_size}: it must be odd, for the state to keep the size of the map"
+            )
+        self.hidden_size, self.conv_x = hidden_size, nn.Conv2d(
+            n_in, self.n_gates * hidden_size, kernel_size, padding=kernel_size // 2
+        )
         self._make(hidden_size, kernel_size)
 
     def step(self,
@@ -203,7 +224,9 @@ class ConvGRU(_ConvRNN):
     "A GRU whose state is a feature map (arXiv 1511.06432, eqs. 5-8)"
     n_gates = 3
     def _make(self, n, k):
-        self.conv_h, self.conv_r = nn.Conv2d(n, 2*n, k, padding=k//2, bias=False), nn.Conv2d(n, n, k, padding=k//2, bias=False)
+        self.conv_h, self.conv_r = nn.Conv2d(n, 2 * n, k, padding=k // 2, bias=False), nn.Conv2d(
+            n, n, k, padding=k // 2, bias=False
+        )
 
     def _start(self, x): return (x.new_zeros(x.shape[0], self.hidden_size, *x.shape[2:]),)
 
@@ -258,11 +281,22 @@ _shortcuts = ('downsample', 'shortcut', 'proj')   # a block's way around its bra
 def _branch(block):
     "Name of the first part of `block`'s residual branch; None if it is no residual block"
     if isinstance(block, (nn.Sequential, nn.ModuleList)): return None
-    skips = [getattr(block, a) for a in ('use_res_connect', 'has_skip', 'apply_residual') if hasattr(block, a)]   # what the block itself says
+    skips = [
+        getattr(block, a) for a in ('use_res_connect', 'has_skip', 'apply_residual') if hasattr(block, a)
+    ]  # what the block itself says
     if not (all(skips) if skips else any(hasattr(block, a) for a in (*_shortcuts, 'layer_scale'))): return None
     kids = list(block.named_children())
-    name, part = next(((n, m) for n,m in kids if n not in _shortcuts and any(isinstance(o, nn.Conv2d) for o in m.modules())), (None, None))
-    return None if isinstance(part, nn.Sequential) and kids[0][0] == 'downsample' else name    # a stage: it gets smaller, then come its blocks
+    name, part = next(
+        (
+            (n, m)
+            for n, m in kids
+            if n not in _shortcuts and any(isinstance(o, nn.Conv2d) for o in m.modules())
+        ),
+        (None, None),
+    )
+    return (
+        None if isinstance(part, nn.Sequential) and kids[0][0] == 'downsample' else name
+    )  # a stage: it gets smaller, then come its blocks
 
 # %% ../../nbs/models/layers.ipynb #01f2f0b1
 def add_temporal_shift(
@@ -272,8 +306,11 @@ def add_temporal_shift(
     "Put a `TemporalShift` into each residual branch of `net`, in place. Raises ValueError if it has no residual blocks with convolutions."
     found = [(m, name) for m in net.modules() if (name := _branch(m))]
     inner = [(m, name) for m,name in found if not any(o in m.modules() for o,_ in found if o is not m)]
-    if not inner: raise ValueError(f"{type(net).__name__} has no residual blocks with convolutions for a temporal shift; "
-                                   "take a ResNet, RegNet, MobileNet, EfficientNet or ConvNeXt, or another head")
+    if not inner:
+        raise ValueError(
+            f"{type(net).__name__} has no residual blocks with convolutions for a temporal shift; "
+            "take a ResNet, RegNet, MobileNet, EfficientNet or ConvNeXt, or another head"
+        )
     for m,name in inner: setattr(m, name, nn.Sequential(TemporalShift(n_div), getattr(m, name)))
     return len(inner)
 
@@ -299,8 +336,11 @@ class LearnedPositions(Module):
         self.max_len, self.weight = max_len, nn.Parameter(torch.randn(max_len, dim)*.02)
 
     def forward(self, x): # `(B,T,dim)`
-        if x.shape[1] > self.max_len: raise ValueError(
-            f"learned positions for at most {self.max_len} frames, the batch has {x.shape[1]}; make them with max_len={x.shape[1]}, or use SinusoidalPositions")
+        if x.shape[1] > self.max_len:
+            raise ValueError(
+                f"learned positions for at most {self.max_len} frames, the batch has {x.shape[1]}; make them"
+                f" with max_len={x.shape[1]}, or use SinusoidalPositions"
+            )
         return x + self.weight[:x.shape[1]]
 
 # %% ../../nbs/models/layers.ipynb #40cc6522
@@ -314,7 +354,10 @@ class TemporalTransformer(Module):
         p=0.1, # Dropout
         positions=SinusoidalPositions # Or `LearnedPositions`, or another made by its width
     ):
-        if dim % n_heads: raise ValueError(f"dim={dim} is not a multiple of n_heads={n_heads}; choose dim={-(-dim//n_heads)*n_heads}")
+        if dim % n_heads:
+            raise ValueError(
+                f"dim={dim} is not a multiple of n_heads={n_heads}; choose dim={-(-dim//n_heads)*n_heads}"
+            )
         self.project, self.positions = nn.Sequential(nn.LayerNorm(n_in), nn.Linear(n_in, dim)), positions(dim)
         layer = nn.TransformerEncoderLayer(dim, n_heads, 4*dim, p, activation='gelu', batch_first=True, norm_first=True)
         self.layers = nn.TransformerEncoder(layer, depth, nn.LayerNorm(dim), enable_nested_tensor=False)

@@ -39,8 +39,11 @@ class Forecaster(MadeWith, Module):
     def _frame(self, hs): return F.pixel_shuffle(self.to_frame(torch.cat(hs, 1)), self.patch)
 
     def _check(self, x):
-        if any(s % self.patch for s in x.shape[-2:]): raise ValueError(
-            f"frames of {x.shape[-2]}x{x.shape[-1]} pixels cannot be cut into patches of {self.patch}x{self.patch}; load them with another size, or pass patch=")
+        if any(s % self.patch for s in x.shape[-2:]):
+            raise ValueError(
+                f"frames of {x.shape[-2]}x{x.shape[-1]} pixels cannot be cut into patches of"
+                f" {self.patch}x{self.patch}; load them with another size, or pass patch="
+            )
 
     def step(self,
         x, # A frame of each clip, `(B,C,H,W)`
@@ -65,15 +68,21 @@ class Forecaster(MadeWith, Module):
             new.append(s)
         return self._frame([s[0] for s in new]), new
 
-    def go_on(self,
-        frame, state, # What `step` or `watch` gave
-        y=None # In training, the frames that come `(B,n_out,C,H,W)`: each is shown with probability `p_true` in place of the guess
-    ): # `(B,n_out,C,H,W)`, the first of them `frame`
+    def go_on(
+        self,
+        frame,
+        state,  # What `step` or `watch` gave
+        y=None,  # In training, the frames that come `(B,n_out,C,H,W)`: each is shown with probability `p_true` in place of the guess
+    ):  # `(B,n_out,C,H,W)`, the first of them `frame`
         "The frames that are expected from here on"
         frames = [frame]
         for t in range(self.n_out - 1):
             if y is not None and self.p_true > 0:
-                frame = torch.where(torch.rand(len(frame), 1, 1, 1, device=frame.device) < self.p_true, stack_frames(y)[:, t].to(frame.dtype), frame)
+                frame = torch.where(
+                    torch.rand(len(frame), 1, 1, 1, device=frame.device) < self.p_true,
+                    stack_frames(y)[:, t].to(frame.dtype),
+                    frame,
+                )
             frame, state = self.step(frame, state)
             frames.append(frame)
         return torch.stack(frames, 1)
@@ -91,8 +100,20 @@ class ConvGRUForecaster(Forecaster):
 class _ConvNorm(nn.Sequential):
     "Convolution, GroupNorm, leaky ReLU; of half, the same or twice the size"
     def __init__(self, n_in, n_out, kernel_size=3, scale=1, groups=1):
-        conv = nn.Conv2d(n_in, n_out*(4 if scale == 2 else 1), kernel_size, 2 if scale == .5 else 1, kernel_size//2, groups=groups)
-        super().__init__(conv, nn.PixelShuffle(2) if scale == 2 else nn.Identity(), nn.GroupNorm(groups if groups > 1 else 2, n_out), nn.LeakyReLU(.2, inplace=True))
+        conv = nn.Conv2d(
+            n_in,
+            n_out * (4 if scale == 2 else 1),
+            kernel_size,
+            2 if scale == 0.5 else 1,
+            kernel_size // 2,
+            groups=groups,
+        )
+        super().__init__(
+            conv,
+            nn.PixelShuffle(2) if scale == 2 else nn.Identity(),
+            nn.GroupNorm(groups if groups > 1 else 2, n_out),
+            nn.LeakyReLU(0.2, inplace=True),
+        )
 
 class _Inception(Module):
     "A narrow layer, then convolutions of several sizes in groups, added up (SimVP, sec. 3.2)"
@@ -110,7 +131,9 @@ class _Translator(Module):
     def __init__(self, n, n_hidden, n_t, kernels, groups):
         make = lambda a, b: _Inception(a, n_hidden//2, b, kernels, groups)
         self.down = nn.ModuleList(make(n if i == 0 else n_hidden, n_hidden) for i in range(n_t))
-        self.up = nn.ModuleList(make(n_hidden if i == 0 else 2*n_hidden, n if i == n_t-1 else n_hidden) for i in range(n_t))
+        self.up = nn.ModuleList(
+            make(n_hidden if i == 0 else 2 * n_hidden, n if i == n_t - 1 else n_hidden) for i in range(n_t)
+        )
 
     def forward(self, x):
         skips = []
@@ -124,24 +147,35 @@ class _Translator(Module):
 # %% ../../nbs/models/seq2seq.ipynb #3dfe98ad
 class SimVP(MadeWith, Module):
     "Convolutions over frames, over time, over frames (arXiv 2206.05099): `(B,n_in,C,H,W)` to `(B,n_out,C,H,W)`"
-    def __init__(self,
-        n_in=10, # Frames to see
-        n_out=10, # Frames to predict. It predicts `n_in` at a time: more of them by going on from its own, fewer by leaving the last out
-        n_channels=3, # Channels of a frame
-        hid_s=16, # Channels of a frame's maps
-        hid_t=128, # Channels of the translator, a multiple of `2*groups`
-        n_s=4, # Convolutions of the encoder; every second halves the size
-        n_t=3, # Inception modules on each side of the translator, at least 2
-        kernels=(3,5,7,11), # Sizes of their convolutions
-        groups=8 # Groups of their convolutions; `hid_s*n_in` is a multiple of it
+    def __init__(
+        self,
+        n_in=10,  # Frames to see
+        n_out=10,  # Frames to predict. It predicts `n_in` at a time: more of them by going on from its own, fewer by leaving the last out
+        n_channels=3,  # Channels of a frame
+        hid_s=16,  # Channels of a frame's maps
+        hid_t=128,  # Channels of the translator, a multiple of `2*groups`
+        n_s=4,  # Convolutions of the encoder; every second halves the size
+        n_t=3,  # Inception modules on each side of the translator, at least 2
+        kernels=(3, 5, 7, 11),  # Sizes of their convolutions
+        groups=8,  # Groups of their convolutions; `hid_s*n_in` is a multiple of it
     ):
-        if n_t < 2 or n_s < 2: raise ValueError(f"n_s={n_s}, n_t={n_t}: expected at least 2 convolutions, and 2 modules a side")
-        if hid_t % (2*groups) or hid_s*n_in % groups: raise ValueError(f"hid_t={hid_t}, hid_s*n_in={hid_s*n_in}: expected multiples of {2*groups} and {groups}, for groups={groups}")
+        if n_t < 2 or n_s < 2:
+            raise ValueError(f"n_s={n_s}, n_t={n_t}: expected at least 2 convolutions, and 2 modules a side")
+        if hid_t % (2 * groups) or hid_s * n_in % groups:
+            raise ValueError(
+                f"hid_t={hid_t}, hid_s*n_in={hid_s*n_in}: expected multiples of {2*groups} and {groups}, for"
+                f" groups={groups}"
+            )
         self.n_in, self.n_out, self.divisor = n_in, n_out, 2**(n_s//2)
         scales = [.5 if i % 2 else 1 for i in range(n_s)]
-        self.enc = nn.ModuleList(_ConvNorm(n_channels if i == 0 else hid_s, hid_s, scale=s) for i,s in enumerate(scales))
+        self.enc = nn.ModuleList(
+            _ConvNorm(n_channels if i == 0 else hid_s, hid_s, scale=s) for i, s in enumerate(scales)
+        )
         self.hid = _Translator(n_in*hid_s, hid_t, n_t, kernels, groups)
-        self.dec = nn.ModuleList(_ConvNorm(hid_s*(2 if i == n_s-1 else 1), hid_s, scale={.5: 2, 1: 1}[s]) for i,s in enumerate(scales[::-1]))
+        self.dec = nn.ModuleList(
+            _ConvNorm(hid_s * (2 if i == n_s - 1 else 1), hid_s, scale={0.5: 2, 1: 1}[s])
+            for i, s in enumerate(scales[::-1])
+        )
         self.readout = nn.Conv2d(hid_s, n_channels, 1)
 
     def _ahead(self, x):
@@ -156,9 +190,16 @@ class SimVP(MadeWith, Module):
         x # Frames that are seen, `(B,n_in,C,H,W)`
     ): # `(B,n_out,C,H,W)`. Raises ValueError for another number of frames, or frames that cannot be halved so often
         x = whole_clips(x, 'SimVP')
-        if x.shape[1] != self.n_in: raise ValueError(f"SimVP was made for {self.n_in} frames, the batch has {x.shape[1]}; make it with n_in={x.shape[1]}, or load {self.n_in}")
-        if any(s % self.divisor for s in x.shape[-2:]): raise ValueError(
-            f"frames of {x.shape[-2]}x{x.shape[-1]} pixels: SimVP needs multiples of {self.divisor}; load them with another size, or pass n_s=")
+        if x.shape[1] != self.n_in:
+            raise ValueError(
+                f"SimVP was made for {self.n_in} frames, the batch has {x.shape[1]}; make it with"
+                f" n_in={x.shape[1]}, or load {self.n_in}"
+            )
+        if any(s % self.divisor for s in x.shape[-2:]):
+            raise ValueError(
+                f"frames of {x.shape[-2]}x{x.shape[-1]} pixels: SimVP needs multiples of {self.divisor}; load"
+                " them with another size, or pass n_s="
+            )
         parts = [self._ahead(x)]
         while sum(p.shape[1] for p in parts) < self.n_out: parts.append(self._ahead(parts[-1]))
         return torch.cat(parts, 1)[:, :self.n_out]
@@ -192,7 +233,12 @@ def per_frame(
 # %% ../../nbs/models/seq2seq.ipynb #ed4b1b3a
 def _block2plus1(n_in, n_out):
     norm = lambda: [nn.GroupNorm(min(8, n_out), n_out), nn.ReLU(inplace=True)]
-    return nn.Sequential(nn.Conv3d(n_in, n_out, (1,3,3), padding=(0,1,1), bias=False), *norm(), nn.Conv3d(n_out, n_out, (3,1,1), padding=(1,0,0), bias=False), *norm())
+    return nn.Sequential(
+        nn.Conv3d(n_in, n_out, (1, 3, 3), padding=(0, 1, 1), bias=False),
+        *norm(),
+        nn.Conv3d(n_out, n_out, (3, 1, 1), padding=(1, 0, 0), bias=False),
+        *norm(),
+    )
 
 class TemporalUNet(MadeWith, Module):
     "A U-Net with convolutions over time in each block: `(B,T,C,H,W)` to scores `(B,n_out,T,H,W)`"
@@ -210,7 +256,8 @@ class TemporalUNet(MadeWith, Module):
         for i,m in enumerate(self.down):
             z = m(F.max_pool3d(z, (1,2,2), ceil_mode=True) if i else z)
             skips.append(z)
-        for m,skip in zip(self.up, skips[-2::-1]): z = m(torch.cat([F.interpolate(z, skip.shape[2:], mode='nearest'), skip], 1))
+        for m, skip in zip(self.up, skips[-2::-1]):
+            z = m(torch.cat([F.interpolate(z, skip.shape[2:], mode='nearest'), skip], 1))
         return self.classify(z)
 
 # %% ../../nbs/models/seq2seq.ipynb #874d7c2b

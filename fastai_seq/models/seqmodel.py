@@ -43,25 +43,48 @@ def timm_arch(name):
     if timm.is_model(name): return partial(timm.create_model, name)
     known = timm.list_models()
     near = dict.fromkeys(difflib.get_close_matches(name, known, 5) + [n for n in known if n.startswith(name[:5])][:5])
-    raise ValueError(f"arch={name!r}: timm has no network of that name" + (f"; near it are {', '.join(near)}" if near else '')
-                     + f"; timm.list_models() lists all {len(known)}, and a network of torchvision is passed as a function, not by name")
+    raise ValueError(
+        f"arch={name!r}: timm has no network of that name"
+        + (f"; near it are {', '.join(near)}" if near else '')
+        + f"; timm.list_models() lists all {len(known)}, and a network of torchvision is passed as a"
+        " function, not by name"
+    )
 
 def _arch_name(arch):
-    if isinstance(arch, partial): return arch.args[0] if arch.args and isinstance(arch.args[0], str) else _arch_name(arch.func)
+    if isinstance(arch, partial):
+        return arch.args[0] if arch.args and isinstance(arch.args[0], str) else _arch_name(arch.func)
     return getattr(arch, '__name__', repr(arch))
 
 # %% ../../nbs/models/seqmodel.ipynb #6c1d110d
 def _image_model(arch, pretrained, strict):
     "`arch()` with random weights (False), its own (True, downloaded), or those of a local state dict (a path)"
-    wanted = "expected a function that makes a network, such as torchvision.models.resnet34, or the name of one of timm's"
-    if isinstance(arch, nn.Module): raise ValueError(f"arch={type(arch).__name__}(…) is a network, {wanted}; a model of clips goes into `Learner(dls, model, splitter=…)`")
+    wanted = (
+        "expected a function that makes a network, such as torchvision.models.resnet34, or the name of one of"
+        " timm's"
+    )
+    if isinstance(arch, nn.Module):
+        raise ValueError(
+            f"arch={type(arch).__name__}(…) is a network, {wanted}; a model of clips goes into `Learner(dls,"
+            " model, splitter=…)`"
+        )
     if not callable(arch): raise ValueError(f"arch={arch!r}: {wanted}")
     name, takes = _arch_name(arch), inspect.signature(arch).parameters
     if pretrained is True:
-        try: return arch(pretrained=True) if 'pretrained' in takes and 'weights' not in takes else arch(weights='DEFAULT')
-        except (TypeError, RuntimeError) as e: raise ValueError(f"{name} knows no pretrained weights; pass pretrained=False or a local file ({e})") from e
-        except OSError as e: raise OSError(
-            f"the weights of {name} could not be downloaded ({e}); pass pretrained=False, or the path of a local file of weights") from e
+        try:
+            return (
+                arch(pretrained=True)
+                if 'pretrained' in takes and 'weights' not in takes
+                else arch(weights='DEFAULT')
+            )
+        except (TypeError, RuntimeError) as e:
+            raise ValueError(
+                f"{name} knows no pretrained weights; pass pretrained=False or a local file ({e})"
+            ) from e
+        except OSError as e:
+            raise OSError(
+                f"the weights of {name} could not be downloaded ({e}); pass pretrained=False, or the path of"
+                " a local file of weights"
+            ) from e
     model = arch()
     if pretrained is not False: load_weights(model, read_weights(pretrained), pretrained, name, strict)
     return model
@@ -76,7 +99,11 @@ class _TimmBody(Module):
         training = net.training
         with torch.no_grad(): maps = net.eval().forward_features(torch.zeros(1, 3, *size))
         for h in hooks: h.remove()
-        self.net, self.last, self.tokens = net.train(training), maps.ndim == 4 and maps.shape[1] != net.num_features, maps.ndim != 4
+        self.net, self.last, self.tokens = (
+            net.train(training),
+            maps.ndim == 4 and maps.shape[1] != net.num_features,
+            maps.ndim != 4,
+        )
         if not self.tokens:
             for name,m in kids.items():
                 if not used & set(m.modules()): setattr(net, name, nn.Identity())
@@ -88,11 +115,13 @@ class _TimmBody(Module):
 # %% ../../nbs/models/seqmodel.ipynb #653a3267
 def _bodies(model, arch):
     "Candidates for the body of `model`, the best first"
-    if hasattr(model, 'forward_features') and hasattr(model, 'reset_classifier'): yield _TimmBody(model, _sizes(model)[0])
+    if hasattr(model, 'forward_features') and hasattr(model, 'reset_classifier'):
+        yield _TimmBody(model, _sizes(model)[0])
     cut, kids = model_meta.get(arch, {}).get('cut'), list(model.children())
     if cut is not None: yield cut_model(model, cut)
     pools = [i for i,m in enumerate(kids) if has_pool_type(m)]
-    if pools and not any(isinstance(m, nn.Conv2d) for k in kids[pools[-1]:] for m in k.modules()): yield nn.Sequential(*kids[:pools[-1]])
+    if pools and not any(isinstance(m, nn.Conv2d) for k in kids[pools[-1] :] for m in k.modules()):
+        yield nn.Sequential(*kids[: pools[-1]])
     if isinstance(getattr(model, 'features', None), nn.Module): yield model.features
     if names := [n for n,m in model.named_modules() if isinstance(m, nn.Linear)]:
         parent, _, last = names[-1].rpartition('.')
@@ -103,27 +132,37 @@ def _sizes(model):
     "Height and width of frames to try `model` with: what it says of itself, and 224"
     cfg, patches = getattr(model, 'pretrained_cfg', None) or {}, getattr(model, 'patch_embed', None)
     own = [getattr(patches, 'img_size', None), cfg.get('input_size', (None,))[-2:], getattr(model, 'image_size', None)]
-    return [(o, o) if isinstance(o, int) else tuple(o) for o in own if isinstance(o, int) or o and len(o) == 2] + [(224, 224)]
+    return [
+        (o, o) if isinstance(o, int) else tuple(o) for o in own if isinstance(o, int) or o and len(o) == 2
+    ] + [(224, 224)]
 
 # %% ../../nbs/models/seqmodel.ipynb #0c088ac8
 class FrameEncoder(MadeWith, Module):
     "The body of an image network: frames `(N,3,H,W)` to feature maps `(N,n_features,h,w)`, h=w=1 where it pools itself. Raises OSError for weights that cannot be had"
+
     shifted = False
-    def __init__(self,
-        arch, # torchvision's function for a network, or any that makes a classifier of images; the name of one of timm's
-        pretrained=True, # False, True (downloaded), or the path of a local state dict
-        strict=True # Weights of a file must fit in all keys; False loads those that do
+    def __init__(
+        self,
+        arch,  # torchvision's function for a network, or any that makes a classifier of images; the name of one of timm's
+        pretrained=True,  # False, True (downloaded), or the path of a local state dict
+        strict=True,  # Weights of a file must fit in all keys; False loads those that do
     ):
         if isinstance(arch, str): arch = timm_arch(arch)
         model, self.name = _image_model(arch, pretrained, strict), _arch_name(arch)
         cfg = getattr(model, 'pretrained_cfg', None) or {}
-        self.stats = (tuple(cfg['mean']), tuple(cfg['std'])) if 'mean' in cfg else imagenet_stats  # how frames are to be normalised
+        self.stats = (
+            (tuple(cfg['mean']), tuple(cfg['std'])) if 'mean' in cfg else imagenet_stats
+        )  # how frames are to be normalised
         for aux in ('AuxLogits', 'aux1', 'aux2'):    # inception's and googlenet's second classifiers
-            if hasattr(model, aux): setattr(model, aux, None); model.aux_logits = False
+            if hasattr(model, aux):
+                setattr(model, aux, None)
+                model.aux_logits = False
         sizes = _sizes(model)
         for self.body in _bodies(model, arch):
             for self.size in sizes:
-                with suppress(RuntimeError, NotImplementedError, TypeError, AssertionError): # this body does not run: try the next
+                with suppress(
+                    RuntimeError, NotImplementedError, TypeError, AssertionError
+                ):  # this body does not run: try the next
                     self.n_features = self._try_out(torch.zeros(1, 3, *self.size)).shape[1]
                     return
         raise ValueError(f"no body could be cut from {self.name}: expected a network for images (N,3,H,W)")
@@ -140,14 +179,20 @@ class FrameEncoder(MadeWith, Module):
         try:
             with clip_frames(self.body, lengths) if self.shifted else nullcontext(): return self._maps(self.body(x))
         except (RuntimeError, AssertionError) as e:
-            if self._size_is_at_fault(x, e, lengths): raise ValueError(
-                "{} cannot take frames of {}x{} pixels, it takes {}x{}".format(self.name, *x.shape[2:], *self.size)
-                + f" ({str(e)[:200]}); load the clips with size={self.size[0]}, or make the network for that size if it can be made so") from e
+            if self._size_is_at_fault(x, e, lengths):
+                raise ValueError(
+                    "{} cannot take frames of {}x{} pixels, it takes {}x{}".format(
+                        self.name, *x.shape[2:], *self.size
+                    )
+                    + f" ({str(e)[:200]}); load the clips with size={self.size[0]}, or make the network for"
+                    " that size if it can be made so"
+                ) from e
             raise
 
     def _size_is_at_fault(self, x, e, lengths):
         if tuple(x.shape[2:]) == self.size or isinstance(e, torch.cuda.OutOfMemoryError): return False
-        with suppress(RuntimeError, AssertionError), clip_frames(self.body, (1,)): return self._try_out(x.new_zeros(1, x.shape[1], *self.size)) is not None
+        with suppress(RuntimeError, AssertionError), clip_frames(self.body, (1,)):
+            return self._try_out(x.new_zeros(1, x.shape[1], *self.size)) is not None
 
 # %% ../../nbs/models/seqmodel.ipynb #0af0dbe2
 class Head(MadeWith, Module):
@@ -161,12 +206,16 @@ class Head(MadeWith, Module):
         ps=0.5 # Dropout before the last layer, half of it before the others
     ):
         self._pools(n_features, pool_size)
-        self.over_time, self.classify = TemporalPool(self.pool_time), self._classifier(create_head(self.n_in, n_out, lin_ftrs, ps, pool=False))
+        self.over_time, self.classify = TemporalPool(self.pool_time), self._classifier(
+            create_head(self.n_in, n_out, lin_ftrs, ps, pool=False)
+        )
 
     def _pools(self, n_features, pool_size):
         self.n_in, self.pool = n_features*pool_size**2, nn.Sequential(nn.AdaptiveAvgPool2d(pool_size), nn.Flatten())
 
-    def _classifier(self, m): apply_init(m, nn.init.kaiming_normal_); return m
+    def _classifier(self, m):
+        apply_init(m, nn.init.kaiming_normal_)
+        return m
 
     def adapt(self, encoder): "Change the encoder in place, if need be"
 
@@ -250,14 +299,25 @@ class LSTMHead(Head):
     ):
         self._pools(n_features, pool_size)
         self.hidden_size = hidden_size
-        self.rnn = self.rnn_type(self.n_in, hidden_size, num_rnn_layers, batch_first=True, bidirectional=bidirectional, dropout=rnn_p)
-        self.over_time, self.classify = TemporalPool('last'), self._classifier(LinBnDrop(hidden_size*(1 + bidirectional), n_out, p=p))
+        self.rnn = self.rnn_type(
+            self.n_in,
+            hidden_size,
+            num_rnn_layers,
+            batch_first=True,
+            bidirectional=bidirectional,
+            dropout=rnn_p,
+        )
+        self.over_time, self.classify = TemporalPool('last'), self._classifier(
+            LinBnDrop(hidden_size * (1 + bidirectional), n_out, p=p)
+        )
 
     def steps(self, x, lengths=None): # `(B,T,n_in)` to outputs `(B,T,hidden_size)`, twice as wide if bidirectional
         if lengths is None: return self.rnn(x)[0]
         packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor(lengths), batch_first=True, enforce_sorted=False)
         # `forward`, as fastai's hooks (for `summary`) cannot take packed sequences
-        return nn.utils.rnn.pad_packed_sequence(self.rnn.forward(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+        return nn.utils.rnn.pad_packed_sequence(
+            self.rnn.forward(packed)[0], batch_first=True, total_length=x.shape[1]
+        )[0]
 
     def join(self, x, lengths=None): # The last output; that of the way back is at the first frame
         ahead, back = x.split(self.hidden_size, -1) if x.shape[-1] > self.hidden_size else (x, x[..., :0])
@@ -279,7 +339,9 @@ class ConvLSTMHead(Head):
         p=0.2 # Dropout before the classifier
     ):
         self.rnn, self.over_time = self.rnn_type(n_features, hidden_size, kernel_size), TemporalPool('last')
-        self.classify = nn.Sequential(AdaptiveConcatPool2d(), Flatten(), self._classifier(LinBnDrop(2*hidden_size, n_out, p=p)))
+        self.classify = nn.Sequential(
+            AdaptiveConcatPool2d(), Flatten(), self._classifier(LinBnDrop(2 * hidden_size, n_out, p=p))
+        )
 
     def vectors(self, x): return x if x.ndim == 5 else x[..., None, None]   # it keeps the maps
 
@@ -320,10 +382,14 @@ class DiffHead(Head):
     ):
         self._pools(n_features, pool_size)
         self.diff, self.over_time = FrameDifference(), TemporalPool()
-        self.mix = self._classifier(nn.Sequential(nn.LayerNorm(2*self.n_in), nn.Linear(2*self.n_in, hidden_size), nn.ReLU()))
+        self.mix = self._classifier(
+            nn.Sequential(nn.LayerNorm(2 * self.n_in), nn.Linear(2 * self.n_in, hidden_size), nn.ReLU())
+        )
         self.classify = self._classifier(LinBnDrop(hidden_size, n_out, p=p))
 
-    def steps(self, x, lengths=None): # `(B,T,n_in)` to pairs `(B,T-1,hidden_size)`. Raises ValueError for clips of one frame
+    def steps(
+        self, x, lengths=None
+    ):  # `(B,T,n_in)` to pairs `(B,T-1,hidden_size)`. Raises ValueError for clips of one frame
         return self.mix(torch.cat([x[:, :-1], self.diff(x, lengths)], -1))
 
     def join(self, x, lengths=None): return self.over_time(x, None if lengths is None else tuple(n-1 for n in lengths))
@@ -352,20 +418,29 @@ def _true_lengths(x, lengths):
     "`lengths` as a tuple; None if all frames of `x` are true. Raises ValueError if they do not fit `x`."
     if lengths is None: return None
     lengths = tuple(map(int, lengths))
-    if len(lengths) != len(x) or not all(1 <= n <= x.shape[1] for n in lengths): raise ValueError(
-        f"lengths={lengths} do not fit a batch of {len(x)} clips of {x.shape[1]} frames: expected {len(x)} numbers from 1 to {x.shape[1]}")
+    if len(lengths) != len(x) or not all(1 <= n <= x.shape[1] for n in lengths):
+        raise ValueError(
+            f"lengths={lengths} do not fit a batch of {len(x)} clips of {x.shape[1]} frames: expected"
+            f" {len(x)} numbers from 1 to {x.shape[1]}"
+        )
     return None if min(lengths) == x.shape[1] else lengths
 
 # %% ../../nbs/models/seqmodel.ipynb #6cf8840c
 @contextmanager
 def _no_running_stats(net):
     "BatchNorm in training leaves its running statistics as they are"
-    bns = [(m, m.momentum, m.num_batches_tracked.clone()) for m in net.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    bns = [
+        (m, m.momentum, m.num_batches_tracked.clone())
+        for m in net.modules()
+        if isinstance(m, _BatchNorm) and m.training and m.track_running_stats
+    ]
     try:
         for m,_,_ in bns: m.momentum = 0.    # so much of the batch goes into the statistics
         yield
     finally:
-        for m,momentum,n in bns: m.momentum = momentum; m.num_batches_tracked.copy_(n)
+        for m,momentum,n in bns:
+            m.momentum = momentum
+            m.num_batches_tracked.copy_(n)
 
 def _chunks(lengths, chunk, whole):
     "Lengths of clips for each chunk of at most `chunk` frames; of whole clips, at least one, if `whole`"
@@ -379,12 +454,14 @@ def _chunks(lengths, chunk, whole):
 # %% ../../nbs/models/seqmodel.ipynb #322966e3
 class SeqModel(Module):
     "Frames through `encoder`, joined by `head`"
-    def __init__(self,
-        encoder, # A `FrameEncoder`, or another module from `(N,3,H,W)` to `(N,F,h,w)`, called with the lengths of the clips too
-        head, # A `Head`, or another module from `(B,T,F,h,w)` and lengths to `(B,n_out)`
-        chunk=None # Frames the encoder takes at a time, to save memory; None for all
+    def __init__(
+        self,
+        encoder,  # A `FrameEncoder`, or another module from `(N,3,H,W)` to `(N,F,h,w)`, called with the lengths of the clips too
+        head,  # A `Head`, or another module from `(B,T,F,h,w)` and lengths to `(B,n_out)`
+        chunk=None,  # Frames the encoder takes at a time, to save memory; None for all
     ):
-        if chunk is not None and chunk < 1: raise ValueError(f"chunk={chunk}: at least 1 frame at a time, or None for all")
+        if chunk is not None and chunk < 1:
+            raise ValueError(f"chunk={chunk}: at least 1 frame at a time, or None for all")
         self.encoder, self.head, self.chunk, self.warned = encoder, head, chunk, False
         self.stats = getattr(encoder, 'stats', imagenet_stats)   # how the frames are to be normalised
         if hasattr(head, 'adapt'): head.adapt(encoder)
@@ -395,10 +472,18 @@ class SeqModel(Module):
         run, enc = self.encoder, self.encoder
         if len(parts) > 1 and not self.warned and any(isinstance(m, _BatchNorm) and m.training for m in enc.modules()):
             self.warned = True
-            warnings.warn(f"chunk={self.chunk}: BatchNorm in training mode takes its statistics from {self.chunk} frames, not from all {len(frames)}; "
-                          "freeze it (train_bn=False, cbs=BnFreeze, and no unfreeze) for the result of one call")
+            warnings.warn(
+                f"chunk={self.chunk}: BatchNorm in training mode takes its statistics from {self.chunk}"
+                f" frames, not from all {len(frames)}; freeze it (train_bn=False, cbs=BnFreeze, and no"
+                " unfreeze) for the result of one call"
+            )
         if torch.is_grad_enabled() and (frames.requires_grad or any(p.requires_grad for p in enc.parameters())):
-            run = partial(checkpoint, enc, use_reentrant=False, context_fn=lambda: (nullcontext(), _no_running_stats(enc)))
+            run = partial(
+                checkpoint,
+                enc,
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), _no_running_stats(enc)),
+            )
         return torch.cat([run(f, n) for f,n in zip(frames.split([sum(n) for n in parts]), parts)])
 
     def features(self,
@@ -421,8 +506,19 @@ class SeqModel(Module):
         return self.head(self.features(x, lengths), lengths)
 
 # %% ../../nbs/models/seqmodel.ipynb #88cc3ada
-head_classes = dict(mean=MeanHead, avg=AvgHead, max=MaxHead, attention=AttentionHead, lstm=LSTMHead, gru=GRUHead, convlstm=ConvLSTMHead,
-              convgru=ConvGRUHead, transformer=TransformerHead, shift=ShiftHead, diff=DiffHead)
+head_classes = dict(
+    mean=MeanHead,
+    avg=AvgHead,
+    max=MaxHead,
+    attention=AttentionHead,
+    lstm=LSTMHead,
+    gru=GRUHead,
+    convlstm=ConvLSTMHead,
+    convgru=ConvGRUHead,
+    transformer=TransformerHead,
+    shift=ShiftHead,
+    diff=DiffHead,
+)
 
 video_archs = [get_model_builder(n) for n in list_models(module=video)]
 
@@ -434,25 +530,37 @@ def _check_takes(make, kwargs, name):
     if wrong: raise TypeError(f"{name} takes no {', '.join(map(repr, wrong))}; it takes {', '.join(known)}")
 
 def head_class(head):
-    if isinstance(head, nn.Module): raise ValueError(f"head={type(head).__name__}(…) is made already: pass the class; for one of your own, SeqModel(encoder, head)")
+    "The class of the head `head`, a name or a class. Raises ValueError for an unknown name, or a head that is made already"
+    if isinstance(head, nn.Module):
+        raise ValueError(
+            f"head={type(head).__name__}(…) is made already: pass the class; for one of your own,"
+            " SeqModel(encoder, head)"
+        )
     if callable(head): return head
-    if head not in head_classes: raise ValueError(f"head={head!r}: choose one of {', '.join(map(repr, head_classes))}, or pass a class")
+    if head not in head_classes:
+        raise ValueError(
+            f"head={head!r}: choose one of {', '.join(map(repr, head_classes))}, or pass a class"
+        )
     return head_classes[head]
 
 # %% ../../nbs/models/seqmodel.ipynb #41e6b246
 def create_seq_model(
-    arch, # Image network that encodes a frame: torchvision's function for it, or the name of one of timm's; or a video network of torchvision's
-    n_out, # Classes
-    head='mean', # What joins the frames: 'mean' (of logits), 'avg', 'max', 'attention', 'lstm', 'gru', 'convlstm', 'convgru', 'transformer', 'shift', 'diff', or a class like `Head`
-    pretrained=True, # False, True (downloaded), or the path of a local state dict
-    chunk=None, # Frames the encoder takes at a time, to save memory; None for all
-    strict=True, # Weights of a file must fit in all keys; False loads those that do
-    **kwargs # To the head: `hidden_size`, `pool_size`, …; or to `VideoNet`: `seq_len`, `size`
-)->nn.Module: # `SeqModel` or `VideoNet`, from `ImageTuple` or `(B,T,3,H,W)` to `(B,n_out)`
+    arch,  # Image network that encodes a frame: torchvision's function for it, or the name of one of timm's; or a video network of torchvision's
+    n_out,  # Classes
+    head='mean',  # What joins the frames: 'mean' (of logits), 'avg', 'max', 'attention', 'lstm', 'gru', 'convlstm', 'convgru', 'transformer', 'shift', 'diff', or a class like `Head`
+    pretrained=True,  # False, True (downloaded), or the path of a local state dict
+    chunk=None,  # Frames the encoder takes at a time, to save memory; None for all
+    strict=True,  # Weights of a file must fit in all keys; False loads those that do
+    **kwargs,  # To the head: `hidden_size`, `pool_size`, …; or to `VideoNet`: `seq_len`, `size`
+) -> nn.Module:  # `SeqModel` or `VideoNet`, from `ImageTuple` or `(B,T,3,H,W)` to `(B,n_out)`
     "A model of clips from an image network, or a video network, which joins the frames itself. Raises ValueError for an arch or a head that it does not know, TypeError for an argument that these do not take, OSError for weights that cannot be had."
     make = head_class(head)
     if arch in video_archs:
-        if head != 'mean' or chunk: raise ValueError(f"head={head!r}, chunk={chunk}: {_arch_name(arch)} is a video network, which joins the frames itself; leave them out")
+        if head != 'mean' or chunk:
+            raise ValueError(
+                f"head={head!r}, chunk={chunk}: {_arch_name(arch)} is a video network, which joins the frames"
+                " itself; leave them out"
+            )
         _check_takes(VideoNet, kwargs, _arch_name(arch))
         return VideoNet(arch, n_out, pretrained, strict=strict, **kwargs)
     _check_takes(make, kwargs, f"head={getattr(head, '__name__', repr(head))}")
@@ -480,7 +588,9 @@ def seq_splitter(
         half = early if done + n/2 <= total/2 else late
         done += n
         for p in ps:
-            if p not in seen: half.append(p); seen.add(p)
+            if p not in seen:
+                half.append(p)
+                seen.add(p)
     return L(early, late, [p for p in model.parameters() if p not in seen])
 
 simple_splitter = rnnmodel_splitter = seq_splitter   # by the walk-through's names
@@ -509,4 +619,7 @@ class RNNModel(SeqModel):
         p=0.2 # Dropout before the classifier
     ):
         encoder = FrameEncoder(arch, pretrained)
-        super().__init__(encoder, LSTMHead(encoder.n_features, n_out, num_rnn_layers, hidden_size, pool_size, bidirectional, p))
+        super().__init__(
+            encoder,
+            LSTMHead(encoder.n_features, n_out, num_rnn_layers, hidden_size, pool_size, bidirectional, p),
+        )

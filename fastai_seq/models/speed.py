@@ -30,9 +30,11 @@ def _count_flops(model, x):
 def _seconds(model, x):
     "Wall-clock seconds of one forward pass"
     sync = torch.cuda.synchronize if x.is_cuda else lambda: None
-    sync(); start = time.perf_counter()
+    sync()
+    start = time.perf_counter()
     model(x)
-    sync(); return time.perf_counter() - start
+    sync()
+    return time.perf_counter() - start
 
 # %% ../../nbs/models/speed.ipynb #a1de764a
 @torch.no_grad()
@@ -50,7 +52,9 @@ def model_table(
         for name,m in models.items():
             xs[name] = x = torch.rand(shape, device=device or state[name][1])
             m.eval().to(x.device)
-            if x.is_cuda: torch.cuda.reset_peak_memory_stats(x.device); before = torch.cuda.memory_allocated(x.device)
+            if x.is_cuda:
+                torch.cuda.reset_peak_memory_stats(x.device)
+                before = torch.cuda.memory_allocated(x.device)
             with torch.autocast(x.device.type, autocast, enabled=autocast is not None):
                 try: flops = _count_flops(m, x)
                 except Exception as e: e.add_note(f"model_table: the model {name!r} on a batch of {tuple(shape)}"); raise
@@ -77,13 +81,24 @@ def plot_models(
     size = 20 + 200*table['params (M)']/table['params (M)'].max()
     ax.scatter(table[x], table[y], s=size, alpha=.5)
     ax.set(xscale='log', yscale='log', xlabel=x, ylabel=y)
-    for a in (ax.xaxis, ax.yaxis): a.set(major_locator=LogLocator(subs=(1,2,5)), major_formatter='{x:g}', minor_locator=NullLocator())
-    ax.margins(x=.15, y=.15); ax.grid(alpha=.3)
+    for a in (ax.xaxis, ax.yaxis):
+        a.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter='{x:g}', minor_locator=NullLocator())
+    ax.margins(x=.15, y=.15)
+    ax.grid(alpha=.3)
     lo,hi = map(math.log10, ax.get_xlim())    # scales the axes: from here on places are known
     placed = []
     for name,row in table.sort_values(y).iterrows():
         side = -1 if math.log10(row[x]) > lo + .6*(hi-lo) else 1    # labels point inward
-        label = ax.annotate(name, (row[x], row[y]), (9*side, 0), textcoords='offset points', va='center', ha='left' if side == 1 else 'right', fontsize=9)
-        while any(label.get_window_extent().overlaps(o.get_window_extent()) for o in placed): label.xyann = (9*side, label.xyann[1] + 2)
+        label = ax.annotate(
+            name,
+            (row[x], row[y]),
+            (9 * side, 0),
+            textcoords='offset points',
+            va='center',
+            ha='left' if side == 1 else 'right',
+            fontsize=9,
+        )
+        while any(label.get_window_extent().overlaps(o.get_window_extent()) for o in placed):
+            label.xyann = (9 * side, label.xyann[1] + 2)
         placed.append(label)    # moved up until it lies on no other
     return ax

@@ -36,7 +36,15 @@ from .layers import length_mask, whole_clips
 def _shift(x, frames):
     "`(B,1+T*N,C)`: of each patch, a third of the channels from the next frame, a third from the one before"
     p, c = x[:,1:].unflatten(1, (frames, -1)), x.shape[-1]//3
-    p = torch.cat([F.pad(p[:,1:,:,:c], (0,0,0,0,0,1)), p[...,c:2*c], F.pad(p[:,:-1,:,2*c:3*c], (0,0,0,0,1,0)), p[...,3*c:]], -1)
+    p = torch.cat(
+        [
+            F.pad(p[:, 1:, :, :c], (0, 0, 0, 0, 0, 1)),
+            p[..., c : 2 * c],
+            F.pad(p[:, :-1, :, 2 * c : 3 * c], (0, 0, 0, 0, 1, 0)),
+            p[..., 3 * c :],
+        ],
+        -1,
+    )
     return torch.cat([x[:,:1], p.flatten(1,2)], 1)
 
 def normed_input(layer, x):
@@ -55,17 +63,20 @@ class MyTimeSformer(TimeSformer):
         num_frames=8, # Frames a clip
         **kwargs
     ):
-        if image_size % patch_size: raise ValueError(
-            f"image_size={image_size} is not a multiple of patch_size={patch_size}; choose image_size={-(-image_size//patch_size)*patch_size}, "
-            "or a patch_size that divides it")
+        if image_size % patch_size:
+            raise ValueError(
+                f"image_size={image_size} is not a multiple of patch_size={patch_size}; choose"
+                f" image_size={-(-image_size//patch_size)*patch_size}, or a patch_size that divides it"
+            )
         super().__init__(image_size=image_size, patch_size=patch_size, num_frames=num_frames, **kwargs)
         self.clip_shape = num_frames, image_size, image_size
         self.made_with = dict(image_size=image_size, patch_size=patch_size, num_frames=num_frames, **kwargs)
 
-    def forward(self,
-        x, # `ImageTuple` of T `(B,3,H,W)`, or `(B,T,3,H,W)`
-        mask=None # bool `(B,T)`: frames to attend to. None: all, or if `x` carries `lengths` those that are a clip's own
-    ): # `(B,num_classes)`
+    def forward(
+        self,
+        x,  # `ImageTuple` of T `(B,3,H,W)`, or `(B,T,3,H,W)`
+        mask=None,  # bool `(B,T)`: frames to attend to. None: all, or if `x` carries `lengths` those that are a clip's own
+    ):  # `(B,num_classes)`
         if mask is None and clip_lengths(x): mask = length_mask(clip_lengths(x), x.shape[1], x.device)
         x = stack_frames(x)
         _check_clip(x, self.clip_shape)
@@ -94,7 +105,7 @@ class MyTimeSformer(TimeSformer):
         "`x` and what it attends to; of the class token only, if `only_cls`"
         y, m = normed_input(layer, x)
         qkv = apply_linear(m.to_qkv, y).unflatten(-1, (3, m.heads, -1))
-        if only_cls: out, x = attend_cls(qkv, t, mask), x[:,:1]
+        if only_cls:out, x = attend_cls(qkv, t, mask), x[:,:1]
         else: out = attend(qkv, t, time, rot, mask)
         return apply_dropout(apply_linear(m.to_out[0], out.flatten(2)), m.to_out[1].p, self.training) + x
 
@@ -141,7 +152,9 @@ class VitTimeSformer(Module):
         self.vit, self.attention, self.checkpoint = vit, attention, checkpoint
         self.clip_shape = num_frames, *vit.patch_embed.img_size
         cfg = getattr(vit, 'pretrained_cfg', None) or {}    # timm's `create_model` puts it there
-        self.stats = (list(cfg['mean']), list(cfg['std'])) if cfg.get('mean') else None     # how frames are to be normalised
+        self.stats = (
+            (list(cfg['mean']), list(cfg['std'])) if cfg.get('mean') else None
+        )  # how frames are to be normalised
         if attention != 'space': self.time_embed = nn.Parameter(torch.zeros(num_frames, 1, vit.embed_dim))
         if attention == 'joint': nn.init.trunc_normal_(self.time_embed, std=.02)
         if attention == 'divided':
@@ -153,15 +166,24 @@ class VitTimeSformer(Module):
         _check_clip(x, self.clip_shape)
         b,t = x.shape[:2]
         x = self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(x.flatten(0,1)))).unflatten(0, (b,t))
-        first, x = x[:,0,:self.vit.num_prefix_tokens], x[:,:,self.vit.num_prefix_tokens:]     # class and register tokens, patches
+        first, x = (
+            x[:, 0, : self.vit.num_prefix_tokens],
+            x[:, :, self.vit.num_prefix_tokens :],
+        )  # class and register tokens, patches
         if self.attention != 'space': x = x + self.time_embed
         first, x = getattr(self, '_'+self.attention)(first, x)
         return self.vit.forward_head(self.vit.norm(torch.cat([first, x.flatten(1,-2)], 1)))
 
-    def _run(self, f, *args): return checkpointed(f, *args, use_reentrant=False) if self.checkpoint and torch.is_grad_enabled() else f(*args)
+    def _run(self, f, *args):
+        return (
+            checkpointed(f, *args, use_reentrant=False)
+            if self.checkpoint and torch.is_grad_enabled()
+            else f(*args)
+        )
 
     def _divided(self, first, x):
-        for time,block in zip(self.time_blocks, self.vit.blocks): first,x = self._run(_divided_block, time, block, first, x, self.time_pos)
+        for time, block in zip(self.time_blocks, self.vit.blocks):
+            first, x = self._run(_divided_block, time, block, first, x, self.time_pos)
         return first, x
 
     def _joint(self, first, x):
@@ -226,7 +248,8 @@ def timesformer_from_vit(
     checkpoint=False # Compute each block again in the backward pass: a fraction of the memory, a third more time
 )->VitTimeSformer: # From `ImageTuple` or `(B,T,3,H,W)` to `(B,n_out)`; normalised with its `stats`
     "Space-time attention (arXiv 2102.05095, section 3) over an image transformer. Raises ValueError for one that cannot be extended, OSError for weights that cannot be had."
-    if attention not in ('divided', 'joint', 'space'): raise ValueError(f"attention={attention!r}: choose 'divided', 'joint' or 'space'")
+    if attention not in ('divided', 'joint', 'space'):
+        raise ValueError(f"attention={attention!r}: choose 'divided', 'joint' or 'space'")
     if num_frames < 1: raise ValueError(f"num_frames={num_frames}: expected 1 or more")
     vit = _timm_vit(vit, pretrained)
     if n_out is not None: vit.reset_classifier(n_out)
@@ -240,7 +263,11 @@ def vit_timesformer_splitter(
     "Parameter groups of a `VitTimeSformer`; attention over time goes with its block"
     vit, half = model.vit, len(model.vit.blocks)//2
     late = [*vit.blocks[half:], *getattr(model, 'time_blocks', [])[half:], vit.norm]
-    return three_groups(model, late, [m for m in (vit.attn_pool, vit.fc_norm, vit.head, getattr(vit, 'head_dist', None)) if m is not None])
+    return three_groups(
+        model,
+        late,
+        [m for m in (vit.attn_pool, vit.fc_norm, vit.head, getattr(vit, 'head_dist', None)) if m is not None],
+    )
 
 # %% ../../nbs/models/timesformer.ipynb #d916bb09
 class HFVideoModel(Module):
@@ -260,6 +287,7 @@ class HFVideoModel(Module):
 
 # %% ../../nbs/models/timesformer.ipynb #0d800970
 def hf_classes():
+    "The classes of `transformers` that can be used, by their configs. Raises ImportError without `transformers`"
     tr = import_extra('transformers', 'hf_video_model')
     return {tr.TimesformerConfig: tr.TimesformerForVideoClassification, tr.VideoMAEConfig: tr.VideoMAEForVideoClassification}
 
@@ -294,14 +322,19 @@ def _hf_net(cls, name, cfg, num_frames):
 
 # %% ../../nbs/models/timesformer.ipynb #ab20a3d8
 def hf_video_model(
-    name, # Name on the Hugging Face hub, local folder, or (for random weights) a `TimesformerConfig` or `VideoMAEConfig`
-    n_out=None, # Classes; None keeps the head
-    pretrained=True, # The weights of `name`, or random ones?
-    num_frames=None # Frames a clip; the configuration's, if None
-)->HFVideoModel: # From `ImageTuple` or `(B,T,3,H,W)` to `(B,n_out)`; normalised with its `stats`, where they are known
+    name,  # Name on the Hugging Face hub, local folder, or (for random weights) a `TimesformerConfig` or `VideoMAEConfig`
+    n_out=None,  # Classes; None keeps the head
+    pretrained=True,  # The weights of `name`, or random ones?
+    num_frames=None,  # Frames a clip; the configuration's, if None
+) -> (
+    HFVideoModel
+):  # From `ImageTuple` or `(B,T,3,H,W)` to `(B,n_out)`; normalised with its `stats`, where they are known
     "TimeSformer or VideoMAE of `transformers`, with a new head for `n_out`. Raises OSError for weights that cannot be loaded, ValueError for other models."
     classes, cfg = hf_classes(), _hf_config(name)
-    if type(cfg) not in classes: raise ValueError(f"{name} is a {type(cfg).__name__}; expected one of {', '.join(c.__name__ for c in classes)}")
+    if type(cfg) not in classes:
+        raise ValueError(
+            f"{name} is a {type(cfg).__name__}; expected one of {', '.join(c.__name__ for c in classes)}"
+        )
     cfg.num_frames = num_frames = num_frames or cfg.num_frames
     if num_frames % (step := getattr(cfg, 'tubelet_size', 1)): raise ValueError(
         f"num_frames={num_frames}: expected a multiple of {step}, since the model reads {step} frames at a time")
@@ -325,9 +358,16 @@ def hf_video_splitter(
 def _hf_names(state, i):
     "Parameters of layer `i` of a TimeSformer of `transformers`, as `VitTimeSformer` names them"
     at, res = f'timesformer.encoder.layer.{i}.', {}
-    pairs = {'layernorm_before': 'vit.blocks.{}.norm1', 'attention.attention.qkv': 'vit.blocks.{}.attn.qkv', 'attention.output.dense': 'vit.blocks.{}.attn.proj',
-             'layernorm_after': 'vit.blocks.{}.norm2', 'intermediate.dense': 'vit.blocks.{}.mlp.fc1', 'output.dense': 'vit.blocks.{}.mlp.fc2',
-             'temporal_layernorm': 'time_blocks.{}.norm', 'temporal_attention.attention.qkv': 'time_blocks.{}.attn.qkv'}
+    pairs = {
+        'layernorm_before': 'vit.blocks.{}.norm1',
+        'attention.attention.qkv': 'vit.blocks.{}.attn.qkv',
+        'attention.output.dense': 'vit.blocks.{}.attn.proj',
+        'layernorm_after': 'vit.blocks.{}.norm2',
+        'intermediate.dense': 'vit.blocks.{}.mlp.fc1',
+        'output.dense': 'vit.blocks.{}.mlp.fc2',
+        'temporal_layernorm': 'time_blocks.{}.norm',
+        'temporal_attention.attention.qkv': 'time_blocks.{}.attn.qkv',
+    }
     for theirs,ours in pairs.items():
         for k in ('weight', 'bias'):
             if at+f'{theirs}.{k}' in state: res[ours.format(i)+'.'+k] = state[at+f'{theirs}.{k}']
@@ -343,17 +383,37 @@ def timesformer_from_hf(
 )->VitTimeSformer: # It gives the same answers
     "The same network as `timesformer_from_vit` makes, with the weights of `model`. Raises ValueError for other networks."
     cfg = model.net.config
-    if getattr(cfg, 'attention_type', None) != 'divided_space_time' or cfg.hidden_act != 'gelu': raise ValueError(
-        f"{type(cfg).__name__}: expected a TimesformerConfig of attention_type='divided_space_time' and hidden_act='gelu'")
+    if getattr(cfg, 'attention_type', None) != 'divided_space_time' or cfg.hidden_act != 'gelu':
+        raise ValueError(
+            f"{type(cfg).__name__}: expected a TimesformerConfig of attention_type='divided_space_time' and"
+            " hidden_act='gelu'"
+        )
     VisionTransformer = import_extra('timm', 'timesformer_from_hf').models.vision_transformer.VisionTransformer
-    vit = VisionTransformer(model.clip_shape[1:], cfg.patch_size, cfg.num_channels, cfg.num_labels, embed_dim=cfg.hidden_size, depth=cfg.num_hidden_layers,
-                            num_heads=cfg.num_attention_heads, mlp_ratio=cfg.intermediate_size/cfg.hidden_size, qkv_bias=cfg.qkv_bias,
-                            norm_layer=partial(nn.LayerNorm, eps=cfg.layer_norm_eps))
+    vit = VisionTransformer(
+        model.clip_shape[1:],
+        cfg.patch_size,
+        cfg.num_channels,
+        cfg.num_labels,
+        embed_dim=cfg.hidden_size,
+        depth=cfg.num_hidden_layers,
+        num_heads=cfg.num_attention_heads,
+        mlp_ratio=cfg.intermediate_size / cfg.hidden_size,
+        qkv_bias=cfg.qkv_bias,
+        norm_layer=partial(nn.LayerNorm, eps=cfg.layer_norm_eps),
+    )
     vit.pretrained_cfg = dict(zip(('mean', 'std'), model.stats or ()))
-    res, state, at = VitTimeSformer(vit, cfg.num_frames, 'divided', checkpoint), model.net.state_dict(), 'timesformer.embeddings.'
+    res, state, at = (
+        VitTimeSformer(vit, cfg.num_frames, 'divided', checkpoint),
+        model.net.state_dict(),
+        'timesformer.embeddings.',
+    )
     new = {'time_pos': torch.zeros_like(res.time_pos), 'time_embed': state[at+'time_embeddings'][0,:,None],
            'vit.cls_token': state[at+'cls_token'], 'vit.pos_embed': state[at+'position_embeddings']}
-    for theirs,ours in {at+'patch_embeddings.projection': 'patch_embed.proj', 'timesformer.layernorm': 'norm', 'classifier': 'head'}.items():
+    for theirs, ours in {
+        at + 'patch_embeddings.projection': 'patch_embed.proj',
+        'timesformer.layernorm': 'norm',
+        'classifier': 'head',
+    }.items():
         for k in ('weight', 'bias'): new[f'vit.{ours}.{k}'] = state[f'{theirs}.{k}']
     for i in range(cfg.num_hidden_layers): new |= _hf_names(state, i)
     res.load_state_dict(new)

@@ -36,10 +36,14 @@ def _facts_of(net): return next((f for cls,f in _facts.items() if isinstance(net
 # %% ../../nbs/models/videonets.ipynb #571ca816
 def _build(arch, n_out):
     "The bare network of `arch` for `n_out` classes, with random weights"
-    wrong = ValueError(f"arch={getattr(arch, '__name__', repr(arch))}: expected one of torchvision.models.video's functions: "
-                       f"{', '.join(list_models(module=tv_video))}; for a network of images see `create_seq_model`")
-    try: net = arch(num_classes=n_out)
-    except TypeError as e: raise wrong from e
+    wrong = ValueError(
+        f"arch={getattr(arch, '__name__', repr(arch))}: expected one of torchvision.models.video's functions:"
+        f" {', '.join(list_models(module=tv_video))}; for a network of images see `create_seq_model`"
+    )
+    try:
+        net = arch(num_classes=n_out)
+    except TypeError as e:
+        raise wrong from e
     if _facts_of(net) is None: raise wrong
     return net
 
@@ -77,9 +81,13 @@ def _fit_positions(net, weights):
     side, res = isqrt(len(space)), dict(weights)
     if len(space) != len(pos.spatial_pos) and side**2 == len(space):
         grid = space.T.unflatten(1, (side, side))[None].float()
-        res['pos_encoding.spatial_pos'] = F.interpolate(grid, pos.spatial_size, mode='bicubic')[0].flatten(1).T.to(space.dtype)
+        res['pos_encoding.spatial_pos'] = (
+            F.interpolate(grid, pos.spatial_size, mode='bicubic')[0].flatten(1).T.to(space.dtype)
+        )
     if len(time) != len(pos.temporal_pos):
-        res['pos_encoding.temporal_pos'] = F.interpolate(time.T[None].float(), pos.temporal_size, mode='linear')[0].T.to(time.dtype)
+        res['pos_encoding.temporal_pos'] = F.interpolate(
+            time.T[None].float(), pos.temporal_size, mode='linear'
+        )[0].T.to(time.dtype)
     return res
 
 # %% ../../nbs/models/videonets.ipynb #23f196a4
@@ -99,12 +107,26 @@ def load_weights(net, weights, source, name, strict=True, head=()):
     "Load the state dict `weights` into `net`, but for its `head`. Raises ValueError that tells which keys do not fit; with strict=False warns and loads the others."
     own, weights = ({k: v for k,v in o.items() if not k.startswith(head)} for o in (net.state_dict(), weights))
     fits = {k: v for k,v in weights.items() if k in own and v.shape == own[k].shape}
-    lists = {'of another shape': [f'{k} is {tuple(weights[k].shape)}, not {tuple(own[k].shape)}' for k in own if k in weights and k not in fits],
-             'missing in it': [k for k in own if k not in weights], 'unknown to the network': [k for k in weights if k not in own]}
-    wrong = '; '.join(f"{len(ks)} {what} ({', '.join(ks[:3])}{', …' if len(ks) > 3 else ''})" for what,ks in lists.items() if ks)
-    if wrong and (strict or not fits): raise ValueError(
-        f"the weights in {source} do not fit {name}: of {len(own)} keys {len(fits)} fit; {wrong}; pass the network they were made for"
-        + (', or strict=False to load what fits' if fits else ''))
+    lists = {
+        'of another shape': [
+            f'{k} is {tuple(weights[k].shape)}, not {tuple(own[k].shape)}'
+            for k in own
+            if k in weights and k not in fits
+        ],
+        'missing in it': [k for k in own if k not in weights],
+        'unknown to the network': [k for k in weights if k not in own],
+    }
+    wrong = '; '.join(
+        f"{len(ks)} {what} ({', '.join(ks[:3])}{', …' if len(ks) > 3 else ''})"
+        for what, ks in lists.items()
+        if ks
+    )
+    if wrong and (strict or not fits):
+        raise ValueError(
+            f"the weights in {source} do not fit {name}: of {len(own)} keys {len(fits)} fit; {wrong}; pass"
+            " the network they were made for"
+            + (', or strict=False to load what fits' if fits else '')
+        )
     if wrong: warnings.warn(f"{source}: {len(fits)} of {len(own)} keys of {name} loaded; {wrong}")
     net.load_state_dict(fits, strict=False)
 
@@ -136,13 +158,15 @@ def _trained_on(entry):
 # %% ../../nbs/models/videonets.ipynb #ca82e257
 class VideoNet(MadeWith, Module):
     "One of torchvision's video networks with a new head, for either form of batch. Raises ValueError for clips that it cannot take, OSError for weights that cannot be had."
-    def __init__(self,
-        arch=r3d_18, # A function of torchvision.models.video: `r3d_18`, `s3d`, `mvit_v2_s`, `swin3d_t`, …
-        n_out=101, # Classes
-        pretrained=True, # False, True (Kinetics, downloaded), the path of a local state dict, or one of torchvision's weights
-        seq_len=None, # Frames a clip. MViT takes no others, and 16 by default; the other networks take any
-        size=None, # Pixels, or (height, width). MViT takes no others, and 224 by default; the other networks take any
-        strict=True # False: load those of the weights that fit, and warn of the others
+
+    def __init__(
+        self,
+        arch=r3d_18,  # A function of torchvision.models.video: `r3d_18`, `s3d`, `mvit_v2_s`, `swin3d_t`, …
+        n_out=101,  # Classes
+        pretrained=True,  # False, True (Kinetics, downloaded), the path of a local state dict, or one of torchvision's weights
+        seq_len=None,  # Frames a clip. MViT takes no others, and 16 by default; the other networks take any
+        size=None,  # Pixels, or (height, width). MViT takes no others, and 224 by default; the other networks take any
+        strict=True,  # False: load those of the weights that fit, and warn of the others
     ):
         self.net, entry = _build(arch, n_out), _entry(arch, pretrained)
         self.stats      = (entry.transforms().mean, entry.transforms().std) if entry else None
@@ -155,7 +179,11 @@ class VideoNet(MadeWith, Module):
         self._check(t, h, w)
         if self.clip_shape not in (None, (16, 224, 224)): _set_clip(self.net, *self.clip_shape)
         if pretrained is not False:
-            weights = _download(entry) if pretrained is True or isinstance(pretrained, WeightsEnum) else read_weights(pretrained)
+            weights = (
+                _download(entry)
+                if pretrained is True or isinstance(pretrained, WeightsEnum)
+                else read_weights(pretrained)
+            )
             weights = {k.removeprefix('net.'): v for k,v in weights.items()}     # those of a `VideoNet` too
             source, head = entry if pretrained is True else pretrained, _facts_of(self.net)['head']
             load_weights(self.net, _fit_positions(self.net, weights), source, type(self.net).__name__, strict, head)
@@ -163,11 +191,17 @@ class VideoNet(MadeWith, Module):
     def _check(self, t, h, w):
         "Raise ValueError if the network cannot take `t` frames of `h` x `w`"
         name, (least_t, least_px) = type(self.net).__name__, self.least
-        if t < least_t or min(h, w) < least_px: raise ValueError(
-            f"{name} takes at least {least_t} frames of {least_px}x{least_px} pixels, got {t} of {h}x{w}; read more frames (seq_len), or larger ones (size)")
-        if self.clip_shape and _grid(self.net, t, h, w) != _grid(self.net, *self.clip_shape): raise ValueError(
-            "this {} was made for {} frames of {}x{} pixels, ".format(name, *self.clip_shape)
-            + f"the batch has {t} of {h}x{w}; make it with seq_len={t}, size={(h,w) if h != w else h}, or the batch to fit")
+        if t < least_t or min(h, w) < least_px:
+            raise ValueError(
+                f"{name} takes at least {least_t} frames of {least_px}x{least_px} pixels, got {t} of {h}x{w};"
+                " read more frames (seq_len), or larger ones (size)"
+            )
+        if self.clip_shape and _grid(self.net, t, h, w) != _grid(self.net, *self.clip_shape):
+            raise ValueError(
+                "this {} was made for {} frames of {}x{} pixels, ".format(name, *self.clip_shape)
+                + f"the batch has {t} of {h}x{w}; make it with seq_len={t}, size={(h,w) if h != w else h}, or"
+                " the batch to fit"
+            )
 
     def forward(self, x): # `ImageTuple` of T `(B,3,H,W)`, or `(B,T,3,H,W)`; gives `(B,n_out)`
         x = whole_clips(x, type(self.net).__name__)

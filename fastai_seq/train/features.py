@@ -32,7 +32,9 @@ from .resume import Resumable
 # %% ../../nbs/train/features.ipynb #c2fe3245
 class _Looks:
     "Dataset of features: of a clip's looks one, drawn anew each time"
-    def __init__(self, looks): self.looks = looks     # A list for each look, of `(features (T,…), *targets)` for each clip
+    def __init__(self, looks):
+        self.looks = looks  # A list for each look, of `(features (T,…), *targets)` for each clip
+
     def __len__(self): return len(self.looks[0])
     def __getitem__(self, i): return self.looks[torch.randint(len(self.looks), ()).item()][i]
 
@@ -50,10 +52,15 @@ class _OnFeatures(Module):
 def _look(learn, dl, progress=None):
     "What the encoder says of each clip of `dl`, in order, with the targets"
     res, model = [], learn.model.to(learn.dls.device).eval()
-    vectors = model.head.vectors if type(model.head).forward is Head.forward else lambda x: x      # a head with a way of its own gets the maps
+    vectors = (
+        model.head.vectors if type(model.head).forward is Head.forward else lambda x: x
+    )  # a head with a way of its own gets the maps
     for b in progress_bar(dl, leave=False, display=hasattr(learn, 'progress') if progress is None else progress):
         vecs = vectors(model.features(b[0]))
-        res += zip([v[:n].cpu() for v,n in zip(vecs, clip_lengths(b[0]) or (vecs.shape[1],)*len(vecs))], *(y.cpu() for y in b[learn.dls.n_inp:]))
+        res += zip(
+            [v[:n].cpu() for v, n in zip(vecs, clip_lengths(b[0]) or (vecs.shape[1],) * len(vecs))],
+            *(y.cpu() for y in b[learn.dls.n_inp :]),
+        )
     return res
 
 # %% ../../nbs/train/features.ipynb #3dbe4f79
@@ -72,19 +79,47 @@ def fit_head(self:Learner,
 ):
     "Train the head, in one cycle, on features of the encoder, which stays as it is, computed once. Raises ValueError for models that are not an encoder and a `Head`, and for callbacks that need more."
     train, head = self.dls.train, getattr(self.model, 'head', None)
-    if not isinstance(head, Head) or not isinstance(self.model, SeqModel): raise ValueError(
-        f"fit_head wants a `SeqModel` with a `Head`, such as `create_seq_model` makes of an image network; {type(self.model).__name__} is trained with fine_tune or fit_one_cycle")
-    if looks < 1 or not len(train.dataset): raise ValueError(
-        f"looks={looks} at {len(train.dataset)} training clips: expected at least one of each; a learner from a file has no clips, give it `learn.dls = …`")
-    if bad := [type(cb).__name__ for cb in L(cbs) if isinstance(cb, _not_alone)]: raise ValueError(
-        f"{bad[0]} does not work in fit_head, where no clips go through the whole model; train with fit_one_cycle or fine_tune")
-    asked, bs = train.new(shuffle=False, drop_last=False, get_idxs=partial(list, range(len(train.dataset)))), bs or train.bs
+    if not isinstance(head, Head) or not isinstance(self.model, SeqModel):
+        raise ValueError(
+            "fit_head wants a `SeqModel` with a `Head`, such as `create_seq_model` makes of an image"
+            f" network; {type(self.model).__name__} is trained with fine_tune or fit_one_cycle"
+        )
+    if looks < 1 or not len(train.dataset):
+        raise ValueError(
+            f"looks={looks} at {len(train.dataset)} training clips: expected at least one of each; a learner"
+            " from a file has no clips, give it `learn.dls = …`"
+        )
+    if bad := [type(cb).__name__ for cb in L(cbs) if isinstance(cb, _not_alone)]:
+        raise ValueError(
+            f"{bad[0]} does not work in fit_head, where no clips go through the whole model; train with"
+            " fit_one_cycle or fine_tune"
+        )
+    asked, bs = (
+        train.new(shuffle=False, drop_last=False, get_idxs=partial(list, range(len(train.dataset)))),
+        bs or train.bs,
+    )
     ask = _look if progress is None else partial(_look, progress=progress)
     kept = _Looks([ask(self, asked) for _ in range(looks)]), _Looks([ask(self, self.dls.valid)])
     dl = partial(DataLoader, bs=bs, create_batch=_features_together)
-    dls = DataLoaders(dl(kept[0], get_idxs=lambda: train.get_idxs(), drop_last=len(kept[0]) > bs), dl(kept[1]), device=self.dls.device)
-    inner = Learner(dls, _OnFeatures(head), self.loss_func, self.opt_func, self.lr, cbs=[FiniteLoss()] + L(cbs), metrics=self.metrics,
-                    wd=self.wd, wd_bn_bias=self.wd_bn_bias, moms=self.moms, path=self.path, model_dir=self.model_dir)
+    dls = DataLoaders(
+        dl(kept[0], get_idxs=lambda: train.get_idxs(), drop_last=len(kept[0]) > bs),
+        dl(kept[1]),
+        device=self.dls.device,
+    )
+    inner = Learner(
+        dls,
+        _OnFeatures(head),
+        self.loss_func,
+        self.opt_func,
+        self.lr,
+        cbs=[FiniteLoss()] + L(cbs),
+        metrics=self.metrics,
+        wd=self.wd,
+        wd_bn_bias=self.wd_bn_bias,
+        moms=self.moms,
+        path=self.path,
+        model_dir=self.model_dir,
+    )
     if not hasattr(self, 'progress'): inner.remove_cb(inner.progress)
     inner.logger = self.logger
     inner.fit_one_cycle(n_epoch, lr_max, **kwargs)

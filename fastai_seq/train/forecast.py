@@ -30,13 +30,17 @@ def copy_last(
     "The forecast that nothing moves: the last frame, `n_out` times"
     return stack_frames(x)[:, -1:].expand(-1, n_out, -1, -1, -1)
 
+
 def horizon_errors(
-    forecast, # A `Learner`, or a function from `(B,n_in,C,H,W)` to `(B,n_out,C,H,W)`
-    dl=None, # Batches of inputs and targets; the learner's validation set, if None
-    measures=None # Further measures: name to a function of both `(B,T,C,H,W)` that gives `(B,T)`, such as `dict(lpips=frame_lpips())`
-)->pd.DataFrame: # A row for each predicted frame, 1 to `n_out`: columns mse, mae, psnr, ssim, and those of `measures`
+    forecast,  # A `Learner`, or a function from `(B,n_in,C,H,W)` to `(B,n_out,C,H,W)`
+    dl=None,  # Batches of inputs and targets; the learner's validation set, if None
+    measures=None,  # Further measures: name to a function of both `(B,T,C,H,W)` that gives `(B,T)`, such as `dict(lpips=frame_lpips())`
+) -> (
+    pd.DataFrame
+):  # A row for each predicted frame, 1 to `n_out`: columns mse, mae, psnr, ssim, and those of `measures`
     "Mean error of each frame of the horizon. Raises ValueError for a function without `dl`."
-    if dl is None and not isinstance(forecast, Learner): raise ValueError("the forecast is a function: pass a loader of clips, such as `dls.valid`, as `dl`")
+    if dl is None and not isinstance(forecast, Learner):
+        raise ValueError("the forecast is a function: pass a loader of clips, such as `dls.valid`, as `dl`")
     dl = forecast.dls.valid if dl is None else dl
     model = forecast.model.to(dl.device).eval() if isinstance(forecast, Learner) else forecast
     measures, n = frame_measures | (measures or {}), 0
@@ -49,6 +53,7 @@ def horizon_errors(
     res.index = pd.RangeIndex(1, len(res)+1, name='frame')
     return res
 
+
 def plot_horizon(
     errors, # Name to what `horizon_errors` gives
     measure='mse', # Or another of its columns
@@ -57,7 +62,10 @@ def plot_horizon(
     "A line a forecast: the error against the number of frames ahead"
     if ax is None: _,ax = plt.subplots(figsize=(6,3))
     for name,df in errors.items(): ax.plot(df.index, df[measure], '.-', label=name)
-    ax.set_xlabel('frames ahead'); ax.set_ylabel(measure); ax.set_ylim(bottom=0); ax.legend()
+    ax.set_xlabel('frames ahead')
+    ax.set_ylabel(measure)
+    ax.set_ylim(bottom=0)
+    ax.legend()
     return ax
 
 # %% ../../nbs/train/forecast.ipynb #9b2b971d
@@ -74,29 +82,71 @@ def _row(frames, gap=2):
 def _compared(inp, targ, pred, n_max=5):
     "A picture in three rows: what was seen and what came, the prediction below what came, the difference"
     inp, targ, pred = map(_float, (inp, targ, pred))
-    ahead, seen = spread_indices(len(targ), n_max), [inp[i] for i in spread_indices(len(inp), n_max)] if inp.shape[1:] == targ.shape[1:] else []
+    ahead, seen = spread_indices(len(targ), n_max), (
+        [inp[i] for i in spread_indices(len(inp), n_max)] if inp.shape[1:] == targ.shape[1:] else []
+    )
     none = [torch.ones_like(f) for f in seen]
-    rows = [seen + [targ[i] for i in ahead], none + [pred[i] for i in ahead], none + [(pred[i] - targ[i]).abs() for i in ahead]]
+    rows = [
+        seen + [targ[i] for i in ahead],
+        none + [pred[i] for i in ahead],
+        none + [(pred[i] - targ[i]).abs() for i in ahead],
+    ]
     rows = [_row(r) for r in rows]
-    return torch.cat([o for r in rows for o in (r, r.new_ones(r.shape[0], 2, r.shape[2]))], 1), len(seen)/(len(seen) + len(ahead))
+    return torch.cat([o for r in rows for o in (r, r.new_ones(r.shape[0], 2, r.shape[2]))], 1), len(seen) / (
+        len(seen) + len(ahead)
+    )
 
 # %% ../../nbs/train/forecast.ipynb #3e187655
 @dispatch
-def show_results(x:TensorVideo, y:TensorVideo, samples, outs, ctxs=None, max_n=4, n_frames=5, figsize=None, animate=False, fps=8, **kwargs):
+def show_results(
+    x: TensorVideo,
+    y: TensorVideo,
+    samples,
+    outs,
+    ctxs=None,
+    max_n=4,
+    n_frames=5,
+    figsize=None,
+    animate=False,
+    fps=8,
+    **kwargs,
+):
     "Input, target, prediction and difference as strips of `n_frames` frames; with `animate=True` side by side as clips that play"
     samples = own_frames(x, samples[:max_n])
     if animate:
         clips = []
         for (inp,targ,*_),(pred,*_) in zip(samples, outs):
             before = _float(inp) if inp.shape[1:] == targ.shape[1:] else _float(targ)[:0]
-            clips += [TensorVideo(torch.cat([b, c])) for b,c in ((before, _float(targ)), (before, _float(pred)), (before*0, (_float(pred) - _float(targ)).abs()))]
-        return display(HTML(clips_html(clips, ['input, then target', 'input, then prediction', 'difference']*len(samples), fps)))
-    ctxs = ctxs or get_grid(len(samples), nrows=len(samples), ncols=1, figsize=figsize or (2.2*n_frames, 3.6*len(samples)), double=False)
+            clips += [
+                TensorVideo(torch.cat([b, c]))
+                for b, c in (
+                    (before, _float(targ)),
+                    (before, _float(pred)),
+                    (before * 0, (_float(pred) - _float(targ)).abs()),
+                )
+            ]
+        return display(
+            HTML(
+                clips_html(
+                    clips, ['input, then target', 'input, then prediction', 'difference'] * len(samples), fps
+                )
+            )
+        )
+    ctxs = ctxs or get_grid(
+        len(samples),
+        nrows=len(samples),
+        ncols=1,
+        figsize=figsize or (2.2 * n_frames, 3.6 * len(samples)),
+        double=False,
+    )
     for (inp,targ,*_),(pred,*_),ax in zip(samples, outs, ctxs):
         picture, share = _compared(inp, targ, pred, n_frames)
         show_image(picture, ctx=ax, **kwargs)
         ax.set_title('what was seen, then what came', loc='left', fontsize=9)
-        for k,text in enumerate(('prediction', 'difference')): ax.text(share - .01, (1.5 - k)/3, text, transform=ax.transAxes, ha='right', va='center', fontsize=9)
+        for k, text in enumerate(('prediction', 'difference')):
+            ax.text(
+                share - 0.01, (1.5 - k) / 3, text, transform=ax.transAxes, ha='right', va='center', fontsize=9
+            )
     return ctxs
 
 # %% ../../nbs/train/forecast.ipynb #0713cc88
@@ -107,10 +157,14 @@ def forecast_frames(
 ): # `(n_out,C,H,W)`, 0 to 1
     "What comes after `clip`. Raises ValueError for a clip that is too short or not float, and for a model that does not tell its `n_in`."
     n_in = getattr(learn.model, 'n_in', None)
-    if n_in is None: raise ValueError(
-        f"{type(learn.model).__name__} does not tell how many frames it sees. If it predicts frames, set `learn.model.n_in`; if it labels them, ask `label_frames`")
+    if n_in is None:
+        raise ValueError(
+            f"{type(learn.model).__name__} does not tell how many frames it sees. If it predicts frames, set"
+            " `learn.model.n_in`; if it labels them, ask `label_frames`"
+        )
     if n_out is not None and n_out < 1: raise ValueError(f"n_out={n_out}: expected at least 1 frame to predict")
-    if not clip.is_floating_point(): raise ValueError(f"the clip is {clip.dtype}; expected float, 0 to 1: divide it by 255")
+    if not clip.is_floating_point():
+        raise ValueError(f"the clip is {clip.dtype}; expected float, 0 to 1: divide it by 255")
     if len(clip) < n_in: raise ValueError(f"the clip has {len(clip)} frames, the model sees {n_in} of them (n_in)")
     x, parts = to_device(clip.as_subclass(Tensor)[None, -n_in:], learn.dls.device), []
     with torch.no_grad():

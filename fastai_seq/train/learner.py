@@ -54,7 +54,8 @@ def build_model(
     return create_seq_model(arch, n_out, head or 'mean', pretrained, **kwargs)
 
 def _check_from_dls(name, value):
-    if value is not None: raise ValueError(f"{name}={value}: `dls` tells it; leave it out, or pass a network that is made")
+    if value is not None:
+        raise ValueError(f"{name}={value}: `dls` tells it; leave it out, or pass a network that is made")
 
 @build_model.register
 def _(task:FrameCategoryTask|FrameRegressionTask, dls, arch, head, n_out, pretrained, **kwargs):
@@ -68,7 +69,10 @@ def _sequence_model(arch, head, n_out, dims, kwargs):
     "A network from frames to frames, made by `arch` with `dims`"
     _check_from_dls('n_out', n_out)
     for name in ('n_in', 'n_channels'): _check_from_dls(name, kwargs.get(name))
-    if head is not None: raise ValueError(f"head={head!r}: a head is for classes and numbers, the targets are masks or frames; leave it out")
+    if head is not None:
+        raise ValueError(
+            f"head={head!r}: a head is for classes and numbers, the targets are masks or frames; leave it out"
+        )
     if not callable(arch): raise ValueError(
         f"arch={arch!r}: expected a class such as SimVP, a function that makes a network, or a network that is made")
     return arch(**dims, **kwargs)
@@ -126,17 +130,22 @@ def add_normalize(
     if normalize is None: return dls.add_tfms([Normalize.from_stats(*stats)], 'after_batch')
     def rounded(values): return tuple(round(float(v), 3) for v in values)
     have, want = [[rounded(o) for o in pair] for pair in ((normalize.mean.flatten(), normalize.std.flatten()), stats)]
-    if check and have != want: warnings.warn(
-        f"`dls` normalises with mean {have[0]} and std {have[1]}, the encoder was trained with mean {tuple(stats[0])} and "
-        f"std {tuple(stats[1])}; make new `dls`, or give them the encoder's")
+    if check and have != want:
+        warnings.warn(
+            f"`dls` normalises with mean {have[0]} and std {have[1]}, the encoder was trained with mean"
+            f" {tuple(stats[0])} and std {tuple(stats[1])}; make new `dls`, or give them the encoder's"
+        )
 
 # %% ../../nbs/train/learner.ipynb #107baf65
 def _check_frames(dls):
     "Raises ValueError unless the frames to predict have values from 0 to 1"
     with seeded(0): y = dls.one_batch()[-1]
     low, high = y.min().item(), y.max().item()
-    if low < -1e-3 or high > 1.001: raise ValueError(
-        f"targets from {low:.3g} to {high:.3g}: frames to predict have values from 0 to 1; leave Normalize out of `dls`")
+    if low < -1e-3 or high > 1.001:
+        raise ValueError(
+            f"targets from {low:.3g} to {high:.3g}: frames to predict have values from 0 to 1; leave"
+            " Normalize out of `dls`"
+        )
 
 # %% ../../nbs/train/learner.ipynb #85eaf3da
 @singledispatch
@@ -160,25 +169,37 @@ def check_answer(learn, task):
     with seeded(0): x, *_, y = learn.dls.one_batch()
     with in_evaluation(learn.model), torch.no_grad(): out = learn.model.to(learn.dls.device)(x)
     expected = answer_shape(task, y, get_c(learn.dls))
-    if expected and tuple(out.shape) != expected: raise ValueError(
-        f"{type(learn.model).__name__} gives {tuple(out.shape)} for a batch {tuple(stack_frames(x).shape)}, the targets {tuple(y.shape)} "
-        f"ask for {expected}; load targets of that length and size, or make the model for these")
+    if expected and tuple(out.shape) != expected:
+        raise ValueError(
+            f"{type(learn.model).__name__} gives {tuple(out.shape)} for a batch"
+            f" {tuple(stack_frames(x).shape)}, the targets {tuple(y.shape)} ask for {expected}; load targets"
+            " of that length and size, or make the model for these"
+        )
 
 # %% ../../nbs/train/learner.ipynb #1d5eebde
 @delegates(create_seq_model)
 def seq_learner(
-    dls, # `DataLoaders` of clips
-    arch=None, # Image network that encodes a frame (torchvision's function, or timm's name); a video network; what makes a forecaster; or a network that is made
-    head=None, # What joins the frames: 'mean', 'lstm', 'attention' …, or a class (see `create_seq_model`); 'mean' if None, for a label per frame 'lstm'
-    n_out=None, # Classes; the data's, if None
-    pretrained=True, # False, True, or the path of a local state dict
-    normalize=True, # Normalise as the network was trained (ImageNet's statistics mostly), unless `dls` does so already
-    sampled=None, # For a `Forecaster`: `ScheduledSampling(…)`, False for none; the usual one, if None
-    loss_func=None, # See fastai's `Learner` for this and the following
-    opt_func=Adam, lr=defaults.lr, splitter=model_splitter, cbs=None, metrics=None, path=None, model_dir='models',
-    wd=None, wd_bn_bias=False, train_bn=True, moms=(0.95,0.85,0.95),
-    **kwargs # To the model, and by it to the head: `hidden_size`, `pool_size`, …
-)->Learner:
+    dls,  # `DataLoaders` of clips
+    arch=None,  # Image network that encodes a frame (torchvision's function, or timm's name); a video network; what makes a forecaster; or a network that is made
+    head=None,  # What joins the frames: 'mean', 'lstm', 'attention' …, or a class (see `create_seq_model`); 'mean' if None, for a label per frame 'lstm'
+    n_out=None,  # Classes; the data's, if None
+    pretrained=True,  # False, True, or the path of a local state dict
+    normalize=True,  # Normalise as the network was trained (ImageNet's statistics mostly), unless `dls` does so already
+    sampled=None,  # For a `Forecaster`: `ScheduledSampling(…)`, False for none; the usual one, if None
+    loss_func=None,  # See fastai's `Learner` for this and the following
+    opt_func=Adam,
+    lr=defaults.lr,
+    splitter=model_splitter,
+    cbs=None,
+    metrics=None,
+    path=None,
+    model_dir='models',
+    wd=None,
+    wd_bn_bias=False,
+    train_bn=True,
+    moms=(0.95, 0.85, 0.95),
+    **kwargs,  # To the model, and by it to the head: `hidden_size`, `pool_size`, …
+) -> Learner:
     """A `Learner` for clips. Warns if `dls` normalises otherwise than a pretrained network expects. Raises ValueError if the model cannot take its
     clips, if its answer is not of the targets' shape, and for arguments that do not apply."""
     task, made = learner_task(dls), isinstance(arch, nn.Module)
@@ -187,16 +208,33 @@ def seq_learner(
     frames_only = isinstance(task, ForecastTask|FrameMaskTask)
     if isinstance(task, ForecastTask): _check_frames(dls)
     stats = None if frames_only or not normalize else normalize_stats(model)
-    if stats: add_normalize(dls, stats, check=getattr(model, 'stats', None) is not None if made else pretrained is not False)
+    if stats:
+        add_normalize(
+            dls, stats, check=getattr(model, 'stats', None) is not None if made else pretrained is not False
+        )
     usual = training_defaults(task)
     guards = [CheckCallbacks(), FiniteLoss(), PerRank(), KeepRecord()]
-    learn = Learner(dls, model, loss_func=loss_func or usual.get('loss_func'), opt_func=opt_func, lr=lr, splitter=splitter,
-                    cbs=guards + L(cbs) + sampling_callbacks(model, sampled), metrics=usual.get('metrics') if metrics is None else metrics,
-                    path=path, model_dir=model_dir, wd=wd, wd_bn_bias=wd_bn_bias, train_bn=train_bn, moms=moms)
+    learn = Learner(
+        dls,
+        model,
+        loss_func=loss_func or usual.get('loss_func'),
+        opt_func=opt_func,
+        lr=lr,
+        splitter=splitter,
+        cbs=guards + L(cbs) + sampling_callbacks(model, sampled),
+        metrics=usual.get('metrics') if metrics is None else metrics,
+        path=path,
+        model_dir=model_dir,
+        wd=wd,
+        wd_bn_bias=wd_bn_bias,
+        train_bn=train_bn,
+        moms=moms,
+    )
     if isinstance(dls.valid_ds, Datasets): run_one_clip(dls.valid, learn.model)
     if made or frames_only: check_answer(learn, task)
     if pretrained and not made and not frames_only: learn.freeze()
     return learn
+
 
 def learner_task(dls):
     "The task of `dls`; None for targets of other kinds"

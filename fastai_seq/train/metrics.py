@@ -22,8 +22,11 @@ from ..utils import import_extra
 def _pair(pred, targ):
     "Both as plain float tensors. Raises ValueError if their shapes differ."
     pred, targ = (o.as_subclass(Tensor).float() for o in (pred, targ))
-    if pred.shape != targ.shape: raise ValueError(
-        f"the prediction has shape {tuple(pred.shape)}, the target {tuple(targ.shape)}: expected the same number of frames (n_out), channels, and size in both")
+    if pred.shape != targ.shape:
+        raise ValueError(
+            f"the prediction has shape {tuple(pred.shape)}, the target {tuple(targ.shape)}: expected the same"
+            " number of frames (n_out), channels, and size in both"
+        )
     return pred, targ
 
 def frame_mse(pred, targ): # `(B,T,C,H,W)` both
@@ -142,8 +145,11 @@ class _Counted(Metric):
 def _label_pairs(inp, targ):
     "Predicted and true labels of each clip, without padding"
     pred, targ = inp.as_subclass(Tensor).argmax(-1), targ.as_subclass(Tensor)
-    if pred.shape != targ.shape: raise ValueError(
-        f"the prediction has shape {tuple(inp.shape)}, the targets {tuple(targ.shape)}: expected (B,T,classes) and (B,T); use a model with a per-frame head")
+    if pred.shape != targ.shape:
+        raise ValueError(
+            f"the prediction has shape {tuple(inp.shape)}, the targets {tuple(targ.shape)}: expected"
+            " (B,T,classes) and (B,T); use a model with a per-frame head"
+        )
     return [(p[t >= 0], t[t >= 0]) for p,t in zip(pred, targ)]
 
 def frame_accuracy(inp, targ): # Scores `(B,T,classes)`, and classes `(B,T)`, -100 where there is no frame
@@ -158,7 +164,11 @@ def f1_at(
     overlap=.5 # Least share of the union that a segment and its match have in common
 ): # A metric of scores `(B,T,classes)` and classes `(B,T)`
     "Segmental F1 at this overlap, as a metric: over all clips, of the frames that were sampled"
-    return _Counted(f'f1@{overlap*100:.0f}', lambda inp, targ: sum(_hits(p, t, overlap) for p,t in _label_pairs(inp, targ)), _f1)
+    return _Counted(
+        f'f1@{overlap*100:.0f}',
+        lambda inp, targ: sum(_hits(p, t, overlap) for p, t in _label_pairs(inp, targ)),
+        _f1,
+    )
 
 def frame_numbers_mae():
     "Mean absolute error of the numbers that are not nan, as a metric"
@@ -171,7 +181,10 @@ def frame_numbers_mae():
 def _overlaps(inp, targ):
     "Pixels in the intersection and in the union of what is predicted and what is true, `(2,classes-1)`: the first class is the background"
     pred, targ = inp.as_subclass(Tensor).argmax(1), targ.as_subclass(Tensor)
-    both = [(((pred == c) & (targ == c)).sum(), (((pred == c) | (targ == c)) & (targ >= 0)).sum()) for c in range(1, inp.shape[1])]
+    both = [
+        (((pred == c) & (targ == c)).sum(), (((pred == c) | (targ == c)) & (targ >= 0)).sum())
+        for c in range(1, inp.shape[1])
+    ]
     return torch.tensor(both).T
 
 def _iou(counts):

@@ -35,7 +35,9 @@ def verdict(
     return f'{pred}, in truth {target}', 'black' if numbers else 'red'
 
 # %% ../../nbs/train/results.ipynb #0f0d8e49
-def _show_clip_results(x, y, samples, outs, ctxs=None, max_n=9, nrows=None, ncols=2, figsize=None, animate=False, fps=8, **kwargs):
+def _show_clip_results(
+    x, y, samples, outs, ctxs=None, max_n=9, nrows=None, ncols=2, figsize=None, animate=False, fps=8, **kwargs
+):
     samples = own_frames(x, samples[:max_n])
     titles = [verdict(sample[1], out[0]) for sample, out in zip(samples, outs)]
     if animate: return display(HTML(clips_html([clip for clip, *_ in samples], [text for text, _ in titles], fps)))
@@ -44,6 +46,7 @@ def _show_clip_results(x, y, samples, outs, ctxs=None, max_n=9, nrows=None, ncol
         show_clip(clip, ctx, **kwargs)
         ctx.set_title(text, color=color)
     return ctxs
+
 
 def _show_results_of(clips, labels):
     def show_results(x:clips, y:labels, samples, outs, **kwargs):

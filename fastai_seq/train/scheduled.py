@@ -20,12 +20,19 @@ class ScheduledSampling(Callback):
         start=1., # Probability at the beginning
         pct=.5 # Share of the training, above 0, after which it is 0
     ):
-        if not (0 <= start <= 1 and 0 < pct <= 1): raise ValueError(f"start={start}, pct={pct}: expected a probability, and a share of the training above 0, both up to 1")
+        if not (0 <= start <= 1 and 0 < pct <= 1):
+            raise ValueError(
+                f"start={start}, pct={pct}: expected a probability, and a share of the training above 0, both"
+                " up to 1"
+            )
         self.sched, self.pct = SchedLin(start, 0.), pct
 
     def before_fit(self):
-        if not hasattr(self.model, 'p_true'): raise ValueError(
-            f"{type(self.model).__name__} has no `p_true`: scheduled sampling is for a Forecaster, whose guesses are given back to it")
+        if not hasattr(self.model, 'p_true'):
+            raise ValueError(
+                f"{type(self.model).__name__} has no `p_true`: scheduled sampling is for a Forecaster, whose"
+                " guesses are given back to it"
+            )
 
     def before_batch(self):
         if not self.training: return
@@ -46,7 +53,10 @@ def sampling_callbacks(
     if sampled is False: return []
     if not isinstance(model, Forecaster):
         if sampled is None: return []
-        raise ValueError(f"sampled={sampled!r}: scheduled sampling is for a Forecaster, and {type(model).__name__} is none; leave it out")
+        raise ValueError(
+            f"sampled={sampled!r}: scheduled sampling is for a Forecaster, and {type(model).__name__} is"
+            " none; leave it out"
+        )
     if not isinstance(sampled, (Callback, bool, type(None))):
         raise ValueError(f"sampled={sampled!r}: expected ScheduledSampling(…), or False for none")
     return [sampled if isinstance(sampled, Callback) else ScheduledSampling()]

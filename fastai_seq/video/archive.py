@@ -32,20 +32,25 @@ from ..utils import written_whole
 class _Member:
     "What the list of an archive says about one member"
     name: str            # As it stands in the archive
-    kind: str            # 'file', 'folder', 'link' (symbolic), 'copy' (of another member; a hard link too), or why it is refused
+    kind: str  # 'file', 'folder', 'link' (symbolic), 'copy' (of another member; a hard link too), or why it is refused
     size: int = 0        # Bytes of a file
     target: str = ''     # Where a link leads, seen from its folder; of which member a copy is
     open: object = None  # Opens the content; None: it takes a program to read it
     intact: object = lambda path: True  # Has the file at `path` the checksum of the list?
 
     @property
-    def parts(self): return _parts(self.name)
+    def parts(self):
+        return _parts(self.name)
+
 
 def _parts(name): return tuple(p for p in name.replace('\\', '/').split('/') if p not in ('', '.'))
 
 # %% ../../nbs/video/archive.ipynb #861e0e20
 def _within(total, max_bytes):
-    if total > max_bytes: raise ValueError(f"more than max_bytes={max_bytes} bytes come out of it; if you trust it, raise max_bytes")
+    if total > max_bytes:
+        raise ValueError(
+            f"more than max_bytes={max_bytes} bytes come out of it; if you trust it, raise max_bytes"
+        )
 
 def _listed(members, max_members, max_bytes):
     "The iterable `members` as a list, read no further than the limits"
@@ -53,7 +58,10 @@ def _listed(members, max_members, max_bytes):
     for m in members:
         if m.parts: res.append(m)
         total += m.size
-        if len(res) > max_members: raise ValueError(f"more than max_members={max_members} members; if you trust it, raise max_members")
+        if len(res) > max_members:
+            raise ValueError(
+                f"more than max_members={max_members} members; if you trust it, raise max_members"
+            )
         _within(total, max_bytes)
     if not res: raise ValueError("there is nothing in it")
     return res
@@ -85,8 +93,10 @@ def _check(members, root, max_bytes):
     seen,total = {m.parts for m in members if m.kind == 'folder'},0
     for m in members:
         if m.kind not in ('file', 'folder', 'link', 'copy'): raise ValueError(f"member {m.name!r} is {m.kind}")
-        if '..' in m.parts or _rooted(m.name): raise ValueError(f"member {m.name!r} would be written outside the folder")
-        if '\0' in m.name+m.target or max(len(os.fsencode(p)) for p in m.parts) > 255: raise ValueError(f"member {m.name!r} has a name that no file can have")
+        if '..' in m.parts or _rooted(m.name):
+            raise ValueError(f"member {m.name!r} would be written outside the folder")
+        if '\0' in m.name + m.target or max(len(os.fsencode(p)) for p in m.parts) > 255:
+            raise ValueError(f"member {m.name!r} has a name that no file can have")
         if m.kind != 'folder':
             if m.parts in seen: raise ValueError(f"two members have the name {m.name!r}")
             seen.add(m.parts)
@@ -183,10 +193,26 @@ def _tar(fname, password, opener):
     "The members of the tar `fname`, opened by `opener`, and the bytes that it has itself"
     def members():
         for t in tar:
-            kind = ('file' if t.isreg() else 'folder' if t.isdir() else 'link' if t.issym() else 'copy' if t.islnk() else
-                    'a device' if t.isdev() else f'of the unknown type {t.type}')
+            kind = (
+                'file'
+                if t.isreg()
+                else (
+                    'folder'
+                    if t.isdir()
+                    else (
+                        'link'
+                        if t.issym()
+                        else (
+                            'copy'
+                            if t.islnk()
+                            else 'a device' if t.isdev() else f'of the unknown type {t.type}'
+                        )
+                    )
+                )
+            )
             yield _Member(t.name, kind, t.size if t.isreg() else 0, t.linkname, partial(tar.extractfile, t))
-        if not f.last or f.last.strip(b'\0'): raise ValueError("it breaks off, or is broken, in the middle of the list; get it again")
+        if not f.last or f.last.strip(b'\0'):
+            raise ValueError("it breaks off, or is broken, in the middle of the list; get it again")
         for _ in range(64):     # a compressed file has its checksum at its end
             if not f.read(1<<20): return
         raise ValueError("more than 64 MB follow after the end of the list")
@@ -266,9 +292,11 @@ def _rar(fname, password):
 def _progress(total):
     "Gives a function that shows how many of `total` bytes are done"
     bar = progress_bar(range(total or 1), leave=False)
-    show = lambda n: bar.update(max(0, min(n, total-1)))   # fastprogress takes the last step for the end, and a program may take a while from there
+    show = lambda n: bar.update(
+        max(0, min(n, total - 1))
+    )  # fastprogress takes the last step for the end, and a program may take a while from there
     show(0)
-    try: yield show
+    try:yield show
     finally: bar.on_iter_end()
 
 # %% ../../nbs/video/archive.ipynb #e7b2b827
@@ -284,7 +312,8 @@ def _write(members, out, show):
                 dst.write(data)
                 done += len(data)
                 show(done)
-        if done-before != m.size: raise ValueError(f"member {m.name!r} has {done-before} bytes, and the list says {m.size}")
+        if done - before != m.size:
+            raise ValueError(f"member {m.name!r} has {done-before} bytes, and the list says {m.size}")
 
 def _complete(members, out):
     "Make the folders, copies and links among `members`, which need nothing from the archive any more"
@@ -301,8 +330,11 @@ _tools = { # in the order in which they are tried; `f` archive, `o` folder, `p` 
     '7z': lambda f,o,p: ['x', '-y', '-bd', f'-p{p}', f'-o{o}', f],
     '7zz': lambda f,o,p: _tools['7z'](f, o, p),
     'bsdtar': lambda f,o,p: ['-x', '--no-same-owner', *(['--passphrase', p] if p else []), '-C', o, '-f', f]}
-_advice = ("install unrar, which reads every .rar, or unar (Debian: apt install unrar (non-free) or unar; macOS: brew install rar or unar; "
-           "Windows: WinRAR or 7-Zip, with its folder in PATH); for a .zip, 7-Zip (apt install 7zip)")
+_advice = (
+    "install unrar, which reads every .rar, or unar (Debian: apt install unrar (non-free) or unar; macOS:"
+    " brew install rar or unar; Windows: WinRAR or 7-Zip, with its folder in PATH); for a .zip, 7-Zip (apt"
+    " install 7zip)"
+)
 
 def _found(out):
     "What lies below the folder `out`: name parts to bytes of a file, 'folder', or 'link' (or whatever else), which is not followed"
@@ -312,7 +344,9 @@ def _found(out):
             path = Path(folder)/name
             with suppress(FileNotFoundError):   # a program at work may rename its files
                 s = path.lstat()
-                res[path.relative_to(out).parts] = s.st_size if stat.S_ISREG(s.st_mode) else 'folder' if stat.S_ISDIR(s.st_mode) else 'link'
+                res[path.relative_to(out).parts] = (
+                    s.st_size if stat.S_ISREG(s.st_mode) else 'folder' if stat.S_ISDIR(s.st_mode) else 'link'
+                )
     return res
 
 # %% ../../nbs/video/archive.ipynb #f7fd5d95
@@ -332,14 +366,20 @@ def _run(cmd, out, log, max_files, max_bytes, timeout, show):
             while alive:
                 alive,now,found = run.poll() is None,monotonic(),_found(out)   # and once more when it has ended
                 n = sum(s for s in found.values() if isinstance(s, int))
-                if n > max_bytes or len(found) > max_files: raise ValueError(
-                    f"stopped, having written {len(found)} files and folders of {n} bytes, and the list says {max_files} of {max_bytes}")
+                if n > max_bytes or len(found) > max_files:
+                    raise ValueError(
+                        f"stopped, having written {len(found)} files and folders of {n} bytes, and the list"
+                        f" says {max_files} of {max_bytes}"
+                    )
                 if log.stat().st_size > 1<<20: raise ValueError("stopped, having written more than 1 MB of messages")
                 if (n,len(found)) != done: done,since = (n,len(found)),now
-                if now-since > timeout: raise ValueError(f"stopped, having written nothing for timeout={timeout} seconds")
+                if now - since > timeout:
+                    raise ValueError(f"stopped, having written nothing for timeout={timeout} seconds")
                 show(n)
-                with suppress(TimeoutExpired): run.wait(max(.05, 5*(monotonic()-now)))   # large folders take long to look at
-        finally: run.kill()
+                with suppress(TimeoutExpired):
+                    run.wait(max(0.05, 5 * (monotonic() - now)))  # large folders take long to look at
+        finally:
+            run.kill()
 
 # %% ../../nbs/video/archive.ipynb #4b4264b7
 def _compare(members, out):
@@ -353,7 +393,8 @@ def _compare(members, out):
             if not os.path.islink(path): os.chmod(path, 0o755 if name in dirs else 0o644)
     found,listed = _found(out),files.keys()|folders|rest
     for p,what in found.items():
-        if p not in listed or (what == 'folder') != (p in folders): raise ValueError(f"it wrote {'/'.join(p)!r} ({what}), which is not in the list")
+        if p not in listed or (what == 'folder') != (p in folders):
+            raise ValueError(f"it wrote {'/'.join(p)!r} ({what}), which is not in the list")
     for p,m in files.items():
         if p not in found: raise ValueError(f"member {m.name!r} is missing")
         if found[p] != m.size: raise ValueError(f"member {m.name!r} has {found[p]} bytes, and the list says {m.size}")
@@ -378,7 +419,10 @@ def _by_tool(fname, members, work, password, timeout, total, show):
             problems.append(f"\n  {tool}: {e}" + (f" ({said[-1].strip()})" if said else ''))
             shutil.rmtree(out)
     if not problems: raise ValueError(f"it is compressed, and no program to extract it was found: {_advice}")
-    raise ValueError(f"{'wrong password, or ' if password else ''}no program here can:{''.join(problems)}\nGet the archive again, or {_advice}")
+    raise ValueError(
+        f"{'wrong password, or ' if password else ''}no program here can:{''.join(problems)}\nGet the archive"
+        f" again, or {_advice}"
+    )
 
 # %% ../../nbs/video/archive.ipynb #1cc7e49c
 def _identity(fname): return dict(name=fname.name, bytes=fname.stat().st_size, mtime_ns=fname.stat().st_mtime_ns)
@@ -390,7 +434,8 @@ def _note_beside(dest):
 def _write_note(fname, dest, content):
     "Note that the folder `content`, which will be `dest`, came from `fname`"
     moments = {f.name: f.lstat().st_mtime_ns for f in sorted(content.iterdir())[:10]}
-    with written_whole(_note_beside(dest)) as tmp: tmp.write_text(json.dumps(_identity(fname) | dict(holds=moments)), encoding='utf-8')
+    with written_whole(_note_beside(dest)) as tmp:
+        tmp.write_text(json.dumps(_identity(fname) | dict(holds=moments)), encoding='utf-8')
 
 def _read_note(path):
     "The note in the file `path`; {} if it is none, or a link"
@@ -403,22 +448,38 @@ def _came_from(dest, tops):
     note = _read_note(_note_beside(dest))
     held = note.pop('holds', {})
     if any(os.path.lexists(dest/name) and (dest/name).lstat().st_mtime_ns == t for name,t in held.items()): return note
-    old = '.archive.json'       # version 0.1.0 noted it in the folder itself, where a file of that name may be the archive's too
+    old = (  # version 0.1.0 noted it in the folder itself, where a file of that name may be the archive's too
+        '.archive.json'
+    )
     return {} if old in tops else _read_note(dest/old)
 
 # %% ../../nbs/video/archive.ipynb #81976f9d
 _readers = {'.rar': _rar, '.zip': _zip, **{s: partial(_tar, opener=o) for s,o in _tars.items()}}
-_broken = (ValueError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, struct_error, rarfile.Error, zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile)
+_broken = (
+    ValueError,
+    EOFError,
+    RuntimeError,
+    zlib.error,
+    lzma.LZMAError,
+    struct_error,
+    rarfile.Error,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    gzip.BadGzipFile,
+)
 
 def _extract(fname, dest, members, root, password, timeout, total):
     "Extract `members`, whose only root folder is `root`, to `dest`"
     free = shutil.disk_usage(next(p for p in dest.resolve().parents if p.exists())).free
-    if total > free: raise ValueError(f"{total} bytes come out of it, and {dest} has room for {free}; make room, or choose another dest")
+    if total > free:
+        raise ValueError(
+            f"{total} bytes come out of it, and {dest} has room for {free}; make room, or choose another dest"
+        )
     print(f"extracting {fname} to {dest}")
     with written_whole(dest) as tmp, TemporaryDirectory(prefix='.', dir=tmp.parent) as work, _progress(total) as show:
         work = Path(work)
         out = work/'whole'
-        if all(m.open for m in members if m.kind == 'file'): _write(members, out, show)
+        if all(m.open for m in members if m.kind == 'file'):_write(members, out, show)
         else: out = _by_tool(fname, members, work, password, timeout, total, show)
         _complete(members, out)
         out.joinpath(*root).rename(tmp)
@@ -426,15 +487,16 @@ def _extract(fname, dest, members, root, password, timeout, total):
 
 # %% ../../nbs/video/archive.ipynb #6e5b4fbe
 def extract_archive(
-    fname, # Path of a .rar (of several volumes, the first), .zip, .tar, .tar.gz, .tar.xz, .tar.bz2 or (Python 3.14) .tar.zst
-    dest=None, # Folder that gets the archive's content (of its root folder, if it has a single one); fastai's data folder / the archive's name, if None
-    password=None, # Of an encrypted .rar or .zip; a program that is run is told it on its command line, where other users of the machine can see it
-    max_members=1_000_000, # Refuse archives with more members
-    max_bytes=None, # Refuse archives with more content; 100 times the archive, but 1 GB at least, if None
-    timeout=600 # Stop a program that has written nothing for so many seconds
-)->Path: # `dest`
+    fname,  # Path of a .rar (of several volumes, the first), .zip, .tar, .tar.gz, .tar.xz, .tar.bz2 or (Python 3.14) .tar.zst
+    dest=None,  # Folder that gets the archive's content (of its root folder, if it has a single one); fastai's data folder / the archive's name, if None
+    password=None,  # Of an encrypted .rar or .zip; a program that is run is told it on its command line, where other users of the machine can see it
+    max_members=1_000_000,  # Refuse archives with more members
+    max_bytes=None,  # Refuse archives with more content; 100 times the archive, but 1 GB at least, if None
+    timeout=600,  # Stop a program that has written nothing for so many seconds
+) -> Path:  # `dest`
     """Extract `fname`, whole or not at all; does nothing if `dest` has one of the names at its top already. Links that stay inside are kept, hard links become copies.
-    Raises FileNotFoundError without the archive, OSError of the disk, and ValueError, which names the archive and the reason, if it cannot or should not be extracted."""
+    Raises FileNotFoundError without the archive, OSError of the disk, and ValueError, which names the archive and the reason, if it cannot or should not be extracted.
+    """
     fname = Path(fname)
     suffix = next((s for s in _readers if fname.name.lower().endswith(s)), None)
     if not suffix: raise ValueError(f"{fname}: expected an archive that ends in one of {', '.join(_readers)}")
@@ -448,15 +510,23 @@ def extract_archive(
             if max_bytes is None: max_bytes = max(100*n, 1<<30)
             members = _listed(members, max_members, max_bytes)
             root,tops = _top(members)
-            if there and (was := _came_from(dest, tops)) and was != _identity(fname): raise ValueError(
-                f"{dest} holds what came out of another archive, {was['name']} of {was['bytes']} bytes (or of {fname} before it changed); choose another dest, or delete it")
+            if there and (was := _came_from(dest, tops)) and was != _identity(fname):
+                raise ValueError(
+                    f"{dest} holds what came out of another archive, {was['name']} of {was['bytes']} bytes"
+                    f" (or of {fname} before it changed); choose another dest, or delete it"
+                )
             if there & tops: return dest
-            if there: raise ValueError(f"{dest} holds other things ({', '.join(sorted(there)[:3])} …); choose another dest")
+            if there:
+                raise ValueError(
+                    f"{dest} holds other things ({', '.join(sorted(there)[:3])} …); choose another dest"
+                )
             _extract(fname, dest, members, root, password, timeout, _check(members, root, max_bytes))
     except OSError as e:
-        if e.errno not in (None, EINVAL): raise   # of the disk; wrong data has no number, or sends zipfile to before the start
+        if e.errno not in (None, EINVAL):
+            raise  # of the disk; wrong data has no number, or sends zipfile to before the start
         raise ValueError(f"{fname} could not be extracted: {e}") from e
-    except _broken as e: raise ValueError(f"{fname} could not be extracted: {e or type(e).__name__}") from e
+    except _broken as e:
+        raise ValueError(f"{fname} could not be extracted: {e or type(e).__name__}") from e
     return dest
 
 # %% ../../nbs/video/archive.ipynb #e5516022

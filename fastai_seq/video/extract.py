@@ -46,7 +46,11 @@ _bt601 = {2, 5, 6}   # not said, and two codes for the colours of BT.601, which 
 def _jpeg(frame, scaler, size, quality):
     "A decoder's frame as the bytes of a JPEG file, its short side `size` pixels; the long one is even, so that the planes of half the size fit"
     usual = frame.format.name == 'yuv420p' and frame.color_range != ColorRange.JPEG and frame.colorspace in _bt601
-    kwargs = dict(format='yuv420p') if usual else dict(format='yuvj420p', dst_colorspace='ITU601', dst_color_range='JPEG')
+    kwargs = (
+        dict(format='yuv420p')
+        if usual
+        else dict(format='yuvj420p', dst_colorspace='ITU601', dst_color_range='JPEG')
+    )
     yuv,turn = reformat_frame(frame, scaler, size, 'crop', even=True, **kwargs)
     y,u,v = (np.rot90(np.frombuffer(p, np.uint8).reshape(p.height, p.line_size)[:,:p.width], turn) for p in yuv.planes)
     if usual: y, u, v = _stretch(y, 219, 298, 18), _stretch(u, 224, 291, 255), _stretch(v, 224, 291, 255)
@@ -60,15 +64,22 @@ def _settings(
     quality=74 # Of the JPEGs, 1 to 100; 74 takes no more room than what PIL writes by default
 ):
     "The settings of an extraction, checked"
-    return dict(size=_number('size', size, operator.index), fps=_number('fps', fps, float),
-                max_frames=_number('max_frames', max_frames, operator.index), quality=_number('quality', quality, operator.index, 100))
+    return dict(
+        size=_number('size', size, operator.index),
+        fps=_number('fps', fps, float),
+        max_frames=_number('max_frames', max_frames, operator.index),
+        quality=_number('quality', quality, operator.index, 100),
+    )
 
 def _number(name, v, kind, most=math.inf):
     "`v` as a number above 0, or None"
-    try: res = None if v is None and name != 'quality' else kind(v)
+    try:res = None if v is None and name != 'quality' else kind(v)
     except (TypeError, ValueError): res = 0
-    if isinstance(v, bool) or res is not None and not 0 < res <= most: raise ValueError(
-        f"{name}={v!r}: expected a {'whole ' if kind is operator.index else ''}number above 0" + (f", {most} at most" if most < math.inf else ", or None"))
+    if isinstance(v, bool) or res is not None and not 0 < res <= most:
+        raise ValueError(
+            f"{name}={v!r}: expected a {'whole ' if kind is operator.index else ''}number above 0"
+            + (f", {most} at most" if most < math.inf else ", or None")
+        )
     return res
 
 def _some(frames, rate, fps, max_frames):
@@ -111,12 +122,24 @@ def _state(folder, video_path, settings):
     "What there is of a video's frames: 'none', 'done', 'foreign' (made by other means), 'changed' (the video is another now). Raises ValueError for other settings"
     try:
         if not (names := os.listdir(folder)): return 'none'
-        if not (note := extraction_note(folder)): return 'foreign' if array_file not in names and folder.exists() else 'none'
-        whole = _is_whole_array(folder, note) if is_array_folder(folder) else sum(n.endswith('.jpg') for n in names) == note['frames']
-    except (FileNotFoundError, NotADirectoryError): return 'none'      # or another process is just replacing it
+        if not (note := extraction_note(folder)):
+            return 'foreign' if array_file not in names and folder.exists() else 'none'
+        whole = (
+            _is_whole_array(folder, note)
+            if is_array_folder(folder)
+            else sum(n.endswith('.jpg') for n in names) == note['frames']
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        return 'none'  # or another process is just replacing it
     if note['settings'] != settings:
-        old,new = ({k: v for k,v in a.items() if k not in b or b[k] != v} for a,b in ((note['settings'], settings), (settings, note['settings'])))
-        raise ValueError(f"{folder} was extracted with {old}, not with {new}; choose another folder for the frames, or force=True to extract them again")
+        old, new = (
+            {k: v for k, v in a.items() if k not in b or b[k] != v}
+            for a, b in ((note['settings'], settings), (settings, note['settings']))
+        )
+        raise ValueError(
+            f"{folder} was extracted with {old}, not with {new}; choose another folder for the frames, or"
+            " force=True to extract them again"
+        )
     if not whole: return 'none'
     same = not Path(video_path).exists() or _source(video_path).items() <= note.items()
     return 'done' if same else 'changed'
@@ -142,7 +165,10 @@ def _extract(video_path, dest, write, settings, on_error, work=None):
         tmp.mkdir()
         note = write(video_path, tmp, settings, on_error)
         until_named.enter_context(_noting(dest))
-        if not tmp.is_dir(): raise FileNotFoundError(f"{tmp} is gone: the run that it belongs to was killed, and {dest} is another's now")
+        if not tmp.is_dir():
+            raise FileNotFoundError(
+                f"{tmp} is gone: the run that it belongs to was killed, and {dest} is another's now"
+            )
         if clip.is_dir(): shutil.rmtree(clip.resolve())     # where it is a link, too
         _append(dest/journal_file, json.dumps({clip.relative_to(dest).as_posix(): note}))
 
@@ -157,16 +183,22 @@ def _write_manifest(dest, settings):
     notes = {k: note for k,note in read(manifest_file).items() if (dest/k).is_dir()} | read(journal_file)
     for f in dest.glob(f'[!.]*/[!.]*/{old_note_file}'):
         with suppress(VideoError): notes[f.parent.relative_to(dest).as_posix()] = read_old_note(f.parent)
-    short = lambda note: {k: v for k,v in note.items() if k != 'settings'} | ({'settings': note['settings']} if note['settings'] != settings else {})
+    short = lambda note: {k: v for k, v in note.items() if k != 'settings'} | (
+        {'settings': note['settings']} if note['settings'] != settings else {}
+    )
     lines = ',\n'.join(f'  {json.dumps(k)}: {json.dumps(short(notes[k]))}' for k in sorted(notes))
-    with written_whole(dest/manifest_file) as tmp: tmp.write_text(f'{{"settings": {json.dumps(settings)},\n "clips": {{\n{lines}}}}}\n', encoding='utf-8')
+    with written_whole(dest / manifest_file) as tmp:
+        tmp.write_text(
+            f'{{"settings": {json.dumps(settings)},\n "clips": {{\n{lines}}}}}\n', encoding='utf-8'
+        )
     (dest/journal_file).unlink(missing_ok=True)
     return notes
 
 def _take_over(dest, settings):
     "`_write_manifest`, if that is due"
     def size(name):
-        with suppress(FileNotFoundError): return (dest/name).stat().st_size      # another process may just have taken it over
+        with suppress(FileNotFoundError):
+            return (dest / name).stat().st_size  # another process may just have taken it over
         return 0
     if size(journal_file) < min(size(manifest_file)/8, 1<<16): return
     with _noting(dest): _write_manifest(dest, settings)
@@ -194,7 +226,8 @@ def avi2frames(
     clip = dest/_frames_folder(video_path)
     _check_manifest(dest)
     if not force and (state := _state(clip, video_path, settings)) in ('done', 'foreign'): return clip
-    if not force and state == 'changed': warnings.warn(f"{video_path} has changed since its frames were extracted; they are made again")
+    if not force and state == 'changed':
+        warnings.warn(f"{video_path} has changed since its frames were extracted; they are made again")
     _extract(video_path, dest, _write_frames, settings, on_error)
     _take_over(dest, settings)
     return clip
@@ -228,8 +261,12 @@ def _check_room(todo, dest, need, force=False):
     "Say how much room the frames of `todo` need; raise OSError if the disk has less (with `force`, old frames make room for the new)"
     free = shutil.disk_usage(dest).free
     print(f"{len(todo)} videos to extract: about {human_bytes(need)}, of {human_bytes(free)} that are free")
-    if need > free and not force: raise OSError(errno.ENOSPC, f"{dest}: the frames need about {human_bytes(need)}, {human_bytes(free)} are free; "
-                                  "choose another folder, or a smaller size, fps, max_frames or quality")
+    if need > free and not force:
+        raise OSError(
+            errno.ENOSPC,
+            f"{dest}: the frames need about {human_bytes(need)}, {human_bytes(free)} are free; "
+            "choose another folder, or a smaller size, fps, max_frames or quality",
+        )
 
 # %% ../../nbs/video/extract.ipynb #a97c8cad
 def _job(video_path, dest, write, settings, on_error, work):
@@ -253,10 +290,14 @@ def _end_with_parent(stop, started):
         os._exit(1)
     Thread(target=watch, daemon=True).start()
 
-_guard = "put what your script does under `if __name__ == '__main__':`, which processes that are started anew need, or pass workers=0"
+_guard = (
+    "put what your script does under `if __name__ == '__main__':`, which processes that are started anew"
+    " need, or pass workers=0"
+)
 
 def _check_start():
-    if getattr(multiprocessing.current_process(), '_inheriting', False): raise RuntimeError(_guard)    # we are such a process, and it is at its start
+    if getattr(multiprocessing.current_process(), '_inheriting', False):
+        raise RuntimeError(_guard)  # we are such a process, and it is at its start
 
 @contextmanager
 def _pool(workers):
@@ -287,20 +328,30 @@ def in_processes(job, items, workers):
         broken = []
         with _pool(workers) as pool:
             for o,res in _as_completed(pool, job, items):
-                if isinstance(res, BrokenExecutor): broken.append(o)
+                if isinstance(res, BrokenExecutor):broken.append(o)
                 else: yield o, res
         broken = [o for o in items if o in broken]
         ran, items = broken[:2*workers+1], broken[2*workers+1:]     # a pool has no more than these at hand
         for o in ran:
             with _pool(1) as pool: (_, res), = _as_completed(pool, job, [o])
-            yield o, VideoError(f"{o}: the process that read it died; leave it out") if isinstance(res, BrokenExecutor) else res
+            yield o, (
+                VideoError(f"{o}: the process that read it died; leave it out")
+                if isinstance(res, BrokenExecutor)
+                else res
+            )
 
 # %% ../../nbs/video/extract.ipynb #822951dd
 def _plan(videos, dest, settings, force):
     "The `videos` by what is there of their frames: dict of 'none', 'done', 'foreign', 'changed'"
     for folder,vs in groupby(videos, _frames_folder).items():
-        if len(vs) > 1: raise ValueError(f"{vs[0]} and {vs[1]} would both be extracted to {folder}; rename one, or extract train and valid separately")
-    return {'none': [], 'done': [], 'foreign': [], 'changed': []} | groupby(videos, lambda v: 'none' if force else _state(dest/_frames_folder(v), v, settings))
+        if len(vs) > 1:
+            raise ValueError(
+                f"{vs[0]} and {vs[1]} would both be extracted to {folder}; rename one, or extract train and"
+                " valid separately"
+            )
+    return {'none': [], 'done': [], 'foreign': [], 'changed': []} | groupby(
+        videos, lambda v: 'none' if force else _state(dest / _frames_folder(v), v, settings)
+    )
 
 # %% ../../nbs/video/extract.ipynb #b9c5a3ad
 @contextmanager
@@ -336,20 +387,40 @@ class ExtractReport:
     seconds: float  # Wall-clock time
 
     def _rows(self):
-        return [('extracted', len(self.done)), ('were there', len(self.skipped)), ('failed', len(self.failed))] + [('failed', r) for _,r in self.failed]
+        return [
+            ('extracted', len(self.done)),
+            ('were there', len(self.skipped)),
+            ('failed', len(self.failed)),
+        ] + [('failed', r) for _, r in self.failed]
     def __str__(self):
-        return '\n'.join([f'{self.dest}' + (f': {len(self.done)/self.seconds:.1f} videos/s' if self.done else ''), *(f'  {a:10}  {b}' for a,b in self._rows()), *self.notes])
+        return '\n'.join([
+            f'{self.dest}' + (f': {len(self.done)/self.seconds:.1f} videos/s' if self.done else ''),
+            *(f'  {a:10}  {b}' for a, b in self._rows()),
+            *self.notes,
+        ])
     __repr__ = __str__
     def _repr_html_(self):
-        rows = ''.join(f'<tr><td style="text-align:left">{a}</td><td style="text-align:left">{escape(str(b))}</td></tr>' for a,b in self._rows())
-        return f"<table><tr><th colspan=2>{escape(str(self.dest))}</th></tr>{rows}</table>" + ''.join(f'<p>{escape(n)}</p>' for n in self.notes)
+        rows = ''.join(
+            f'<tr><td style="text-align:left">{a}</td><td style="text-align:left">{escape(str(b))}</td></tr>'
+            for a, b in self._rows()
+        )
+        return f"<table><tr><th colspan=2>{escape(str(self.dest))}</th></tr>{rows}</table>" + ''.join(
+            f'<p>{escape(n)}</p>' for n in self.notes
+        )
 
 # %% ../../nbs/video/extract.ipynb #30f51fb7
 def _videos_to(src, dest, workers, executor):
     "The videos below `src`. Raises ValueError if there are none, or if the other arguments are wrong"
-    if workers is not None and workers < 0: raise ValueError(f"workers={workers}: expected the number of processes, 0 for none but this one, or None for one a core")
-    if executor is not None and not hasattr(executor, 'submit'): raise ValueError(
-        f"executor={executor!r}: expected an object like those of concurrent.futures, e.g. dask's `client.get_executor()`")
+    if workers is not None and workers < 0:
+        raise ValueError(
+            f"workers={workers}: expected the number of processes, 0 for none but this one, or None for one a"
+            " core"
+        )
+    if executor is not None and not hasattr(executor, 'submit'):
+        raise ValueError(
+            f"executor={executor!r}: expected an object like those of concurrent.futures, e.g. dask's"
+            " `client.get_executor()`"
+        )
     if dest.exists() and not dest.is_dir(): raise ValueError(f"{dest} is a file; choose a folder for the frames")
     if src.resolve() == dest.resolve(): raise ValueError(f"{dest} is where the videos are; choose another folder")
     _check_manifest(dest)
@@ -357,14 +428,22 @@ def _videos_to(src, dest, workers, executor):
     if not videos: raise ValueError(f"{src}: no videos in it (looked for {', '.join(sorted(video_extensions))})")
     return videos
 
-_plan_notes = {'changed': "of the videos had changed since, and were extracted again",
-               'foreign': "folders were made by other means: they are left as they are, unchecked (force=True extracts them again)"}
+_plan_notes = {
+    'changed': "of the videos had changed since, and were extracted again",
+    'foreign': (
+        "folders were made by other means: they are left as they are, unchecked (force=True extracts them"
+        " again)"
+    ),
+}
 
 def _notes(plan, videos, made, src, dest):
     "What else is worth saying, once the clips whose notes are `made` are there"
     yield from (f"{len(plan[k])} {text}" for k,text in _plan_notes.items() if plan[k])
     if lone := len(made.keys() - {_frames_folder(v).as_posix() for v in videos}):
-        yield f"{lone} clips in {dest} are of videos that are not in {src} (any more); delete their folders if they should go"
+        yield (
+            f"{lone} clips in {dest} are of videos that are not in {src} (any more); delete their folders if"
+            " they should go"
+        )
     if part := sum(bool(o['not_whole']) for o in made.values()):
         yield f"{part} of the clips there are not whole, and were kept with on_error='keep'; manifest.json tells them"
 
@@ -380,7 +459,11 @@ def _make_all(src, dest, write, settings, need, workers, executor, on_error, for
         todo = sorted(plan['none'] + plan['changed'])
         if todo: _check_room(todo, dest, need(todo), force)
         job = partial(_job, dest=dest, write=write, settings=settings, on_error=on_error, work=work)
-        results = _as_completed(executor, job, todo) if executor else in_processes(job, todo, num_cpus() if workers is None else workers)
+        results = (
+            _as_completed(executor, job, todo)
+            if executor
+            else in_processes(job, todo, num_cpus() if workers is None else workers)
+        )
         bar = progress_bar(results, total=len(todo), leave=False)
         try:
             for i,(v,reason) in enumerate(bar, 1):
@@ -390,25 +473,41 @@ def _make_all(src, dest, write, settings, need, workers, executor, on_error, for
         finally:
             results.close()
             with _noting(dest): made = _write_manifest(dest, settings)
-    return ExtractReport(dest, L(v for v in todo if not failed[v]), L(plan['done'] + plan['foreign']), L((v, failed[v]) for v in todo if failed[v]),
-                         [*_notes(plan, videos, made, src, dest)], time.time()-start)
+    return ExtractReport(
+        dest,
+        L(v for v in todo if not failed[v]),
+        L(plan['done'] + plan['foreign']),
+        L((v, failed[v]) for v in todo if failed[v]),
+        [*_notes(plan, videos, made, src, dest)],
+        time.time() - start,
+    )
 
 # %% ../../nbs/video/extract.ipynb #8e85c565
 def extract_dataset(
-    src, # Folder of videos, `…/Class/clip.avi`, at any depth; only the last folder's name is kept, so extract `train` and `valid` separately
-    dest, # Folder that gets the frames, `Class/clip/0.jpg, …`, and a `manifest.json`
-    size=None, # Length of the short side in pixels; None: as it is
-    fps=None, # At most so many frames a second; None: all
-    max_frames=None, # At most so many frames of a video; None: all
-    quality=74, # Of the JPEGs, 1 to 100
-    workers=None, # Processes; None: one a core; 0: this one
-    executor=None, # Anything with the interface of `concurrent.futures`, instead; its workers must see the same files
-    on_error='skip', # A bad video: 'skip' it and go on, 'keep' the frames before it breaks off, or 'raise'
-    force=False # Extract again what is already there?
-)->ExtractReport: # What was done
+    src,  # Folder of videos, `…/Class/clip.avi`, at any depth; only the last folder's name is kept, so extract `train` and `valid` separately
+    dest,  # Folder that gets the frames, `Class/clip/0.jpg, …`, and a `manifest.json`
+    size=None,  # Length of the short side in pixels; None: as it is
+    fps=None,  # At most so many frames a second; None: all
+    max_frames=None,  # At most so many frames of a video; None: all
+    quality=74,  # Of the JPEGs, 1 to 100
+    workers=None,  # Processes; None: one a core; 0: this one
+    executor=None,  # Anything with the interface of `concurrent.futures`, instead; its workers must see the same files
+    on_error='skip',  # A bad video: 'skip' it and go on, 'keep' the frames before it breaks off, or 'raise'
+    force=False,  # Extract again what is already there?
+) -> ExtractReport:  # What was done
     "`avi2frames` for every video below `src`. Can be interrupted, and goes on where it stopped. Raises ValueError or OSError before it starts; later only for a full disk, or with `on_error='raise'` for the first bad video; RuntimeError if processes cannot start."
     settings = _settings(size, fps, max_frames, quality)
-    return _make_all(src, dest, _write_frames, settings, lambda todo: frames_bytes(todo, **settings), workers, executor, on_error, force)
+    return _make_all(
+        src,
+        dest,
+        _write_frames,
+        settings,
+        lambda todo: frames_bytes(todo, **settings),
+        workers,
+        executor,
+        on_error,
+        force,
+    )
 
 # %% ../../nbs/video/extract.ipynb #0c824a53
 def _write_array(video_path, folder, settings, on_error):
@@ -421,37 +520,68 @@ def _write_array(video_path, folder, settings, on_error):
         for i,frame in enumerate(v.frames(on_error)):
             if i not in want: continue
             frame = rgb_array(frame, scaler, size, method).transpose(2,0,1)
-            if not f.tell(): np.lib.format.write_array_header_1_0(f, dict(descr='|u1', fortran_order=False, shape=(len(idxs), *frame.shape)))
+            if not f.tell():
+                np.lib.format.write_array_header_1_0(
+                    f, dict(descr='|u1', fortran_order=False, shape=(len(idxs), *frame.shape))
+                )
             f.write(np.ascontiguousarray(frame))
     rate = rate and float(rate)*(len(idxs)-1)/max(n-1, 1)
-    return _source(video_path, st) | dict(frames=len(idxs), fps=rate, not_whole=v.reason, size=(folder/array_file).stat().st_size, settings=settings)
+    return _source(video_path, st) | dict(
+        frames=len(idxs),
+        fps=rate,
+        not_whole=v.reason,
+        size=(folder / array_file).stat().st_size,
+        settings=settings,
+    )
 
 def _array_bytes(videos, size, method, max_frames):
     "Bytes that the cached `videos` will take, estimated from a few"
     few, need, read = videos[::max(1, len(videos)//16)], 0, 0
     for path in few:
-        try: info = video_info(path)
+        try:info = video_info(path)
         except (VideoError, OSError): continue
-        h,w = (info.height, info.width) if size is None else tuple(size) if not isinstance(size, int) else scaled_size(info.height, info.width, size, method)
+        h, w = (
+            (info.height, info.width)
+            if size is None
+            else (
+                tuple(size)
+                if not isinstance(size, int)
+                else scaled_size(info.height, info.width, size, method)
+            )
+        )
         n = info.frames or (info.duration or 0)*(info.fps or 25)
         need, read = need + 3*h*w*min(n, max_frames or n), read + path.stat().st_size
     return int(need/read*_bytes(videos)) if read else 0
 
 # %% ../../nbs/video/extract.ipynb #117b9d5c
 def cache_clips(
-    src, # Folder of videos, `Class/clip.avi`, at any depth; only the last folder's name is kept, so cache `train` and `valid` separately
-    dest, # Folder that gets the cached clips, `Class/clip/frames.npy`, and a `manifest.json`
-    size=128, # As in `read_frames`: an int, length of the short side; `(height, width)`: exactly that; None: as they are
-    method='crop', # To reach `(height, width)`: 'crop' the centre, or 'squish' the whole
-    max_frames=None, # Of a longer clip, so many, evenly spread; None: all
-    workers=None, # Processes; None: one a core; 0: this one
-    executor=None, # Anything with the interface of `concurrent.futures`, instead
-    on_error='skip', # A bad video: 'skip' it and go on, 'keep' the frames before it breaks off, or 'raise'
-    force=False # Make again what is already there?
-)->ExtractReport: # What was done
+    src,  # Folder of videos, `Class/clip.avi`, at any depth; only the last folder's name is kept, so cache `train` and `valid` separately
+    dest,  # Folder that gets the cached clips, `Class/clip/frames.npy`, and a `manifest.json`
+    size=128,  # As in `read_frames`: an int, length of the short side; `(height, width)`: exactly that; None: as they are
+    method='crop',  # To reach `(height, width)`: 'crop' the centre, or 'squish' the whole
+    max_frames=None,  # Of a longer clip, so many, evenly spread; None: all
+    workers=None,  # Processes; None: one a core; 0: this one
+    executor=None,  # Anything with the interface of `concurrent.futures`, instead
+    on_error='skip',  # A bad video: 'skip' it and go on, 'keep' the frames before it breaks off, or 'raise'
+    force=False,  # Make again what is already there?
+) -> ExtractReport:  # What was done
     "Store the clips decoded and scaled, so that reading them costs next to nothing. Goes on where it stopped; a damaged file is made again. Raises ValueError or OSError before it starts; later only for a full disk, or with `on_error='raise'` for the first bad video; RuntimeError if processes cannot start."
     check_choice('method', method, 'crop', 'squish')
     if np.ndim(size) and len(size) != 2: raise ValueError(f"size={size}: expected one number, or (height, width)")
     whole = partial(_number, kind=operator.index)
-    settings = dict(size=[whole('size', o) for o in size] if np.ndim(size) else whole('size', size), method=method, max_frames=whole('max_frames', max_frames))
-    return _make_all(src, dest, _write_array, settings, lambda todo: _array_bytes(todo, **settings), workers, executor, on_error, force)
+    settings = dict(
+        size=[whole('size', o) for o in size] if np.ndim(size) else whole('size', size),
+        method=method,
+        max_frames=whole('max_frames', max_frames),
+    )
+    return _make_all(
+        src,
+        dest,
+        _write_array,
+        settings,
+        lambda todo: _array_bytes(todo, **settings),
+        workers,
+        executor,
+        on_error,
+        force,
+    )

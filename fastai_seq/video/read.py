@@ -40,7 +40,8 @@ def write_video(
 )->Path: # `path`
     "Encode `frames`, whole or not at all. Raises ValueError for another ending, without frames, and for frames of several sizes."
     path = Path(path)
-    if path.suffix.lower() not in ('.avi', '.mp4', '.mkv', '.mov', '.m4v'): raise ValueError(f"{path}: choose one of the endings .avi, .mp4, .mkv, .mov, .m4v")
+    if path.suffix.lower() not in ('.avi', '.mp4', '.mkv', '.mov', '.m4v'):
+        raise ValueError(f"{path}: choose one of the endings .avi, .mp4, .mkv, .mov, .m4v")
     if not fps > 0: raise ValueError(f"fps={fps}: expected frames a second, above 0")
     flags = {'flags': '+qscale', 'global_quality': str(3*118)} if codec == 'mpeg4' else {}
     with written_whole(path) as tmp, av.open(str(tmp), 'w') as out:
@@ -77,7 +78,8 @@ def stream_seconds(stream, container):
     "How long the stream should last, where the file says so: in its own header, a Matroska tag, or as the file's only stream"
     if stream.duration: return float(stream.duration*stream.time_base)
     with suppress(ValueError):      # a tag is any text
-        if tag := stream.metadata.get('DURATION'): return sum(float(x)*60**i for i,x in enumerate(reversed(tag.split(':'))))
+        if tag := stream.metadata.get('DURATION'):
+            return sum(float(x) * 60**i for i, x in enumerate(reversed(tag.split(':'))))
     if container.duration and len(container.streams) == 1: return container.duration/av.time_base
 
 def _ends_early(path):
@@ -90,13 +92,19 @@ def _ends_early(path):
     if head[:3] == b'GIF' and not tail.rstrip(b'\0').endswith(b';'): return "the end of the GIF is missing"
     if head[:4] == b'OggS' and (i := tail.rfind(b'OggS')) >= 0:
         page = tail[i:] + bytes(27)
-        if not page[5] & 4 or 27 + page[26] + sum(page[27:27+page[26]]) > len(tail) - i: return "the last page of the Ogg file is missing"
-    if (i := head.find(bytes.fromhex('a1dcab8c47a9cf118ee400c00c205365'))) >= 0 and (promised := int.from_bytes(head[i+40:i+48], 'little')) > size:
+        if not page[5] & 4 or 27 + page[26] + sum(page[27 : 27 + page[26]]) > len(tail) - i:
+            return "the last page of the Ogg file is missing"
+    if (i := head.find(bytes.fromhex('a1dcab8c47a9cf118ee400c00c205365'))) >= 0 and (
+        promised := int.from_bytes(head[i + 40 : i + 48], 'little')
+    ) > size:
         return f"it should have {promised} bytes, and has {size}"                          # ASF's file properties
-    if head[:4] == b'\x1aE\xdf\xa3' and (i := head.find(b'\x18S\x80g') + 4) > 3:           # Matroska's segment, and its size
+    if (
+        head[:4] == b'\x1aE\xdf\xa3' and (i := head.find(b'\x18S\x80g') + 4) > 3
+    ):  # Matroska's segment, and its size
         n = 9 - head[i].bit_length()
         length = int.from_bytes(head[i:i+n], 'big') & ((1 << 7*n) - 1)
-        if length != (1 << 7*n) - 1 and i + n + length > size: return f"it should have {i+n+length} bytes, and has {size}"
+        if length != (1 << 7 * n) - 1 and i + n + length > size:
+            return f"it should have {i+n+length} bytes, and has {size}"
     return ''
 
 # %% ../../nbs/video/read.ipynb #27b9f502
@@ -105,7 +113,8 @@ def _line(packets, frames):
     stamps = [pts for pts,_ in packets]
     if not stamps or None in stamps or len(set(stamps)) < len(stamps): return None
     stamps = sorted(stamps)
-    if frames != stamps[:len(frames)]: return None     # an .avi stores no stamps; where frames are reordered, those made up for it are wrong
+    if frames != stamps[: len(frames)]:
+        return None  # an .avi stores no stamps; where frames are reordered, those made up for it are wrong
     return np.array(stamps), np.array(sorted(bisect_left(stamps, pts) for pts,key in packets if key))
 
 # %% ../../nbs/video/read.ipynb #103ce4b2
@@ -113,13 +122,18 @@ class _Tally:
     "What was read of a stream, to tell at the end whether it is all that should be there"
     def __init__(self, container, stream):
         self.container, self.stream, self.indexed = container, stream, len(stream.index_entries) > 1
-        self.packets, self.frames = [], []      # (size, stamp, duration, is it a key frame, is it not shown, is it broken), (stamp, is it damaged)
+        self.packets, self.frames = (
+            [],
+            [],
+        )  # (size, stamp, duration, is it a key frame, is it not shown, is it broken), (stamp, is it damaged)
 
     def add(self, p): self.packets.append((p.size, p.pts, p.duration, p.is_keyframe, p.is_discard, p.is_corrupt))
 
     def shown(self):
         "`(stamp, is it a key frame)` of the packets that should give a frame"
-        key = next((-math.inf if pts is None else pts for _,pts,_,key,*_ in self.packets if key), math.inf)     # what stands before the first key frame cannot be decoded
+        key = next(
+            (-math.inf if pts is None else pts for _, pts, _, key, *_ in self.packets if key), math.inf
+        )  # what stands before the first key frame cannot be decoded
         return [(pts, k) for size,pts,_,k,discard,_ in self.packets           # a packet of one byte says: nothing new
                 if size > 1 and not discard and (pts is None or pts >= key)]
 
@@ -130,17 +144,26 @@ class _Tally:
         n, times = len(read), [(pts, dur or 0) for _,pts,dur,_,discard,_ in read if pts is not None and not discard]
         first, last = min((t for t,_ in times), default=0), max((t+d for t,d in times), default=0)
         end = float(max(last, last - first)*s.time_base)
-        if self.indexed and n < (listed := sum(e.size > 0 for e in s.index_entries)): return f"its index lists {listed} frames, the file has {n}"
-        if not self.indexed and n < s.frames and end < (s.frames-1.5)/rate: return f"its header counts {s.frames} frames, the file ends after {n}"
-        if end + 1.5/rate < (whole := stream_seconds(s, self.container) or 0): return f"it should last {whole:.2f} s, and ends at {end:.2f} s"
+        if self.indexed and n < (listed := sum(e.size > 0 for e in s.index_entries)):
+            return f"its index lists {listed} frames, the file has {n}"
+        if not self.indexed and n < s.frames and end < (s.frames - 1.5) / rate:
+            return f"its header counts {s.frames} frames, the file ends after {n}"
+        if end + 1.5 / rate < (whole := stream_seconds(s, self.container) or 0):
+            return f"it should last {whole:.2f} s, and ends at {end:.2f} s"
         if read and read[-1][5]: return "it ends within a frame"
         if early := _ends_early(Path(self.container.name)): return early
-        hidden, damaged = [pts for _,pts,_,_,discard,_ in read if discard and pts is not None], any(d for _,d in self.frames)
-        start = max((t for t,_ in times), default=first)                      # of the last frame; to trim a video, its ends are hidden
+        hidden, damaged = [pts for _, pts, _, _, discard, _ in read if discard and pts is not None], any(
+            d for _, d in self.frames
+        )
+        start = max(
+            (t for t, _ in times), default=first
+        )  # of the last frame; to trim a video, its ends are hidden
         if times and (strange := sum(first < h < start or (h - first)*s.time_base > s.frames/rate + 1 for h in hidden)):
             return f"{strange} frames are marked as not to be shown, and are not at its ends"
         if damaged and (hidden or n < s.frames): return f"{max(len(hidden), s.frames - n)} frames are lost to damage"
-        due, tiny = len(self.shown()), sum(1 < p[0] <= 16 for p in read)      # a tiny packet may say nothing new too; or its frame came with the packet before
+        due, tiny = len(self.shown()), sum(
+            1 < p[0] <= 16 for p in read
+        )  # a tiny packet may say nothing new too; or its frame came with the packet before
         lost = due - len(self.frames)
         if lost > 0 and (damaged or self.indexed and lost != tiny): return f"{lost} of {due} frames are lost to damage"
         return ''
@@ -189,7 +212,10 @@ class OpenVideo:
 
 # %% ../../nbs/video/read.ipynb #2c0f66b6
 def _not_whole(path, reason, n):
-    return VideoError(f"{path} is not whole: {reason}; frames 0 to {n-1} can be read: get it again, leave it out, or take these with on_error='keep'")
+    return VideoError(
+        f"{path} is not whole: {reason}; frames 0 to {n-1} can be read: get it again, leave it out, or take"
+        " these with on_error='keep'"
+    )
 
 # %% ../../nbs/video/read.ipynb #809bdc9f
 def _turns(frame): return round(frame.rotation/90) % 4
@@ -244,12 +270,17 @@ def ls_sorted(self:Path)->L:
     "The folder's entries, sorted by the number that is their name; hidden files and `Thumbs.db` are left out. Raises ValueError for other names."
     files = L(f for f in self.iterdir() if f.name[0] != '.' and f.name.lower() not in _litter)
     for f in files:
-        if not f.stem.isdecimal(): raise ValueError(
-            f"{f}: expected a number as name (0.jpg, 1.jpg, …); is {self} a folder of frames? Move the file away if it is no frame")
+        if not f.stem.isdecimal():
+            raise ValueError(
+                f"{f}: expected a number as name (0.jpg, 1.jpg, …); is {self} a folder of frames? Move the"
+                " file away if it is no frame"
+            )
     return files.sorted(key=lambda f: int(f.stem))
 
 # %% ../../nbs/video/read.ipynb #db5d86a0
-_image_extensions = {k for k,v in mimetypes.types_map.items() if v.startswith('image/')}     # fastai's `image_extensions`
+_image_extensions = {
+    k for k, v in mimetypes.types_map.items() if v.startswith('image/')
+}  # fastai's `image_extensions`
 
 @lru_cache(maxsize=100_000)
 def _plain_folder(path, mtime):
@@ -267,12 +298,13 @@ def frame_files(path):
     if plain := _plain_folder(str(path), path.stat().st_mtime_ns):
         first, n, end = plain
         return [f'{path}/{i}{end}' for i in range(first, first+n)]
-    try: files = path.ls_sorted()
+    try:files = path.ls_sorted()
     except ValueError as e: raise VideoError(str(e)) from e
     if not files: raise VideoError(f"{path}: no frames in it")
     first = int(files[0].stem)
     for i,f in enumerate(files, first):
-        if f.suffix.lower() not in _image_extensions: raise VideoError(f"{f}: no image; move it out of the folder of frames")
+        if f.suffix.lower() not in _image_extensions:
+            raise VideoError(f"{f}: no image; move it out of the folder of frames")
         if int(f.stem) != i: raise VideoError(
             f"{path}: frame {i} is missing, {f.name} comes next; extract the clip again with force=True")
     return files
@@ -286,9 +318,12 @@ class VideoRange(os.PathLike):
     end: float = None  # Seconds, not included; the end of the video if None
     def __post_init__(self):
         object.__setattr__(self, 'path', Path(self.path))
-        try: ok = 0 <= self.start < (math.inf if self.end is None else self.end)
+        try:ok = 0 <= self.start < (math.inf if self.end is None else self.end)
         except TypeError: ok = False
-        if not ok: raise ValueError(f"{self.path}: start={self.start!r}, end={self.end!r}: expected seconds, 0 <= start < end")
+        if not ok:
+            raise ValueError(
+                f"{self.path}: start={self.start!r}, end={self.end!r}: expected seconds, 0 <= start < end"
+            )
 
     def __fspath__(self): return os.fspath(self.path)
 
@@ -298,14 +333,21 @@ class VideoRange(os.PathLike):
         "Which frames of the clip these are. Raises VideoError if there are none, or if the clip does not tell its frames a second."
         n, rate = n_frames(self.path, on_error), video_info(self.path).fps
         if not rate: raise VideoError(f"{self.path} does not tell its frames a second, so it has no parts by time")
-        first, last = math.ceil(self.start*rate - 1e-6), n if self.end is None else min(n, math.ceil(self.end*rate - 1e-6))
-        if not 0 <= first < last: raise VideoError(f"{self.path}: no frames from {self.start} to {self.end} s; it lasts {n/rate:.2f} s")
+        first, last = math.ceil(self.start * rate - 1e-6), (
+            n if self.end is None else min(n, math.ceil(self.end * rate - 1e-6))
+        )
+        if not 0 <= first < last:
+            raise VideoError(
+                f"{self.path}: no frames from {self.start} to {self.end} s; it lasts {n/rate:.2f} s"
+            )
         return first, last-first
 
 # %% ../../nbs/video/read.ipynb #28afcd48
 array_file = 'frames.npy'
 
-def is_array_folder(path): return (path/array_file).is_file()
+def is_array_folder(path):
+    "Whether the folder `path` holds its frames as one array"
+    return (path/array_file).is_file()
 
 def file_stamp(path):
     st = path.stat()
@@ -322,8 +364,10 @@ def _parse_head(path, mtime, size):
             np.lib.format.read_magic(f)
             shape, _, dtype = np.lib.format.read_array_header_1_0(f)
             start = f.tell()
-            if dtype != np.uint8 or len(shape) != 4 or size != start + np.prod(shape): raise ValueError(f"{size} bytes for {dtype} {shape}")
-        except ValueError as e: raise VideoError(f"{path} is damaged ({e}); delete its folder, and cache the clip again") from e
+            if dtype != np.uint8 or len(shape) != 4 or size != start + np.prod(shape):
+                raise ValueError(f"{size} bytes for {dtype} {shape}")
+        except ValueError as e:
+            raise VideoError(f"{path} is damaged ({e}); delete its folder, and cache the clip again") from e
     return shape, start
 
 # %% ../../nbs/video/read.ipynb #0c3223b9
@@ -343,7 +387,9 @@ def read_notes(path):
         lines = path.read_bytes().split(b'\n')[:-1]      # what is after the last of them is not finished
         return {k: {'settings': note['settings'], **note} for line in lines for k,note in json.loads(line).items()}
     except (ValueError, TypeError, KeyError, AttributeError) as e:
-        raise VideoError(f"{path} is damaged ({type(e).__name__}: {e}); delete it, and extract again with force=True") from e
+        raise VideoError(
+            f"{path} is damaged ({type(e).__name__}: {e}); delete it, and extract again with force=True"
+        ) from e
 
 _notes_read = {}    # path -> what it was when it was read in this process, and the notes
 
@@ -360,10 +406,11 @@ old_note_file = '.clip.json'
 
 def read_old_note(folder):
     "The note that version 0.1.0 left in a folder of frames; None if there is none"
-    try: note = json.loads((folder/old_note_file).read_text(encoding='utf-8'))
-    except FileNotFoundError: return None
+    try:note = json.loads((folder/old_note_file).read_text(encoding='utf-8'))
+    except FileNotFoundError:return None
     except ValueError: note = None
-    if not isinstance(note, dict) or not isinstance(note.get('settings'), dict): raise VideoError(f"{folder/old_note_file} is damaged; delete {folder}, and extract again")
+    if not isinstance(note, dict) or not isinstance(note.get('settings'), dict):
+        raise VideoError(f"{folder/old_note_file} is damaged; delete {folder}, and extract again")
     return note
 
 def extraction_note(folder):
@@ -374,7 +421,9 @@ def extraction_note(folder):
             if note := cached_notes(path.parent.parent/name).get(f'{path.parent.name}/{path.name}'): return note
 
 # %% ../../nbs/video/read.ipynb #19841a42
-_lengths = {}   # what was counted in this process: path, mtime and size of a video -> its frames, what is missing after them, and its `_line`
+_lengths = (
+    {}
+)  # what was counted in this process: path, mtime and size of a video -> its frames, what is missing after them, and its `_line`
 
 def n_frames(
     path, # A clip: a video or a folder of frames
@@ -403,7 +452,7 @@ class VideoInfo:
     fps: float       # Frames a second, on average; None if not known
     width: int       # Pixels, as shown, that is after rotation
     height: int      # Pixels, as shown
-    rotation: int    # Degrees counter-clockwise by which the stored frames are turned before they are shown: 0, 90, 180 or 270
+    rotation: int  # Degrees counter-clockwise by which the stored frames are turned before they are shown: 0, 90, 180 or 270
     duration: float  # Seconds; None if not known
     codec: str       # Name of the codec
 
@@ -430,19 +479,30 @@ def video_info(
 
 # %% ../../nbs/video/read.ipynb #a12f42ac
 def examine(
-    path # A video or a folder of frames
-)->dict: # `frames` (counted), `header` (promised), `fps`, `height`, `width`, `digest` of the content, `problem` in words
+    path,  # A video or a folder of frames
+) -> (
+    dict
+):  # `frames` (counted), `header` (promised), `fps`, `height`, `width`, `digest` of the content, `problem` in words
     "Read all of a clip. What is wrong with it is returned, not raised."
     path, res = Path(path), dict(frames=0, header=0, fps=None, height=0, width=0, digest='', problem='')
     try:
         info = video_info(path)
         files = [path/array_file] if is_array_folder(path) else frame_files(path) if path.is_dir() else [path]
-        res |= dict(header=info.frames, fps=info.fps, height=info.height, width=info.width, frames=n_frames(path, on_error='keep'))
+        res |= dict(
+            header=info.frames,
+            fps=info.fps,
+            height=info.height,
+            width=info.width,
+            frames=n_frames(path, on_error='keep'),
+        )
         if path.is_dir() and not is_array_folder(path):
             for f in files: _image(f, 8)
-        res['digest'] = blake2b(b''.join(blake2b(Path(f).read_bytes()).digest() for f in files), digest_size=16).hexdigest()
+        res['digest'] = blake2b(
+            b''.join(blake2b(Path(f).read_bytes()).digest() for f in files), digest_size=16
+        ).hexdigest()
         n_frames(path)
-    except Exception as e: res['problem'] = describe_error(path, e)
+    except Exception as e:
+        res['problem'] = describe_error(path, e)
     return res
 
 # %% ../../nbs/video/read.ipynb #a79d5605
@@ -467,11 +527,13 @@ def _jump(v, idxs, stamps, keys):
             v.container.seek(int(stamps[key]), stream=v.stream)
             frames, at = v.container.decode(v.stream), key
         for frame in frames:
-            if frame.pts is not None and frame.pts < stamps[at]: continue   # shown before the key frame, stored after it
+            if frame.pts is not None and frame.pts < stamps[at]:
+                continue  # shown before the key frame, stored after it
             if frame.pts != stamps[at]: return
             at += 1
             if at > i: break
-        else: return
+        else:
+            return
         yield i, frame
 
 # %% ../../nbs/video/read.ipynb #7b119a1e
@@ -479,9 +541,13 @@ def _jump(v, idxs, stamps, keys):
 def _read_line(path, mtime, size):
     "The `_line` of a video that is not decoded, but for its beginning"
     try:
-        with OpenVideo(path) as v: shown = [(p.pts, p.is_keyframe) for p in v.container.demux(v.stream) if p.size > 1 and not p.is_discard]
+        with OpenVideo(path) as v:
+            shown = [
+                (p.pts, p.is_keyframe) for p in v.container.demux(v.stream) if p.size > 1 and not p.is_discard
+            ]
         with OpenVideo(path) as v: first = [f.pts for _,f in zip(range(32), v.frames('keep'))]
-    except decoding_errors: return None
+    except decoding_errors:
+        return None
     return _line(shown, first)
 
 def _wanted(path, idxs, on_error):
@@ -489,7 +555,10 @@ def _wanted(path, idxs, on_error):
     left, stamp = sorted(set(idxs)), file_stamp(path)
     far = max(b-a for a,b in zip([0, *left], left)) > _far
     if line := _lengths[stamp][2] if stamp in _lengths else _read_line(*stamp) if far else None:
-        with OpenVideo(path) as v, suppress(*decoding_errors):     # what is left is read from the beginning, which tells where it breaks off
+        with (
+            OpenVideo(path) as v,
+            suppress(*decoding_errors),
+        ):  # what is left is read from the beginning, which tells where it breaks off
             for i,frame in _jump(v, tuple(left), *line):
                 yield i, frame
                 left.remove(i)
@@ -501,10 +570,16 @@ def _wanted(path, idxs, on_error):
 
 # %% ../../nbs/video/read.ipynb #3a26e200
 def _read_video(path, idxs, size, method, on_error):
-    if callable(idxs) and file_stamp(path) not in _lengths and (found := _read_counting(path, idxs, size, method, on_error)): return found
+    if (
+        callable(idxs)
+        and file_stamp(path) not in _lengths
+        and (found := _read_counting(path, idxs, size, method, on_error))
+    ):
+        return found
     idxs, scaler = _pick(path, idxs, lambda: n_frames(path, on_error)), VideoReformatter()
     res = {i: rgb_array(frame, scaler, size, method) for i,frame in _wanted(path, idxs, on_error)}
-    if len(res) < len(set(idxs)) and on_error != 'keep': raise VideoError(f"{path}: frame {max(idxs)} was asked for, it has {n_frames(path)} frames")
+    if len(res) < len(set(idxs)) and on_error != 'keep':
+        raise VideoError(f"{path}: frame {max(idxs)} was asked for, it has {n_frames(path)} frames")
     return [res[i] for i in idxs if i in res]
 
 def _read_counting(path, sampler, size, method, on_error):
@@ -526,9 +601,16 @@ def _image(file, size):
     try:
         with open(file, 'rb') as f: data = f.read()
         if data[:2] == b'\xff\xd8':
-            with suppress(ValueError): return simplejpeg.decode_jpeg(data, fastdct=True, min_height=h, min_width=w) if size else simplejpeg.decode_jpeg(data)
-        with Image.open(file) as img: return np.asarray(img.convert('RGB'))      # no JPEG, or one for print (CMYK), or a broken one
-    except OSError as e: raise VideoError(f"{file} cannot be read as an image ({e})") from e
+            with suppress(ValueError):
+                return (
+                    simplejpeg.decode_jpeg(data, fastdct=True, min_height=h, min_width=w)
+                    if size
+                    else simplejpeg.decode_jpeg(data)
+                )
+        with Image.open(file) as img:
+            return np.asarray(img.convert('RGB'))  # no JPEG, or one for print (CMYK), or a broken one
+    except OSError as e:
+        raise VideoError(f"{file} cannot be read as an image ({e})") from e
 
 def resize_each(imgs, size, method):
     "The arrays `imgs` scaled to `size`, one by one"
@@ -545,7 +627,8 @@ def _resize(img, h, w, size):
 def _read_folder(path, idxs, size, method, on_error, fit=resize_each):
     files = frame_files(path)
     idxs = _pick(path, idxs, lambda: len(files))
-    if max(idxs) >= len(files) and on_error != 'keep': raise VideoError(f"{path}: frame {max(idxs)} was asked for, it has {len(files)} frames")
+    if max(idxs) >= len(files) and on_error != 'keep':
+        raise VideoError(f"{path}: frame {max(idxs)} was asked for, it has {len(files)} frames")
     want = [i for i in sorted(set(idxs)) if i < len(files)]
     res = dict(zip(want, fit([_image(files[i], size) for i in want], size, method)))
     return [res[i] for i in idxs if i in res]
@@ -560,9 +643,15 @@ def _read_array(path, idxs, size, method, on_error):
     with open(path/array_file, 'rb', buffering=0) as f:
         for i,frame in zip(idxs, res):
             f.seek(shape[1] + i*frame.nbytes)
-            if f.readinto(frame) != frame.nbytes: raise VideoError(f"{path/array_file} is cut off; delete {path}, and cache it again")
+            if f.readinto(frame) != frame.nbytes:
+                raise VideoError(f"{path/array_file} is cut off; delete {path}, and cache it again")
     res, scaled = res.transpose(0,2,3,1), scaled_size(h, w, size, method)
-    if scaled == (h,w): return res[:, (h-size[0])//2:, (w-size[1])//2:][:, :size[0], :size[1]] if isinstance(size, tuple) else res
+    if scaled == (h, w):
+        return (
+            res[:, (h - size[0]) // 2 :, (w - size[1]) // 2 :][:, : size[0], : size[1]]
+            if isinstance(size, tuple)
+            else res
+        )
     return [_resize(Image.fromarray(np.ascontiguousarray(f)), *scaled, size) for f in res]
 
 # %% ../../nbs/video/read.ipynb #6dfb85c2
@@ -580,7 +669,11 @@ def read_clip(path, idxs, size=None, method='crop', on_error='raise', **kwargs):
     if size is not None and np.min(size) < 1: raise ValueError(f"size={size}: expected pixels, at least 1")
     if not path.exists(): raise FileNotFoundError(f"No such video or folder of frames: {path}")
     if not path.is_dir(): return _read_video(path, idxs, size, method, on_error)
-    return _read_array(path, idxs, size, method, on_error) if is_array_folder(path) else _read_folder(path, idxs, size, method, on_error, **kwargs)
+    return (
+        _read_array(path, idxs, size, method, on_error)
+        if is_array_folder(path)
+        else _read_folder(path, idxs, size, method, on_error, **kwargs)
+    )
 
 # %% ../../nbs/video/read.ipynb #1f9506d1
 def read_frames(
@@ -595,11 +688,32 @@ def read_frames(
     frames = read_clip(path, idxs, size, method, on_error)
     if not len(frames): raise VideoError(f"{path}: none of the frames asked for can be read")
     if isinstance(frames, np.ndarray): return frames
-    if len(sizes := {f.shape[:2] for f in frames}) > 1: raise VideoError(f"{path}: frames of different sizes (height, width) {sorted(sizes)}; pass size=(height, width)")
+    if len(sizes := {f.shape[:2] for f in frames}) > 1:
+        raise VideoError(
+            f"{path}: frames of different sizes (height, width) {sorted(sizes)}; pass size=(height, width)"
+        )
     return np.stack(frames)
 
 # %% ../../nbs/video/read.ipynb #abad7997
-video_extensions = {'.avi','.mp4','.m4v','.mkv','.mov','.webm','.mpg','.mpeg','.wmv','.flv','.ogv','.3gp','.ts','.mts','.m2ts','.vob','.gif'}
+video_extensions = {
+    '.avi',
+    '.mp4',
+    '.m4v',
+    '.mkv',
+    '.mov',
+    '.webm',
+    '.mpg',
+    '.mpeg',
+    '.wmv',
+    '.flv',
+    '.ogv',
+    '.3gp',
+    '.ts',
+    '.mts',
+    '.m2ts',
+    '.vob',
+    '.gif',
+}
 
 def get_videos(
     path # Folder to look in, at any depth; what is hidden is left out
@@ -608,6 +722,12 @@ def get_videos(
     if not Path(path).is_dir(): raise FileNotFoundError(f"No such folder: {path}")
     res, seen = L(), {os.path.realpath(path)}
     for root,dirs,files in os.walk(path, followlinks=True):
-        dirs[:] = [d for d in dirs if d[0] != '.' and (real := os.path.realpath(os.path.join(root, d))) not in seen and not seen.add(real)]   # links may go in circles
+        dirs[:] = [
+            d
+            for d in dirs
+            if d[0] != '.'
+            and (real := os.path.realpath(os.path.join(root, d))) not in seen
+            and not seen.add(real)
+        ]  # links may go in circles
         res += [Path(root)/f for f in files if f[0] != '.' and Path(f).suffix.lower() in video_extensions]
     return res.sorted()

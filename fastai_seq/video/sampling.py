@@ -27,7 +27,8 @@ class FrameSampler:
         seq_len, # Number of frames to pick, at least 1
         short='repeat_last' # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
     ):
-        if not isinstance(seq_len, Integral) or seq_len < 1: raise ValueError(f"seq_len={seq_len!r}: expected a whole number, at least 1 frame")
+        if not isinstance(seq_len, Integral) or seq_len < 1:
+            raise ValueError(f"seq_len={seq_len!r}: expected a whole number, at least 1 frame")
         if short not in _short: raise ValueError(f"short={short!r}: choose one of {', '.join(map(repr, _short))}")
         self.seq_len, self.short = int(seq_len), short
 
@@ -46,12 +47,16 @@ class FrameSampler:
     )->list: # Indices, each in `range(n)`; `seq_len` of them, by `EveryFrame` all or `max_len`
         "Raises ValueError for an empty clip, for a short one if `short='error'`, and without `rate` if the sampler has `fps`"
         if n < 1: raise ValueError("the clip has no frames")
-        if self.fps and not rate: raise ValueError(f"fps={self.fps}: the clip does not tell its frames a second; use `stride`")
+        if self.fps and not rate:
+            raise ValueError(f"fps={self.fps}: the clip does not tell its frames a second; use `stride`")
         need = self.need(rate)
         places = self.pick(max(n, need), draw or (random.random if self.training else lambda: .5), rate)
         if n >= need: return places
-        if self.short == 'error': raise ValueError(
-            f"the clip has {n} frames, fewer than the {need} that seq_len={self.seq_len} takes; lower seq_len, or pass short='repeat_last' or 'wrap'")
+        if self.short == 'error':
+            raise ValueError(
+                f"the clip has {n} frames, fewer than the {need} that seq_len={self.seq_len} takes; lower"
+                " seq_len, or pass short='repeat_last' or 'wrap'"
+            )
         return [_short[self.short](i, n) for i in places]
 
     def clips(self,
@@ -101,8 +106,12 @@ class FirstFrames(FrameSampler):
         fps=None # Or as many as make `fps` a second, whatever the clip's rate (a slower clip repeats frames)
     ):
         super().__init__(seq_len, short)
-        if stride < 1 or stride != int(stride): raise ValueError(f"stride={stride}: expected 1 (every frame) or a greater whole number")
-        if fps is not None and (fps <= 0 or stride != 1): raise ValueError(f"fps={fps}, stride={stride}: expected frames a second above 0, and one of both only")
+        if stride < 1 or stride != int(stride):
+            raise ValueError(f"stride={stride}: expected 1 (every frame) or a greater whole number")
+        if fps is not None and (fps <= 0 or stride != 1):
+            raise ValueError(
+                f"fps={fps}, stride={stride}: expected frames a second above 0, and one of both only"
+            )
         self.stride, self.fps = stride, fps
 
     def _places(self, rate): return [int(i*(rate/self.fps if self.fps else self.stride)) for i in range(self.seq_len)]
@@ -132,12 +141,15 @@ class EveryFrame(UniformFrames):
         max_len=None, # Most frames to pick, at least 1; None: all
         short='repeat_last' # As in the other samplers; no clip is short
     ):
-        if max_len is not None and max_len < 1: raise ValueError(f"max_len={max_len}: expected at least 1 frame, or None for all")
+        if max_len is not None and max_len < 1:
+            raise ValueError(f"max_len={max_len}: expected at least 1 frame, or None for all")
+
         super().__init__(1 if max_len is None else max_len, short)
         self.max_len = max_len
     def need(self, rate): return 1
     def moving(self): raise ValueError(f"{self} sees a clip whole at one look; pass n_clips=1, or another sampler")
-    def pick(self, n, draw, rate): return list(range(n)) if self.max_len is None or n <= self.max_len else super().pick(n, draw, rate)
+    def pick(self, n, draw, rate):
+        return list(range(n)) if self.max_len is None or n <= self.max_len else super().pick(n, draw, rate)
 
 # %% ../../nbs/video/sampling.ipynb #c29f80a5
 class PartOf(FrameSampler):
@@ -157,11 +169,15 @@ class PartOf(FrameSampler):
     def need(self, rate): return self.sampler.need(rate)
 
     def __call__(self, n, rate=None, draw=None):
-        if n < self.need(rate): raise ValueError(f"the clip has {n} frames, and {self.said} take {self.need(rate)}; "
-                                                 "lower them, or leave the clip out (`continue_video` predicts what comes after its end)")
+        if n < self.need(rate):
+            raise ValueError(
+                f"the clip has {n} frames, and {self.said} take {self.need(rate)}; "
+                "lower them, or leave the clip out (`continue_video` predicts what comes after its end)"
+            )
         return self.sampler(n, rate, draw)[self.first:self.last]
 
-    def clips(self, n_frames, n_clips, rate=None): return [o[self.first:self.last] for o in self.sampler.clips(n_frames, n_clips, rate)]
+    def clips(self, n_frames, n_clips, rate=None):
+        return [o[self.first : self.last] for o in self.sampler.clips(n_frames, n_clips, rate)]
 
     def for_training(self):
         res = copy(self)
@@ -173,16 +189,26 @@ class PartOf(FrameSampler):
         return LastFrames(self.seq_len, 'error', self.stride, self.fps)
 
 # %% ../../nbs/video/sampling.ipynb #fd73cb6f
-_samplers = {c.__name__: c for c in (UniformFrames, SegmentFrames, FirstFrames, RandomClip, LastFrames, EveryFrame, PartOf)}
+_samplers = {
+    c.__name__: c
+    for c in (UniformFrames, SegmentFrames, FirstFrames, RandomClip, LastFrames, EveryFrame, PartOf)
+}
 
 def sampler_config(sampler):
     "`sampler` as a dict of its name and arguments. Raises ValueError for one that is not the library's."
-    if type(sampler) is not _samplers.get(name := type(sampler).__name__): raise ValueError(
-        f"{sampler} is no sampler of the library, so it cannot be told in a file; the library has {', '.join(_samplers)}")
+    if type(sampler) is not _samplers.get(name := type(sampler).__name__):
+        raise ValueError(
+            f"{sampler} is no sampler of the library, so it cannot be told in a file; the library has"
+            f" {', '.join(_samplers)}"
+        )
     args = {k: v for k,v in vars(sampler).items() if k in inspect.signature(type(sampler)).parameters}
     return dict(name=name, args={k: sampler_config(v) if isinstance(v, FrameSampler) else v for k,v in args.items()})
 
 def sampler_from_config(told):
     "The sampler that `sampler_config` wrote down. Raises ValueError if it is not known."
-    try: return _samplers[told['name']](**{k: sampler_from_config(v) if isinstance(v, dict) else v for k,v in told['args'].items()})
-    except (KeyError, TypeError, AttributeError) as e: raise ValueError(f"{told!r}: expected the name and arguments of one of {', '.join(_samplers)}") from e
+    try:
+        return _samplers[told['name']](
+            **{k: sampler_from_config(v) if isinstance(v, dict) else v for k, v in told['args'].items()}
+        )
+    except (KeyError, TypeError, AttributeError) as e:
+        raise ValueError(f"{told!r}: expected the name and arguments of one of {', '.join(_samplers)}") from e
