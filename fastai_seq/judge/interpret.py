@@ -358,7 +358,9 @@ class TimeEvidence(ClipEvidence):
         if self.what.startswith('probability'):
             ax.plot(self.values, 'o-', c='tab:blue')
             ax.set_ylim(-.03, 1.03)
-        else: ax.bar(range(len(self.values)), self.values, color='tab:blue'); ax.axhline(0, c='gray', lw=.8)
+        else:
+            ax.bar(range(len(self.values)), self.values, color='tab:blue')
+            ax.axhline(0, c='gray', lw=.8)
         ax.tick_params(axis='y', labelsize=8)
         _frame_axis(ax, self.captions, n_max)
         return fig

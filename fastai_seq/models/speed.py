@@ -57,7 +57,9 @@ def model_table(
                 before = torch.cuda.memory_allocated(x.device)
             with torch.autocast(x.device.type, autocast, enabled=autocast is not None):
                 try: flops = _count_flops(m, x)
-                except Exception as e: e.add_note(f"model_table: the model {name!r} on a batch of {tuple(shape)}"); raise
+                except Exception as e:
+                    e.add_note(f"model_table: the model {name!r} on a batch of {tuple(shape)}")
+                    raise
             rows[name] = {'params (M)': sum(p.numel() for p in m.parameters())/1e6, 'GFLOPs': flops/shape[0]/1e9}
             if x.is_cuda: rows[name]['peak MB'] = (torch.cuda.max_memory_allocated(x.device) - before)/1e6
         for _ in range(n_runs):

@@ -350,6 +350,7 @@ def is_array_folder(path):
     return (path/array_file).is_file()
 
 def file_stamp(path):
+    "The path of a file or folder with its size and time of change: what caches of facts about it go by"
     st = path.stat()
     return str(path), st.st_mtime_ns, st.st_size
 
