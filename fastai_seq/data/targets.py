@@ -135,7 +135,7 @@ class FrameCategorize(FrameTarget, DisplayedTransform):
         return set(labels)
 
     def encodes(self, o):
-        try:return TensorFrameCategory([-100 if _is_missing(l) else self.vocab.o2i[l] for l in _check_list(o)])
+        try: return TensorFrameCategory([-100 if _is_missing(l) else self.vocab.o2i[l] for l in _check_list(o)])
         except KeyError as e: raise KeyError(
             f"class {e} was not in the training clips; the classes are {', '.join(map(str, self.vocab))}") from e
 

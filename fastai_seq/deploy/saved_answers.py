@@ -50,11 +50,11 @@ class SavedAnswers:
         if not self.n_frames: self.path.write_bytes(b''.join(o + b'\n' for o in (head, *lines[:len(self.rows)])))
 
     def _read(self, head, lines, query, bs):
-        try:have = json.loads(head)
+        try: have = json.loads(head)
         except ValueError: have = None
         if have != query: raise ValueError(
             f"{self.path} holds other answers ({_difference(have, query)}); choose another file, or delete it")
-        try:rows = [json.loads(line) for line in lines]
+        try: rows = [json.loads(line) for line in lines]
         except ValueError as e: raise ValueError(f"{self.path} is damaged ({e}); delete it to begin anew") from e
         if rows and isinstance(rows[-1], dict): self.n_frames = rows.pop()['frames']
         self.rows = rows if self.n_frames else rows[:len(rows)//bs*bs]

@@ -498,7 +498,7 @@ def _read_looks(tfm, sampler, path, n_clips, n_crops, wanted):
         return sorted({i for idxs,_ in looks for i in idxs})
     pick.fps = sampler.fps
     if isinstance(tfm, ImageTupleTfm):frames = read_clip(path, pick)
-    elif n_crops == 1:frames = read_clip(path, pick, size=tfm.size, method=tfm.method, fit=resize_batch)
+    elif n_crops == 1: frames = read_clip(path, pick, size=tfm.size, method=tfm.method, fit=resize_batch)
     else: frames = read_clip(path, pick, size=_covering(path, tfm.size), method='squish', fit=resize_batch)
     frames = dict(zip(sorted({i for idxs,_ in looks for i in idxs}), frames))
     return [make_look(tfm, path, [frames[i] for i in idxs], idxs, crop if n_crops > 1 else None) for idxs,crop in looks]

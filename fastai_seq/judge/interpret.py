@@ -633,7 +633,7 @@ def _watched(model, seen):
         seen.append((of_cls, patches, time))
         return attend(layer, x, t, time, rot, mask, only_cls)
     model._attend = watch
-    try:yield
+    try: yield
     finally: del model._attend
 
 @_rollout.register

@@ -105,7 +105,7 @@ class MyTimeSformer(TimeSformer):
         "`x` and what it attends to; of the class token only, if `only_cls`"
         y, m = normed_input(layer, x)
         qkv = apply_linear(m.to_qkv, y).unflatten(-1, (3, m.heads, -1))
-        if only_cls:out, x = attend_cls(qkv, t, mask), x[:,:1]
+        if only_cls: out, x = attend_cls(qkv, t, mask), x[:,:1]
         else: out = attend(qkv, t, time, rot, mask)
         return apply_dropout(apply_linear(m.to_out[0], out.flatten(2)), m.to_out[1].p, self.training) + x
 

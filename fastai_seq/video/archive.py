@@ -296,7 +296,7 @@ def _progress(total):
         max(0, min(n, total - 1))
     )  # fastprogress takes the last step for the end, and a program may take a while from there
     show(0)
-    try:yield show
+    try: yield show
     finally: bar.on_iter_end()
 
 # %% ../../nbs/video/archive.ipynb #e7b2b827

@@ -73,7 +73,7 @@ def _settings(
 
 def _number(name, v, kind, most=math.inf):
     "`v` as a number above 0, or None"
-    try:res = None if v is None and name != 'quality' else kind(v)
+    try: res = None if v is None and name != 'quality' else kind(v)
     except (TypeError, ValueError): res = 0
     if isinstance(v, bool) or res is not None and not 0 < res <= most:
         raise ValueError(
@@ -538,7 +538,7 @@ def _array_bytes(videos, size, method, max_frames):
     "Bytes that the cached `videos` will take, estimated from a few"
     few, need, read = videos[::max(1, len(videos)//16)], 0, 0
     for path in few:
-        try:info = video_info(path)
+        try: info = video_info(path)
         except (VideoError, OSError): continue
         h, w = (
             (info.height, info.width)

@@ -298,7 +298,7 @@ def frame_files(path):
     if plain := _plain_folder(str(path), path.stat().st_mtime_ns):
         first, n, end = plain
         return [f'{path}/{i}{end}' for i in range(first, first+n)]
-    try:files = path.ls_sorted()
+    try: files = path.ls_sorted()
     except ValueError as e: raise VideoError(str(e)) from e
     if not files: raise VideoError(f"{path}: no frames in it")
     first = int(files[0].stem)
@@ -318,7 +318,7 @@ class VideoRange(os.PathLike):
     end: float = None  # Seconds, not included; the end of the video if None
     def __post_init__(self):
         object.__setattr__(self, 'path', Path(self.path))
-        try:ok = 0 <= self.start < (math.inf if self.end is None else self.end)
+        try: ok = 0 <= self.start < (math.inf if self.end is None else self.end)
         except TypeError: ok = False
         if not ok:
             raise ValueError(
@@ -407,8 +407,8 @@ old_note_file = '.clip.json'
 
 def read_old_note(folder):
     "The note that version 0.1.0 left in a folder of frames; None if there is none"
-    try:note = json.loads((folder/old_note_file).read_text(encoding='utf-8'))
-    except FileNotFoundError:return None
+    try: note = json.loads((folder/old_note_file).read_text(encoding='utf-8'))
+    except FileNotFoundError: return None
     except ValueError: note = None
     if not isinstance(note, dict) or not isinstance(note.get('settings'), dict):
         raise VideoError(f"{folder/old_note_file} is damaged; delete {folder}, and extract again")
