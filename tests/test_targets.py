@@ -269,7 +269,7 @@ def test_the_model_is_chosen_by_the_targets(videos, capsys):
 @pytest.mark.parametrize('kind,kwargs,said', [
     ('clips', dict(arch=SimVP, hid_s=8, sampled=ScheduledSampling()), 'SimVP is none'), ('clips', dict(arch=ConvGRUForecaster, head='gru'), "head='gru'.*targets are masks or frames"),
     ('clips', dict(arch=ConvGRUForecaster, n_out=2), 'n_out=2: `dls` tells it'), ('clips', dict(arch=ConvGRUForecaster, sampled=.5), 'expected ScheduledSampling'),
-    ('classes', dict(arch=cnn, n_out=2), 'n_out=2: `dls` tells it'), ('classes', dict(arch=cnn, sampled=True), 'SeqModel is none'), ('masks', dict(head='lstm'), 'targets are masks or frames')])
+    ('classes', dict(arch=cnn, n_out=2), 'n_out=2: `dls` tells it'), ('classes', dict(arch=cnn, sampled=True, pretrained=False), 'SeqModel is none'), ('masks', dict(head='lstm'), 'targets are masks or frames')])
 def test_arguments_that_do_not_apply_are_named(videos, kind, kwargs, said, capsys):
     dls = (
         future(videos)

@@ -86,9 +86,9 @@ def _counted(frames, count):
         yield frame
 
 # %% ../../nbs/deploy/predict_timeline.ipynb #2ea74d64
-def _ask_windows(saved, learn, path, window, stride, sampler, bs, on_error, act, progress):
+def _ask_windows(saved, learn, path, info, window, stride, sampler, bs, on_error, act, progress):
     "Ask about the windows that are not `saved` yet"
-    (tfm, then), info, count = clip_transforms(learn.dls.valid), video_info(path), [0]
+    (tfm, then), count = clip_transforms(learn.dls.valid), [0]
     looks, spans, idxs_of = [], [], []
     def answer(n_frames=None):
         preds = _window_preds(learn, looks, idxs_of, then, act).tolist() if looks else []
@@ -109,9 +109,8 @@ def _ask_windows(saved, learn, path, window, stride, sampler, bs, on_error, act,
     answer(count[0])
 
 # %% ../../nbs/deploy/predict_timeline.ipynb #579cfa2a
-def _check_windows(path, window, stride, sampler):
+def _check_windows(path, fps, window, stride, sampler):
     "Raises VideoError for a video without a rate, ValueError for windows that make no sense; warns of windows that are too short"
-    fps = video_info(path).fps
     if not fps: raise VideoError(
         f"{path} does not tell its frames a second, so it has no windows by time; ask predict_video about the whole")
     if not (window*fps >= 1 and stride > 0): raise ValueError(
@@ -141,15 +140,16 @@ def predict_timeline(
         _check_no_windows(window=window, stride=stride, sampler=sampler, bs=bs, save=save)
         return label_frames(learn, path, thresh=thresh, on_error=on_error, act=act, progress=progress)
     task, path = clip_task(learn), Path(path)
+    info = video_info(path)
     window, stride = 2. if window is None else window, .5 if stride is None else stride
     tfm, _ = clip_transforms(learn.dls.valid)
     sampler, bs = sampler or tfm.sampler, bs or learn.dls.valid.bs
     if sampler.varies:
         bs = 1  # windows may differ by a frame: each is asked about by itself, nothing is filled up
-    _check_windows(path, window, stride, sampler)
+    _check_windows(path, info.fps, window, stride, sampler)
     saved = SavedAnswers(save, _query(learn, path, window, stride, sampler, act) if save else None, bs)
-    if saved.n_frames is None: _ask_windows(saved, learn, path, window, stride, sampler, bs, on_error, act, progress)
-    return Timeline(path, answers_table(saved.rows, task, thresh), task.numbers, video_info(path).fps, saved.n_frames)
+    if saved.n_frames is None: _ask_windows(saved, learn, path, info, window, stride, sampler, bs, on_error, act, progress)
+    return Timeline(path, answers_table(saved.rows, task, thresh), task.numbers, info.fps, saved.n_frames)
 
 def _check_no_windows(**options):
     given = [name for name, v in options.items() if v is not None]

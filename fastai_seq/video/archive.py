@@ -479,7 +479,7 @@ def _extract(fname, dest, members, root, password, timeout, total):
     with written_whole(dest) as tmp, TemporaryDirectory(prefix='.', dir=tmp.parent) as work, _progress(total) as show:
         work = Path(work)
         out = work/'whole'
-        if all(m.open for m in members if m.kind == 'file'):_write(members, out, show)
+        if all(m.open for m in members if m.kind == 'file'): _write(members, out, show)
         else: out = _by_tool(fname, members, work, password, timeout, total, show)
         _complete(members, out)
         out.joinpath(*root).rename(tmp)

@@ -328,7 +328,7 @@ def in_processes(job, items, workers):
         broken = []
         with _pool(workers) as pool:
             for o,res in _as_completed(pool, job, items):
-                if isinstance(res, BrokenExecutor):broken.append(o)
+                if isinstance(res, BrokenExecutor): broken.append(o)
                 else: yield o, res
         broken = [o for o in items if o in broken]
         ran, items = broken[:2*workers+1], broken[2*workers+1:]     # a pool has no more than these at hand
