@@ -526,7 +526,7 @@ def extract_archive(
             raise  # of the disk; wrong data has no number, or sends zipfile to before the start
         raise ValueError(f"{fname} could not be extracted: {e}") from e
     except _broken as e:
-        raise ValueError(f"{fname} could not be extracted: {e or type(e).__name__}") from e
+        raise ValueError(f"{fname} could not be extracted: {str(e) or type(e).__name__}") from e
     return dest
 
 # %% ../../nbs/video/archive.ipynb #e5516022
