@@ -223,7 +223,7 @@ def test_of_a_full_disk_and_an_interruption_the_old_files_come_out_whole(command
     words = command.format(clips=clips, old=old, trained=trained, clip=clip, small=' '.join(small)).split()
     code = f"""import sys
 import onnxscript, fastai_seq.all           # what other libraries write when they are imported is not the matter
-from fastai_seq import cli, files
+from fastai_seq import cli, utils as files
 {breaks[how]}
 sys.exit(cli.main({words}))"""
     res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
