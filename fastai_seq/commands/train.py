@@ -149,7 +149,7 @@ def train(
         size=size,
         method=method,
         bs=bs,
-        valid_pct=0.2 if valid_pct is None else valid_pct,
+        valid_pct=valid_pct,
     )
     check_room(learn.model, out)
     name = ', '.join(filter(None, [arch, head, 'pretrained' if pretrained else 'from scratch']))
