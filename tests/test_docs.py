@@ -106,7 +106,7 @@ def not_run(name):
 @pytest.mark.parametrize('name', sorted(p.stem for p in root.glob('nbs/tutorials/*.ipynb') if any(not_run(p.stem))))
 def test_what_tutorials_do_not_run(name, videos, monkeypatch):
     from transformers import TimesformerConfig
-    from fastai_seq.models.seqmodel import timesformer
+    from fastai_seq.models import timesformer
     cfg = TimesformerConfig(
         image_size=64,
         patch_size=16,
