@@ -23,6 +23,7 @@ from .label_frames import label_frames
 from .predict import GivenLooks, read_options, timed_frames
 from .saved_answers import SavedAnswers, weights_digest
 from .timeline import Timeline, answers_table, with_progress
+from .timeline_view import class_colors     # its room gives `Timeline` plot, to_html, to_video
 from .windows import warn_of_gaps, windows_of
 from ..judge.evaluate import clip_task, clip_transforms, make_look, predict_looks
 from ..models.seqmodel import SeqModel
