@@ -38,7 +38,10 @@ from .guards import CheckCallbacks, FiniteLoss, run_one_clip
 from .memory import memory_note      # which gives errors about memory a note
 from .metrics import (FrameMSELoss, MaskIoU, f1_at, frame_accuracy, frame_numbers_mae,
                                       mean_edit_score, psnr, ssim)
-from .results import show_results
+# these rooms teach fastai's `show_results` each kind of target
+from .forecast import copy_last
+from .frame_labels import show_results
+from .results import label_text
 from .scheduled import sampling_callbacks
 
 # %% ../../nbs/train/learner.ipynb #78366376
