@@ -71,7 +71,7 @@ def test_mistakes_take_one_line(args, clips, tmp_path, capsys):
     assert cli.main(args) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith('fastai-seq: error: ')
 
-@pytest.mark.parametrize('args,named', [('train {clips} --weights none --epochs 0', 'epochs=0'), ('predict m.pkl x.avi --window 1', 'window=1.0'), ('predict m.pkl x.avi --timeline --n_clips 2', 'n_clips=2'),
+@pytest.mark.parametrize('args,named', [('train {clips} --weights none --epochs 0', 'epochs=0'), ('train {clips} --weights none --split random --valid_pct 0', 'valid_pct=0.0'), ('predict m.pkl x.avi --window 1', 'window=1.0'), ('predict m.pkl x.avi --timeline --n_clips 2', 'n_clips=2'),
     ('export m.pkl --bundle {tmp}/b --int8', '--int8 is for --onnx'), ('export m.pkl --onnx {tmp}/m.onnx --notes mine', '--notes are for --bundle')])
 def test_options_that_would_count_for_nothing_are_named(args, named, clips, tmp_path, capsys):
     args = args.format(tmp=tmp_path, clips=clips).split() + (

@@ -167,6 +167,15 @@ def test_train_and_valid_folders(clips, tmp_path):
     )
     verdict = examine_clips(tmp_path, workers=0).verdict
     assert len(verdict) == 25 and list(verdict.index[verdict != '']) == [twice]
+    with pytest.raises(ValueError, match="splitter=.* beside the folders 'train' and 'valid'"):
+        load(tmp_path, splitter=GroupSplitter())
+
+@pytest.mark.parametrize('there,names', [('val', {}), ('Test', {}), ('valid', dict(valid='testing')), ('valid', dict(train='training'))])
+def test_data_that_come_split_under_other_names_are_not_pooled(clips, tmp_path, there, names):
+    shutil.copytree(clips, tmp_path/'train')
+    shutil.copytree(clips, tmp_path/there)
+    with pytest.raises(ValueError, match=f"no folders '.*it has {there}, train|no folders '.*it has train, {there}"):
+        load(tmp_path, **names)
 
 def test_every_form_mixes(clips, tmp_path):
     "Videos, folders of frames and cached clips in one data set"
@@ -526,7 +535,7 @@ def test_what_says_what_is_held_out_is_said_once(clips):
     )
     table = partial(ImageSeqDataLoaders.from_df, df, clips, valid_col='held', seq_len=3, size=16, bs=4, num_workers=0)
     assert list(table(splitter=None).valid.items) == [f for i, f in enumerate(files) if i % 4 == 0]
-    with pytest.raises(ValueError, match="valid_col='held' and a splitter"): table(splitter=RandomSplitter())
+    with pytest.raises(ValueError, match="splitter=.* beside valid_col='held'"): table(splitter=RandomSplitter())
 
 @pytest.mark.parametrize('name', ['size', 'splitter', 'bach_tfms'])
 def test_the_walk_throughs_loaders_know_their_arguments(clips, name):

@@ -66,7 +66,9 @@ def train_learner(
     from fastai_seq.video.sampling import SegmentFrames
     network = known_networks.get(arch) or timm_arch(arch)
     set_seed(seed)
-    if split == 'random': kwargs['splitter'] = GroupSplitter(str, kwargs.pop('valid_pct', None) or .2, seed)
+    if split == 'random':
+        valid_pct = kwargs.pop('valid_pct')
+        kwargs['splitter'] = GroupSplitter(str, .2 if valid_pct is None else valid_pct, seed)
     dls = ImageSeqDataLoaders.from_folder(path, sampler=SegmentFrames, seed=seed, exclude=exclude, **kwargs)
     out.mkdir(parents=True, exist_ok=True)
     if network not in video_archs: head = head or 'lstm'

@@ -39,7 +39,7 @@ from .find import get_instances, train_valid_folders, without_clips
 from .labels import class_functions, label_block, one_label
 from .load import ClipDL
 from .show import show_batch
-from .split import choose_splitter, split_clips
+from .split import choose_splitter, only_splitter, split_clips
 from ..video.read import VideoRange
 from ..utils import check_choice
 from ..video.sampling import UniformFrames
@@ -108,11 +108,10 @@ def from_folder(cls:ImageSeqDataLoaders,
     parts = train_valid_folders(path, train, valid)
     files = L(parts or [path]).map(get_instances).concat()
     if exclude is not None: files = without_clips(files, Path(path), exclude)
-    if parts and kwargs.get('splitter') is None:
+    if parts:
+        others = {name: kwargs.get(name) for name in ('splitter', 'valid_pct', 'group')}
         folders = f"the folders {train!r} and {valid!r} of {path}"
-        kwargs['splitter'] = choose_splitter(
-            GrandparentSplitter(train, valid), kwargs.get('valid_pct'), kwargs.get('group'), source=folders
-        )
+        kwargs['splitter'] = only_splitter(GrandparentSplitter(train, valid), folders, **others)
     return cls.from_path_func(path, files, parent_label, **kwargs)
 
 # %% ../../nbs/data/dataloaders.ipynb #b26e05ee
@@ -163,16 +162,12 @@ def _seconds(df, name):
     except ValueError as e: raise ValueError(f"column {name!r}: expected seconds, as numbers ({e})") from e
 
 # %% ../../nbs/data/dataloaders.ipynb #143e8b43
-def _held_out_column(df, name, **others):
-    "The splitter by the column `name`. Raises ValueError if it is not of True and False, or not the only one to say what is held out"
+def _held_out_rows(df, name):
+    "The rows in which the column `name` is True. Raises ValueError if it is not of True and False"
     values = _column(df, name)
     if not set(values) <= {True, False}: raise ValueError(
         f"column {name!r}: expected True or False (or 1 and 0) in every row, got e.g. {values.iloc[0]!r}")
-    if others.pop('splitter') is not None: raise ValueError(
-        f"valid_col={name!r} and a splitter: one of both says what is held out; leave the other out")
-    return choose_splitter(
-        IndexSplitter([i for i, v in enumerate(values) if v]), **others, source=f'valid_col={name!r}'
-    )
+    return [i for i, v in enumerate(values) if v]
 
 @patch(cls_method=True)
 @delegates(ImageSeqDataLoaders.from_path_func, but=['label_func', 'fnames'])
@@ -203,7 +198,8 @@ def from_df(cls:ImageSeqDataLoaders,
         ]
     if valid_col is not None:
         others = {name: kwargs.get(name) for name in ('splitter', 'valid_pct', 'group')}
-        kwargs['splitter'] = _held_out_column(df, valid_col, **others)
+        by_column = IndexSplitter(_held_out_rows(df, valid_col))
+        kwargs['splitter'] = only_splitter(by_column, f'valid_col={valid_col!r}', **others)
     return cls.from_lists(path, files, labels, **kwargs)
 
 # %% ../../nbs/data/dataloaders.ipynb #615d58f5

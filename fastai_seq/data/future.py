@@ -28,7 +28,7 @@ from .find import train_valid_folders, without_clips
 from .labels import no_classes, one_label
 from .load import ClipDL
 from .show import own_frames
-from .split import choose_splitter, split_clips
+from .split import choose_splitter, only_splitter, split_clips
 from .synthetic import MovingDigits
 from ..video.read import array_file, get_videos
 from ..video.sampling import FirstFrames, PartOf, RandomClip
@@ -145,10 +145,10 @@ def from_folder(cls:FutureDataLoaders,
     parts = train_valid_folders(path, train, valid)
     files = L(parts or [path]).map(_clips_below).concat()
     if exclude is not None: files = without_clips(files, Path(path), exclude)
-    if parts and kwargs.get('splitter') is None:
+    if parts:
+        others = {name: kwargs.get(name) for name in ('splitter', 'valid_pct', 'group')}
         idxs = [[i for i, f in enumerate(files) if part in f.parents] for part in parts]
-        folders = f"the folders {train!r} and {valid!r} of {path}"
-        kwargs['splitter'] = choose_splitter(idxs, kwargs.get('valid_pct'), kwargs.get('group'), source=folders)
+        kwargs['splitter'] = only_splitter(idxs, f"the folders {train!r} and {valid!r} of {path}", **others)
     return cls.from_files(path, files, **kwargs)
 
 # %% ../../nbs/data/future.ipynb #2a995f5f

@@ -6,7 +6,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/data/split.html.md"""
 
 # %% auto #0
 __all__ = ['as_group_func', 'recording_of', 'held_out_groups', 'GroupSplitter', 'KFoldSplitter', 'UCF101Splitter',
-           'HMDB51Splitter', 'check_leakage', 'usual_splitter', 'choose_splitter', 'split_clips']
+           'HMDB51Splitter', 'check_leakage', 'usual_splitter', 'only_splitter', 'choose_splitter', 'split_clips']
 
 # %% ../../nbs/data/split.ipynb #713d8ac6
 import random, re, warnings
@@ -214,32 +214,34 @@ def usual_splitter(
     return _inner
 
 # %% ../../nbs/data/split.ipynb #95d25dd4
+def only_splitter(
+    found, # Splitter: a function from clips to indices `(train, valid)`, or these
+    source, # What gave it, for the message: a column, or folders
+    **others # Arguments that would say what is held out as well; None where they are not given
+):
+    "`found`. Raises ValueError if one of `others` is given too."
+    given = [f'{name}={value!r}' for name, value in others.items() if value is not None]
+    if given:
+        raise ValueError(
+            f"{' and '.join(given)} beside {source}: one of both says what is held out; leave the other out"
+        )
+    return found
+
 def choose_splitter(
     splitter=None, # Function from clips to indices `(train, valid)`, or these
     valid_pct=None, # Share to hold out
     group=None, # Gives the group of a clip
     seed=None, # Of a share
-    label_func=parent_label, # Gives the class of a clip
-    source=None # What gave the splitter, for the message: a column, or folders
+    label_func=parent_label # Gives the class of a clip
 ):
     "The splitter that these arguments mean. Raises ValueError if two of them contradict each other."
     if splitter is None: return usual_splitter(valid_pct, seed, label_func, group)
-    beside = [
-        f'{name}={value!r}'
-        for name, value in dict(valid_pct=valid_pct, group=group).items()
-        if value is not None
-    ]
-    if beside:
-        raise ValueError(
-            f"{' and '.join(beside)} beside {source or 'a splitter'}: one of both says what is held out;"
-            " leave the other out"
-        )
     if isinstance(splitter, str):
         raise ValueError(
             f"splitter={splitter!r}: expected a function from clips to indices, such as RandomSplitter() or"
             " GroupSplitter(), or None for recording groups"
         )
-    return splitter
+    return only_splitter(splitter, 'a splitter', valid_pct=valid_pct, group=group)
 
 # %% ../../nbs/data/split.ipynb #0baa99b8
 def _label_set(path): return {parent_label(path)}
