@@ -1,73 +1,61 @@
-"fastai for vision, and everything of fastai_seq: for notebooks, `from fastai_seq.all import *`"
+"""The face: fastai for vision, and what README and the tutorials teach. In notebooks, `from fastai_seq.all import *`.
+
+All else that is public stands in its own room."""
 import gc as _gc
-from fastai_seq.utils import quiet_fastai
+from fastai_seq.utils import quiet_fastai as _quiet_fastai
 
 # nothing of what is imported is garbage: to look through all of it would cost half a second
 _collecting = _gc.isenabled()
 _gc.disable()
 try:
-    with quiet_fastai():
+    with _quiet_fastai():
         from fastai.vision.all import *
-    from fastai_seq.core import *
-    from fastai_seq.utils import *
-    from fastai_seq.page import *
-    from fastai_seq.video.sampling import *
-    from fastai_seq.video.read import *
-    from fastai_seq.video.archive import *
-    from fastai_seq.video.extract import *
-    from fastai_seq.data.find import *
-    from fastai_seq.data.datasets import *
-    from fastai_seq.data.synthetic import *
-    from fastai_seq.data.augment import *
-    from fastai_seq.data.split import *
-    from fastai_seq.data.check import *
-    from fastai_seq.data.show import *
-    from fastai_seq.data.load import *
-    from fastai_seq.data.block import *
-    from fastai_seq.data.labels import *
-    from fastai_seq.data.dataloaders import *
-    from fastai_seq.data.bench import *
-    from fastai_seq.data.future import *
-    from fastai_seq.data.targets import *
-    from fastai_seq.data.masks import *
-    from fastai_seq.data.show_targets import *
-    from fastai_seq.data.task_of import *
-    from fastai_seq.models.layers import *
-    from fastai_seq.models.defaults import *
-    from fastai_seq.models.speed import *
-    from fastai_seq.models.timesformer import *
-    from fastai_seq.models.videonets import *
-    from fastai_seq.models.seqmodel import *
-    from fastai_seq.models.seq2seq import *
-    from fastai_seq.train.memory import *
-    from fastai_seq.train.guards import *
-    from fastai_seq.train.progressive import *
-    from fastai_seq.train.resume import *
-    from fastai_seq.train.distributed import *
-    from fastai_seq.train.callbacks import *
-    from fastai_seq.train.console import *
-    from fastai_seq.train.metrics import *
-    from fastai_seq.train.scheduled import *
-    from fastai_seq.train.results import *
-    from fastai_seq.train.learner import *
-    from fastai_seq.train.features import *
-    from fastai_seq.train.frame_labels import *
-    from fastai_seq.train.forecast import *
-    from fastai_seq.judge.evaluate import *
-    from fastai_seq.judge.interpret import *
-    from fastai_seq.judge.report import *
-    from fastai_seq.data.task import *
-    from fastai_seq.deploy.bundle import *
-    from fastai_seq.deploy.export import *
-    from fastai_seq.deploy.predict import *
-    from fastai_seq.deploy.runtime import *
-    from fastai_seq.deploy.stream import *
-    from fastai_seq.deploy.windows import *
-    from fastai_seq.deploy.saved_answers import *
-    from fastai_seq.deploy.timeline import *
-    from fastai_seq.deploy.label_frames import *
-    from fastai_seq.deploy.predict_timeline import *
-    from fastai_seq.deploy.timeline_view import *
-    from fastai_seq.deploy.app import *
+    from fastai_seq.core import ImageTuple, TensorVideo, stack_frames
+    from fastai_seq.video.sampling import (
+        EveryFrame, FirstFrames, LastFrames, RandomClip, SegmentFrames, UniformFrames)
+    from fastai_seq.video.read import (
+        VideoError, VideoRange, extract_frames, get_videos, n_frames, read_frames, video_info, write_video)
+    from fastai_seq.video.archive import extract_archive, unrar
+    from fastai_seq.video.extract import avi2frames, cache_clips, extract_dataset
+    from fastai_seq.data.find import examine_clips, get_instances, group_of
+    from fastai_seq.data.datasets import motion_clips, untar_hmdb51, untar_ucf101
+    from fastai_seq.data.synthetic import changing_clips, frame_labels, moving_digits
+    from fastai_seq.data.augment import DropFrames, LabelledFlip, RandomStride, ReverseTime, SpeedJitter
+    from fastai_seq.data.split import (
+        GroupSplitter, HMDB51Splitter, KFoldSplitter, UCF101Splitter, check_leakage)
+    from fastai_seq.data.block import ImageSeqBlock, ImageTupleTfm, TensorVideoTfm
+    from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+    from fastai_seq.data.future import FutureDataLoaders
+    from fastai_seq.data.targets import FrameCategoryBlock, FrameRegressionBlock
+    from fastai_seq.data.masks import FrameMaskBlock
+    from fastai_seq.models.defaults import model_splitter, normalize_stats
+    from fastai_seq.models.speed import model_table, plot_models
+    from fastai_seq.models.timesformer import (
+        MyTimeSformer, hf_video_model, timesformer_from_hf, timesformer_from_vit, vit_timesformer_splitter)
+    from fastai_seq.models.seqmodel import RNNModel, SimpleModel, rnnmodel_splitter, simple_splitter
+    from fastai_seq.models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, PerFrame, SimVP, TemporalUNet
+    from fastai_seq.train.callbacks import EMA, CompileModel
+    from fastai_seq.train.distributed import PerRank
+    from fastai_seq.train.progressive import ProgressiveClips
+    from fastai_seq.train.resume import Resumable
+    from fastai_seq.train.scheduled import ScheduledSampling
+    from fastai_seq.train.metrics import (
+        MaskIoU, f1_at, frame_accuracy, frame_mse, frame_numbers_mae, mask_iou, mean_edit_score, psnr, ssim)
+    from fastai_seq.train.learner import seq_learner
+    from fastai_seq.train.forecast import copy_last, horizon_errors, plot_horizon
+    from fastai_seq.judge.evaluate import compare_splits, evaluate_clips, evaluate_folds
+    from fastai_seq.judge.interpret import SeqInterpretation, attention_rollout, evidence, grad_cam
+    from fastai_seq.judge.report import report
+    from fastai_seq.deploy.predict import predict_video
+    from fastai_seq.deploy.stream import StreamPredictor, continue_video
+    from fastai_seq.deploy.label_frames import label_frames
+    from fastai_seq.deploy.predict_timeline import predict_timeline
+    from fastai_seq.deploy.bundle import from_hub, load_bundle, push_to_hub, save_bundle
+    from fastai_seq.deploy.export import export_onnx
+    from fastai_seq.deploy.runtime import OnnxPredictor
+    from fastai_seq.deploy.app import demo_app
+    # these teach fastai's classes: `dls.bench`, `learn.fit_head`
+    from fastai_seq.data import bench as _bench
+    from fastai_seq.train import features as _features
 finally:
     if _collecting: _gc.enable()

@@ -8,6 +8,7 @@ from conftest import root
 from fastai_seq.video.read import get_videos
 
 nbformat = pytest.importorskip('nbformat')       # the developers' environment has it
+from house_order import room_order
 from make_readme import readme
 
 notebooks = sorted(p for p in root.glob('nbs/**/*.ipynb') if '.ipynb_checkpoints' not in p.parts)
@@ -151,6 +152,22 @@ def test_importing_all_brings_in_no_extra():
 
     new = tops('fastai_seq.all') - tops('fastai.vision.all')
     assert {'fastai_seq', 'av'} <= new and len(extras) > 5 and not new & extras
+
+def test_the_face_is_what_is_taught():
+    "Each name that `fastai_seq.all` adds to fastai's stands in README or in a tutorial, and none hides one of fastai's"
+    import fastai.vision.all as theirs, fastai_seq.all as face
+    ours = {n for n, o in vars(face).items() if n[0] != '_' and getattr(o, '__module__', '').startswith('fastai_seq')}
+    cells = [c for p in root.glob('nbs/tutorials/*.ipynb') for c in nbformat.read(p, 4).cells]
+    words = set(re.findall(r'\w+', '\n'.join([*(c.source for c in cells), (root/'README.md').read_text(encoding='utf-8')])))
+    assert 90 < len(ours) < 125
+    assert not ours - words and not ours & set(vars(theirs))
+
+def test_the_face_brings_what_rooms_add_to_classes():
+    "`dls.bench`, `learn.fit_head` …: every room but the shell's is imported"
+    code = 'import sys, fastai_seq.all; print(*[m for m in sys.modules if m.startswith("fastai_seq.")])'
+    found = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split()
+    missing = {f'fastai_seq.{room}' for room in room_order()} - set(found)
+    assert {m for m in missing if not m.startswith('fastai_seq.commands.')} <= {'fastai_seq.cli', 'fastai_seq.train.console'}
 
 @pytest.mark.slow
 def test_wheel_holds_the_library_and_works_elsewhere(tmp_path, clips):
