@@ -12,6 +12,14 @@ try:
     from fastai_seq.utils import *
     from fastai_seq.page import *
     from fastai_seq.video.sampling import *
+    from fastai_seq.video.files import *
+    from fastai_seq.video.scale import *
+    from fastai_seq.video.tally import *
+    from fastai_seq.video.decode import *
+    from fastai_seq.video.seek import *
+    from fastai_seq.video.folder import *
+    from fastai_seq.video.notes import *
+    from fastai_seq.video.clip import *
     from fastai_seq.video.read import *
     from fastai_seq.video.archive import *
     from fastai_seq.video.extract import *

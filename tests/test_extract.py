@@ -7,8 +7,13 @@ from filelock import FileLock
 
 from fastai_seq.video import extract as room
 from fastai_seq.data.find import get_instances
-from fastai_seq.video.extract import _as_completed, _extract, in_processes, _settings, _write_frames, avi2frames, cache_clips, extract_dataset, frames_bytes
-from fastai_seq.video.read import VideoError, extraction_note, get_videos, n_frames, read_frames, video_info, write_video
+from fastai_seq.video.extract import cache_clips
+from fastai_seq.video.extract import (_as_completed, _extract, _settings, _write_frames, avi2frames,
+                                      extract_dataset, frames_bytes)
+from fastai_seq.video.extract import in_processes
+from fastai_seq.video.files import VideoError, get_videos, write_video
+from fastai_seq.video.notes import extraction_note
+from fastai_seq.video.read import n_frames, read_frames, video_info
 
 n_videos, length = 16, 60
 
@@ -245,7 +250,7 @@ def test_folders_hold_frames_only(videos, tmp_path):
 
 def test_the_manifest_is_read_once(videos, tmp_path, monkeypatch):
     "And not for each clip; but again when it has changed"
-    from fastai_seq.video import read as video
+    from fastai_seq.video import notes as video
     extract_dataset(videos, tmp_path, workers=0)
     read, count = video.read_notes, []
     monkeypatch.setattr(video, 'read_notes', lambda path: count.append(path.name) or read(path))
@@ -272,7 +277,7 @@ def test_avi2frames_in_several_processes(videos, tmp_path):
 def test_a_call_costs_the_same_however_many_clips_there_are(videos, tmp_path):
     "Bytes that a thousand clips write of notes: not a thousand manifests"
     from fastai_seq.video.extract import _append, _take_over
-    from fastai_seq.video.read import journal_file
+    from fastai_seq.video.notes import journal_file
     written, settings = 0, _settings()
     note = extraction_note(avi2frames(videos/'A/0.avi', tmp_path))
     state = lambda: ((f := tmp_path/'manifest.json').stat().st_ino, f.stat().st_mtime_ns)

@@ -21,7 +21,9 @@ from fastcore.xtras import is_listy
 
 from ..core import ImageTuple, TensorVideo
 from .load import ClipDL
-from ..video.read import VideoRange, centre_crop, read_clip, resize_each, scaled_size
+from ..video.clip import VideoRange
+from ..video.read import read_clip
+from ..video.scale import centre_crop, resize_each, scaled_size
 from ..video.sampling import FirstFrames, FrameSampler, UniformFrames
 
 # %% ../../nbs/data/block.ipynb #5ce20e01

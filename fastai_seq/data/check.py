@@ -17,7 +17,8 @@ from fastai.torch_core import defaults
 from fastcore.parallel import parallel
 
 from .find import expected_layout
-from ..video.read import VideoError, describe_error, n_frames, read_frames, video_info
+from ..video.files import VideoError, describe_error
+from ..video.read import n_frames, read_frames, video_info
 
 # %% ../../nbs/data/check.ipynb #f26d543f
 def _rate(path, sampler):

@@ -40,7 +40,7 @@ from .labels import class_functions, label_block, one_label
 from .load import ClipDL
 from .show import show_batch
 from .split import choose_splitter, split_clips
-from ..video.read import VideoRange
+from ..video.clip import VideoRange
 from ..utils import check_choice
 from ..video.sampling import UniformFrames
 

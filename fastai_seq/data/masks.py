@@ -22,7 +22,11 @@ from PIL import Image
 from .augment import crop_window, register_like_image
 from .labels import FrameTarget
 from .targets import LazyTargets, OfItsFrames, PadTargets, TensorFrameMask
-from ..video.read import extraction_note, file_stamp, frame_files, scaled_size, video_info
+from ..video.files import file_stamp
+from ..video.folder import frame_files
+from ..video.notes import extraction_note
+from ..video.read import video_info
+from ..video.scale import scaled_size
 
 # %% ../../nbs/data/masks.ipynb #e3ae701c
 def resize_masks(

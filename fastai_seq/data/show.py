@@ -14,7 +14,8 @@ from fastai.vision.data import get_grid
 from IPython.display import HTML, display
 
 from ..core import ImageTuple, TensorVideo, clip_lengths, clips_html
-from ..video.read import VideoRange, video_info
+from ..video.clip import VideoRange
+from ..video.read import video_info
 
 # %% ../../nbs/data/show.ipynb #292ed348
 def frame_times(

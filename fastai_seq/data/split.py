@@ -21,7 +21,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from .datasets import hmdb51_fold, ucf101_fold
 from .find import group_of
-from ..video.read import VideoRange
+from ..video.clip import VideoRange
 
 # %% ../../nbs/data/split.ipynb #a967b54e
 def _match(clip, pattern):

@@ -15,7 +15,10 @@ from av.video.reformatter import VideoReformatter
 from ..data.block import TensorVideoTfm, resize_batch
 from ..data.task import Prediction
 from ..judge.evaluate import clip_task, predict_clips
-from ..video.read import VideoRange, OpenVideo, read_clip, rgb_array, n_frames, video_info
+from ..video.clip import VideoRange
+from ..video.decode import OpenVideo
+from ..video.read import read_clip, n_frames, video_info
+from ..video.scale import rgb_array
 
 # %% ../../nbs/deploy/predict.ipynb #26d02a28
 def predict_video(

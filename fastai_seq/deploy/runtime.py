@@ -16,7 +16,8 @@ from PIL import Image
 
 from ..data.task import Prediction, task_from_config
 from ..video.sampling import PartOf, sampler_from_config
-from ..video.read import VideoRange, read_clip
+from ..video.clip import VideoRange
+from ..video.read import read_clip
 
 # %% ../../nbs/deploy/runtime.ipynb #1b8d1419
 def _resized(frame, size, method):

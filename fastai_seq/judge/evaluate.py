@@ -39,7 +39,9 @@ from ..data.task import (CategoryTask, EncodedMultiCategoryTask, MultiCategoryTa
 from ..data.task_of import task_of
 from ..page import png_base64, write_page
 from ..utils import written_whole
-from ..video.read import VideoRange, read_clip, scaled_size, video_info
+from ..video.clip import VideoRange
+from ..video.read import read_clip, video_info
+from ..video.scale import scaled_size
 
 # %% ../../nbs/judge/evaluate.ipynb #d4df24e0
 def compare_splits(

@@ -29,11 +29,14 @@ from fastprogress.fastprogress import progress_bar
 from filelock import FileLock, Timeout
 
 from ..utils import check_choice, human_bytes, written_whole
-from .read import (OpenVideo, VideoError, array_file, array_header, cached_notes,
-                                   describe_error, extraction_note, get_videos, is_array_folder,
-                                   is_manifest, journal_file, manifest_file, n_frames, old_note_file,
-                                   read_notes, read_old_note, reformat_frame, rgb_array, scaled_size,
-                                   stream_seconds, video_extensions, video_info)
+from .decode import OpenVideo
+from .files import VideoError, describe_error, get_videos, video_extensions
+from .folder import array_file, array_header, is_array_folder
+from .notes import (cached_notes, extraction_note, is_manifest, journal_file,
+                                    manifest_file, old_note_file, read_notes, read_old_note)
+from .read import n_frames, video_info
+from .scale import reformat_frame, rgb_array, scaled_size
+from .tally import stream_seconds
 from .sampling import EveryFrame
 
 # %% ../../nbs/video/extract.ipynb #f9df4ad4
