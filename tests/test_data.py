@@ -25,6 +25,7 @@ from fastai.vision.core import imagenet_stats
 
 from fastai_seq.data import show as data_module
 from fastai_seq.data.augment import ReverseTime
+import fastai_seq.data.bench     # gives loaders their `bench`
 from fastai_seq.core import TensorVideo, clip_lengths
 from fastai_seq.data.load import ClipDL
 from fastai_seq.data.split import GroupSplitter

@@ -40,7 +40,7 @@ from .labels import class_functions, label_block, one_label
 from .load import ClipDL
 from .show import show_batch
 from .split import choose_splitter, split_clips
-from ..video.clip import VideoRange
+from ..video.clip import VideoRange, clip_path
 from ..utils import check_choice
 from ..video.sampling import UniformFrames
 
@@ -142,7 +142,7 @@ def from_lists(cls:ImageSeqDataLoaders,
 )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
     """Clips and their labels, from two lists. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError for clips
     that cannot be read."""
-    fnames = L(fnames).map(lambda f: f if isinstance(f, VideoRange) else Path(f))
+    fnames = L(fnames).map(clip_path)
     _check_labels(fnames, labels)
     return cls.from_path_func(path, fnames, _Labels(zip(fnames, labels)), **kwargs)
 

@@ -26,7 +26,7 @@ from ..video.clip import VideoRange
 # %% ../../nbs/data/split.ipynb #a967b54e
 def _match(clip, pattern):
     "The part of a clip's path that `pattern` has in brackets; None if it is not there"
-    m = pattern.search(Path(getattr(clip, 'path', clip)).as_posix())
+    m = pattern.search(Path(clip).as_posix())
     return m and m[1]
 
 
