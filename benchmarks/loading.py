@@ -24,7 +24,7 @@ from common import line, source
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.block import ImageTupleTfm, TensorVideoTfm
 from fastai_seq.data.datasets import motion_clips
-from fastai_seq.video.extract import cache_clips
+from fastai_seq.video.cache import cache_clips
 from fastai_seq.video.sampling import UniformFrames
 from fastai_seq.video.decode import extract_frames
 from fastai_seq.video.files import get_videos

@@ -22,7 +22,10 @@ try:
     from fastai_seq.video.clip import *
     from fastai_seq.video.read import *
     from fastai_seq.video.archive import *
+    from fastai_seq.video.processes import *
+    from fastai_seq.video.jobs import *
     from fastai_seq.video.extract import *
+    from fastai_seq.video.cache import *
     from fastai_seq.data.find import *
     from fastai_seq.data.datasets import *
     from fastai_seq.data.synthetic import *

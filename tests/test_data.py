@@ -32,7 +32,7 @@ from fastai_seq.data.split import GroupSplitter
 from fastai_seq.data.block import ImageSeqBlock, ImageTupleTfm, TensorVideoTfm
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
 from fastai_seq.data.find import examine_clips, get_instances, group_of
-from fastai_seq.video.extract import cache_clips
+from fastai_seq.video.cache import cache_clips
 from fastai_seq.video.extract import extract_dataset
 from fastai_seq.models.seqmodel import SimpleModel
 from fastai_seq.video.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames, UniformFrames

@@ -12,7 +12,7 @@ from fastai.vision.augment import Hue, RandomErasing, Rotate
 from fastai_seq.data.block import ImageSeqBlock
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.synthetic import frame_labels
-from fastai_seq.video.extract import cache_clips
+from fastai_seq.video.cache import cache_clips
 from fastai_seq.video.sampling import EveryFrame, FirstFrames, UniformFrames
 from fastai_seq.models.seq2seq import ConvGRUForecaster, SimVP, TemporalUNet
 from fastai_seq.train.metrics import MaskIoU, f1_at, mask_iou, segmental_f1

@@ -15,7 +15,7 @@ import pandas as pd
 from fastcore.foundation import L
 from fastcore.parallel import num_cpus
 from fastprogress.fastprogress import progress_bar
-from ..video.extract import in_processes
+from ..video.processes import in_processes
 from ..video.files import video_extensions
 from ..video.read import examine
 

@@ -41,7 +41,8 @@ def _progress(total):
 
 # %% ../../nbs/video/archive.ipynb #e7b2b827
 def _write(members, out, show):
-    "Write the files among `members` below the folder `out`. Raises ValueError if one is not as long as its list says"
+    """Write the files among `members` below the folder `out`. Raises ValueError if one is not as
+    long as its list says"""
     done = 0
     for m in members:
         if m.kind != 'file': continue
@@ -56,7 +57,8 @@ def _write(members, out, show):
             raise ValueError(f"member {m.name!r} has {done-before} bytes, and the list says {m.size}")
 
 def _complete(members, out):
-    "Make the folders, copies and links among `members`, which need nothing from the archive any more"
+    """Make the folders, copies and links among `members`, which need nothing from the archive any
+    more"""
     for m in members:
         path = out.joinpath(*m.parts)
         (path if m.kind == 'folder' else path.parent).mkdir(parents=True, exist_ok=True)
@@ -89,8 +91,8 @@ def _read_note(path):
 _old_note = '.archive.json'     # of version 0.1.0: in the folder itself, where it may be the archive's too
 
 def _came_from(dest, tops):
-    """The `_identity` of the archive that `dest` came from; {} if that is not known. `tops`: the names at the
-    top of the archive"""
+    """The `_identity` of the archive that `dest` came from; {} if that is not known. `tops`: the
+    names at the top of the archive"""
     note = _read_note(_note_beside(dest))
     for name, moment in note.pop('holds', {}).items():
         if os.path.lexists(dest/name) and (dest/name).lstat().st_mtime_ns == moment: return note
@@ -106,7 +108,8 @@ _broken = (
 
 @contextmanager
 def _named(fname):
-    "A block in which errors of broken data become a ValueError that names the archive; those of the disk stay"
+    """A block in which errors of broken data become a ValueError that names the archive; those of
+    the disk stay"""
     try: yield
     except OSError as e:
         if e.errno not in (None, EINVAL): raise     # wrong data has no number, or sends zipfile to before the start
@@ -153,10 +156,10 @@ def extract_archive(
     max_bytes=None, # Refuse archives with more content; 100 times the archive, but 1 GB at least, if None
     timeout=600 # Stop a program that has written nothing for so many seconds
 )->Path: # `dest`
-    """Extract `fname`, whole or not at all; does nothing if `dest` has one of the names at its top already.
-    Links that stay inside are kept, hard links become copies. Raises FileNotFoundError without the archive,
-    OSError of the disk, and ValueError, which names the archive and the reason, if it cannot or should not
-    be extracted."""
+    """Extract `fname`, whole or not at all; does nothing if `dest` has one of the names at its top
+    already. Links that stay inside are kept, hard links become copies. Raises FileNotFoundError
+    without the archive, OSError of the disk, and ValueError, which names the archive and the
+    reason, if it cannot or should not be extracted."""
     fname = Path(fname)
     suffix = next((s for s in _readers if fname.name.lower().endswith(s)), None)
     if not suffix:

@@ -46,8 +46,8 @@ def _check_bytes(total, max_bytes):
         f"more than max_bytes={max_bytes} bytes come out of it; if you trust it, raise max_bytes")
 
 def list_members(members, max_members, max_bytes):
-    """The iterable `members` as a list, read no further than the limits. Raises ValueError beyond them, or if
-    there is nothing."""
+    """The iterable `members` as a list, read no further than the limits. Raises ValueError beyond
+    them, or if there is nothing."""
     res, total = [], 0
     for m in members:
         if m.parts: res.append(m)
@@ -64,8 +64,8 @@ def _rooted(name):
     return name[:1] in ('/', '\\') or any(re.match('[A-Za-z]:', p) for p in name_parts(name))
 
 def _where(path, links, root=()):
-    """Where the name parts `path` end when `links` (parts to target) are followed; None if that leaves the folder
-    `root`, or never ends"""
+    """Where the name parts `path` end when `links` (parts to target) are followed; None if that
+    leaves the folder `root`, or never ends"""
     at, todo, hops = (), list(path), 0
     while todo:
         part = todo.pop(0)
@@ -80,9 +80,10 @@ def _where(path, links, root=()):
             todo = [*name_parts(target), *todo]
     return at
 
-# %% ../../nbs/video/archive_members.ipynb #93c8638a
+# %% ../../nbs/video/archive_members.ipynb #79b52e4b
 def _check_name(m):
-    "Raises ValueError for what is neither file, folder nor link, and for names that lead out or that no file can have"
+    """Raises ValueError for what is neither file, folder nor link, and for names that lead out or
+    that no file can have"""
     if m.kind not in ('file', 'folder', 'link', 'copy'): raise ValueError(f"member {m.name!r} is {m.kind}")
     if '..' in m.parts or _rooted(m.name):
         raise ValueError(f"member {m.name!r} would be written outside the folder")
@@ -90,7 +91,8 @@ def _check_name(m):
         raise ValueError(f"member {m.name!r} has a name that no file can have")
 
 def _check_place(m, files, links, root):
-    "Raises ValueError if `m` would be written through one of `files`, or is a link that leads out of `root`"
+    """Raises ValueError if `m` would be written through one of `files`, or is a link that leads out
+    of `root`"""
     parents = [m.parts[:i] for i in range(1, len(m.parts))]
     through = next((files[p] for p in parents if p in files), None)
     if through: raise ValueError(
@@ -99,7 +101,8 @@ def _check_place(m, files, links, root):
         f"member {m.name!r} is a link that leads out of the folder, or in a circle: {m.target!r}")
 
 def _bytes_of(m, files):
-    "The bytes that `m` takes; a copy takes as many as the file that it is of. Raises ValueError if there is none"
+    """The bytes that `m` takes; a copy takes as many as the file that it is of. Raises ValueError
+    if there is none"""
     source = files.get(name_parts(m.target)) if m.kind == 'copy' else m
     if not source or m.kind == 'copy' and source.kind != 'file': raise ValueError(
         f"member {m.name!r} is a link to {m.target!r}, which is no file of the archive")
@@ -107,8 +110,8 @@ def _bytes_of(m, files):
 
 # %% ../../nbs/video/archive_members.ipynb #a48b9718
 def check_members(members, root, max_bytes):
-    """Refuse `members` that would land outside the folder, clash, or are neither file, folder nor link; the bytes
-    that they take. Raises ValueError that names the member."""
+    """Refuse `members` that would land outside the folder, clash, or are neither file, folder nor
+    link; the bytes that they take. Raises ValueError that names the member."""
     links = {m.parts: m.target for m in members if m.kind == 'link'}
     files = {m.parts: m for m in members if m.kind != 'folder'}
     seen, total = {m.parts for m in members if m.kind == 'folder'}, 0

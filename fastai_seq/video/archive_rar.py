@@ -37,7 +37,8 @@ def _check_password(m, password):
         raise ValueError("wrong password")
 
 def _intact(m, password, path):
-    "Has the file at `path` the checksum that the list has for `m`? Without one, there is nothing to say against it"
+    """Has the file at `path` the checksum that the list has for `m`? Without one, there is nothing
+    to say against it"""
     blake = m.CRC is None
     if blake and m.blake2sp_hash is None: return True
     have = file_digest(path, rarfile.Blake2SP if blake else rarfile.CRC32Context)
@@ -84,7 +85,8 @@ class _RarFile(rarfile.RarFile):
 
 # %% ../../nbs/video/archive_rar.ipynb #ac5cdeb6
 def _check_block(h, ended):
-    "Raises ValueError unless the block with the head `h` is all there; notes in `ended` that it was the last"
+    """Raises ValueError unless the block with the head `h` is all there; notes in `ended` that it
+    was the last"""
     size = os.path.getsize(h.volume_file)
     if h.data_offset + h.add_size > size:
         raise ValueError(f"{h.volume_file} breaks off at {size} bytes; get it again")

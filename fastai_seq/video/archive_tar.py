@@ -16,7 +16,8 @@ from .archive_members import Member
 
 # %% ../../nbs/video/archive_tar.ipynb #e6f4e9a4
 class _Heads:
-    "The file `f`, as tarfile reads it: remembers the last block, and refuses to read very much at once"
+    """The file `f`, as tarfile reads it: remembers the last block, and refuses to read very much at
+    once"""
     def __init__(self, f): self.f, self.seek, self.tell, self.last = f, f.seek, f.tell, b''
     def read(self, n):
         if n > 1<<24: raise ValueError(f"a member's head takes {n} bytes")
@@ -43,8 +44,8 @@ def _kind(t):
     return 'a device' if t.isdev() else f'of the unknown type {t.type}'
 
 def _members(tar, f):
-    """The members of `tar`, read from `f`. Raises ValueError at the end, unless the list ends as it should,
-    and the file soon after."""
+    """The members of `tar`, read from `f`. Raises ValueError at the end, unless the list ends as it
+    should, and the file soon after."""
     for t in tar:
         size = t.size if t.isreg() else 0
         yield Member(t.name, _kind(t), size, t.linkname, partial(tar.extractfile, t))

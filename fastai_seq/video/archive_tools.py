@@ -25,8 +25,10 @@ _tools = { # in the order in which they are tried; `f` archive, `o` folder, `p` 
     'bsdtar': lambda f,o,p: ['-x', '--no-same-owner', *(['--passphrase', p] if p else []), '-C', o, '-f', f]}
 
 _advice = (
-    "install unrar, which reads every .rar, or unar (Debian: apt install unrar (non-free) or unar; macOS:"
-    " brew install rar or unar; Windows: WinRAR or 7-Zip, with its folder in PATH); for a .zip, 7-Zip (apt"
+    """install unrar, which reads every .rar, or unar (Debian: apt install unrar (non-free) or unar;
+    macOS:"""
+    """brew install rar or unar; Windows: WinRAR or 7-Zip, with its folder in PATH); for a .zip,
+    7-Zip (apt"""
     " install 7zip)")
 
 # %% ../../nbs/video/archive_tools.ipynb #f7fd5d95
@@ -35,8 +37,8 @@ def _kind_of(s):
     return 'folder' if stat.S_ISDIR(s.st_mode) else 'link'
 
 def _found(out):
-    """What lies below the folder `out`: name parts to bytes of a file, 'folder', or 'link' (or whatever else), which is
-    not followed"""
+    """What lies below the folder `out`: name parts to bytes of a file, 'folder', or 'link' (or
+    whatever else), which is not followed"""
     res = {}
     for folder, folders, files in os.walk(out):
         for path in [Path(folder)/name for name in folders + files]:
@@ -45,15 +47,16 @@ def _found(out):
     return res
 
 def _cap(pid, n):
-    """On Linux, the system itself stops the process `pid` when it makes a file of more than `n` bytes, even when nobody
-    watches any more"""
+    """On Linux, the system itself stops the process `pid` when it makes a file of more than `n`
+    bytes, even when nobody watches any more"""
     with suppress(ImportError, ProcessLookupError):
         from resource import RLIMIT_FSIZE, prlimit
         prlimit(pid, RLIMIT_FSIZE, (n, n))
 
 # %% ../../nbs/video/archive_tools.ipynb #f6e25ec6
 class _Watch:
-    "Whether a program that writes to `out` may go on: raises ValueError if it writes too much, or nothing for too long"
+    """Whether a program that writes to `out` may go on: raises ValueError if it writes too much, or
+    nothing for too long"""
     def __init__(self, out, log, max_files, max_bytes, timeout):
         self.out, self.log, self.max_files, self.max_bytes, self.timeout = out, log, max_files, max_bytes, timeout
         self.done, self.since = None, monotonic()
@@ -100,8 +103,8 @@ def _check_file(m, bytes_found, path):
     if not m.intact(path): raise ValueError(f"member {m.name!r} has the wrong checksum")
 
 def _compare(members, out):
-    """Hold what a program wrote into `out` against the list, and clear the places of copies and links. Raises
-    ValueError for what is missing, other, or not in the list."""
+    """Hold what a program wrote into `out` against the list, and clear the places of copies and
+    links. Raises ValueError for what is missing, other, or not in the list."""
     files = {m.parts: m for m in members if m.kind == 'file'}
     folders = {m.parts[:i] for m in members for i in range(1, len(m.parts) + (m.kind == 'folder'))}
     rest = {m.parts for m in members if m.kind in ('copy', 'link')}
@@ -119,8 +122,8 @@ def _last_message(log):
     return f" ({lines[-1]})" if lines else ''
 
 def extract_by_tool(fname, members, work, password, timeout, total, show):
-    """Extract `fname` by the first of the programs whose output is what the list says; the folder below `work` that it
-    wrote to. Raises ValueError if there is none."""
+    """Extract `fname` by the first of the programs whose output is what the list says; the folder
+    below `work` that it wrote to. Raises ValueError if there is none."""
     problems = []
     n_files = len({m.parts[:i] for m in members for i in range(1, len(m.parts)+1)})
     for tool, arguments in _tools.items():

@@ -21,8 +21,8 @@ from .archive_members import Member, file_digest, locked, odd_kinds
 
 # %% ../../nbs/video/archive_zip.ipynb #d2cb4c90
 def _aes_content(f, i, password):
-    """Of the AES-encrypted member `i` of the zip file `f`: where its bytes are, and the hmac that they should have
-    (winzip.com/aes_info.htm). Raises ValueError for a wrong password."""
+    """Of the AES-encrypted member `i` of the zip file `f`: where its bytes are, and the hmac that
+    they should have (winzip.com/aes_info.htm). Raises ValueError for a wrong password."""
     strength = (i.extra.partition(b'\x01\x99\x07\x00')[2] + bytes(5))[4]
     f.seek(i.header_offset + 26)
     f.seek(sum(unpack('<HH', f.read(4))), os.SEEK_CUR)
@@ -32,8 +32,8 @@ def _aes_content(f, i, password):
     return start, i.compress_size - len(salt) - 12, keys[8*strength+8:-2]
 
 def _aes_intact(f, start, n, key, path):
-    """Do `n` bytes from `start` of the file `f` have the hmac that follows them? It says nothing about the
-    file at `path`"""
+    """Do `n` bytes from `start` of the file `f` have the hmac that follows them? It says nothing
+    about the file at `path`"""
     mac = hmac_new(key, digestmod='sha1')
     f.seek(start)
     for at in range(0, n, 1<<20): mac.update(f.read(min(1<<20, n-at)))

@@ -64,7 +64,8 @@ class Clip(os.PathLike):
         idxs, # Indices; or a sampler, that is a function from the number of frames to indices
         count # Function that gives the number of frames
     )->list: # ints
-        "The indices. Raises VideoError if the sampler refuses, ValueError for none or a negative one."
+        """The indices. Raises VideoError if the sampler refuses, ValueError for none or a negative
+        one."""
         rate = dict(rate=self.info().fps) if getattr(idxs, 'fps', None) else {}
         try: idxs = [int(i) for i in (idxs(count(), **rate) if callable(idxs) else idxs)]
         except VideoError: raise
@@ -74,8 +75,8 @@ class Clip(os.PathLike):
         return idxs
 
     def within(self, idxs, n, on_error):
-        """Those of `idxs` that are among the `n` frames. Raises VideoError if one is not, unless `on_error`
-        is 'keep'"""
+        """Those of `idxs` that are among the `n` frames. Raises VideoError if one is not, unless
+        `on_error` is 'keep'"""
         idxs = self.pick(idxs, lambda: n)
         if max(idxs) >= n and on_error != 'keep':
             raise VideoError(f"{self}: frame {max(idxs)} was asked for, it has {n} frames")
@@ -96,8 +97,8 @@ def read(self:Clip,
 
 @patch
 def timed_frames(self:Clip, on_error='raise', size=None, method='crop', fit=resize_each):
-    """For each frame, in order: its time in seconds, None if that is not known; and a function that gives
-    it, as `read` does"""
+    """For each frame, in order: its time in seconds, None if that is not known; and a function that
+    gives it, as `read` does"""
     n, fps = self.count(on_error), self.info().fps
     for first in range(0, n, 32):
         frames = self.read(range(first, min(first+32, n)), size, method, on_error, fit)
@@ -131,8 +132,8 @@ class FrameFolder(Clip):
 
 # %% ../../nbs/video/clip.ipynb #b00e4412
 class FrameArray(FrameFolder):
-    """A folder with all frames in one file; if they are wanted as they are stored, they are read and nothing
-    else is done"""
+    """A folder with all frames in one file; if they are wanted as they are stored, they are read
+    and nothing else is done"""
     def files(self): return [self.path/array_file]
     def count(self, on_error='raise'): return array_header(self.path/array_file)[0][0]
     def check_images(self): pass
@@ -215,8 +216,8 @@ def as_clip(
 # %% ../../nbs/video/clip.ipynb #eebc9e53
 @dataclass(frozen=True)
 class VideoRange(Clip):
-    """A part of a clip, by time: for `n_frames`, `read_frames` and the loaders a clip like any other. Raises
-    ValueError unless 0 <= start < end"""
+    """A part of a clip, by time: for `n_frames`, `read_frames` and the loaders a clip like any
+    other. Raises ValueError unless 0 <= start < end"""
     path: Path         # A video, or a folder of frames that knows its frames per second
     start: float = 0   # Seconds
     end: float = None  # Seconds, not included; the end of the video if None
@@ -239,8 +240,8 @@ class VideoRange(Clip):
 def frames(self:VideoRange,
     on_error='raise' # A video that breaks off: 'raise', or 'keep' what came before
 )->tuple: # Number of the first frame, and how many there are
-    """Which frames of the clip these are. Raises VideoError if there are none, or if the clip does not tell
-    its frames per second."""
+    """Which frames of the clip these are. Raises VideoError if there are none, or if the clip does
+    not tell its frames per second."""
     whole = self.whole()
     n, fps = whole.count(on_error), whole.info().fps
     if not fps: raise VideoError(

@@ -66,8 +66,9 @@ class OpenVideo:
 # %% ../../nbs/video/decode.ipynb #38b62bb6
 @patch
 def frames(self:OpenVideo, on_error='raise'):
-    """The decoder's frames. After the last one, `reason` tells what is missing, and `stamps` the time
-    stamps if they can be trusted; unless `on_error` is 'keep', what is missing is a VideoError"""
+    """The decoder's frames. After the last one, `reason` tells what is missing, and `stamps` the
+    time stamps if they can be trusted; unless `on_error` is 'keep', what is missing is a
+    VideoError"""
     tally = Tally(self.container, self.stream)
     try:
         for packet in self.container.demux(self.stream):
@@ -87,8 +88,8 @@ def extract_frames(
     video_path, # Path of a video
     on_error='raise' # A video that breaks off: 'raise' after its last frame, or 'keep' what came before
 ): # Generator of PIL images
-    """Every frame of `video_path` as a PIL image. Raises FileNotFoundError, or VideoError when it is no
-    readable video."""
+    """Every frame of `video_path` as a PIL image. Raises FileNotFoundError, or VideoError when it
+    is no readable video."""
     check_choice('on_error', on_error, 'raise', 'keep')
     scaler = VideoReformatter()
     with OpenVideo(video_path) as v:

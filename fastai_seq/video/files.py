@@ -44,8 +44,8 @@ def write_video(
     fps=25, # Frames per second, whole or not
     codec='mpeg4' # FFmpeg's encoder; browsers play what 'libx264' makes, in .mp4
 )->Path: # `path`
-    """Encode `frames`, whole or not at all. Raises ValueError for another ending, without frames, and
-    for frames of several sizes."""
+    """Encode `frames`, whole or not at all. Raises ValueError for another ending, without frames,
+    and for frames of several sizes."""
     path = Path(path)
     if path.suffix.lower() not in _writable:
         raise ValueError(f"{path}: choose one of the endings {', '.join(_writable)}")

@@ -23,8 +23,8 @@ _litter = {'thumbs.db', 'desktop.ini'}
 
 @patch
 def ls_sorted(self:Path)->L:
-    """The folder's entries, sorted by the number that is their name; hidden files and `Thumbs.db` are
-    left out. Raises ValueError for other names."""
+    """The folder's entries, sorted by the number that is their name; hidden files and `Thumbs.db`
+    are left out. Raises ValueError for other names."""
     files = L(f for f in self.iterdir() if f.name[0] != '.' and f.name.lower() not in _litter)
     for f in files:
         if not f.stem.isdecimal(): raise ValueError(
@@ -38,8 +38,8 @@ _image_extensions = {k for k,v in mimetypes.types_map.items() if v.startswith('i
 
 @lru_cache(maxsize=100_000)
 def _plain_folder(path, mtime):
-    """Number of the first frame, how many there are, and their ending; None if there is anything else in
-    the folder"""
+    """Number of the first frame, how many there are, and their ending; None if there is anything
+    else in the folder"""
     names = [n for n in os.listdir(path) if n[0] != '.']
     ends = {n[n.rfind('.'):] for n in names}
     if len(ends) != 1 or (end := ends.pop()).lower() not in _image_extensions: return None
@@ -76,8 +76,8 @@ def is_array_folder(path):
     return (path/array_file).is_file()
 
 def array_header(path):
-    """Shape `(T,3,H,W)` of the frames in the file `path`, and where they begin. Raises VideoError if it
-    is damaged."""
+    """Shape `(T,3,H,W)` of the frames in the file `path`, and where they begin. Raises VideoError
+    if it is damaged."""
     return _parse_header(*file_stamp(path))
 
 @lru_cache(maxsize=100_000)

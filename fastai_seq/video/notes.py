@@ -6,19 +6,24 @@ Docs: https://fastai-seq.github.io/fastai_seq/video/notes.html.md"""
 
 # %% auto #0
 __all__ = ['manifest_file', 'journal_file', 'old_note_file', 'is_manifest', 'read_notes', 'cached_notes', 'read_old_note',
-           'extraction_note']
+           'extraction_note', 'noting', 'append_line', 'append_note', 'write_manifest', 'take_over', 'check_manifest']
 
-# %% ../../nbs/video/notes.ipynb #0efce9f3
+# %% ../../nbs/video/notes.ipynb #2aaf2c63
 import json, os, re
+from contextlib import suppress
 from pathlib import Path
 
+from filelock import FileLock
+
+from ..utils import written_whole
 from .files import VideoError, file_stamp
 
 # %% ../../nbs/video/notes.ipynb #0c3223b9
 manifest_file, journal_file = 'manifest.json', '.manifest.jsonl'
 
 def is_manifest(path):
-    "Was the file `path` written by an extraction? One that holds nothing may have been, and is damaged"
+    """Was the file `path` written by an extraction? One that holds nothing may have been, and is
+    damaged"""
     with open(path, 'rb') as f: head = f.read(64)
     return not head.strip(b'\0') or bool(re.match(rb'\s*\{\s*"settings"', head))
 
@@ -51,8 +56,8 @@ def cached_notes(path):
 old_note_file = '.clip.json'
 
 def read_old_note(folder):
-    """The note that version 0.1.0 left in a folder of frames; None if there is none. Raises VideoError if
-    it is damaged."""
+    """The note that version 0.1.0 left in a folder of frames; None if there is none. Raises
+    VideoError if it is damaged."""
     try: note = json.loads((folder/old_note_file).read_text(encoding='utf-8'))
     except FileNotFoundError: return None
     except ValueError: note = None
@@ -61,10 +66,75 @@ def read_old_note(folder):
     return note
 
 def extraction_note(folder):
-    """What is noted of a folder of frames, in the data set where it lies or from which it is linked; None if
-    nothing is"""
+    """What is noted of a folder of frames, in the data set where it lies or from which it is
+    linked; None if nothing is"""
     if note := read_old_note(folder): return note
     for path in (Path(os.path.abspath(folder)), Path(os.path.realpath(folder))):
         dest = path.parent.parent
         for name in (journal_file, manifest_file):
             if note := cached_notes(dest/name).get(path.relative_to(dest).as_posix()): return note
+
+# %% ../../nbs/video/notes.ipynb #3011134e
+def noting(dest):
+    """For `with`: held by the one, of all threads and processes, that changes what is noted of the
+    clips below `dest`"""
+    return FileLock(dest/'.manifest.lock').acquire(poll_interval=.005)
+
+def append_line(path, line):
+    "Append `line` to the file `path`, in place of one that was not finished"
+    with open(path, 'ab+') as f:
+        end = f.seek(0, os.SEEK_END)
+        f.seek(max(0, end - 8192))      # no line is longer
+        tail = f.read()
+        if not tail.endswith(b'\n'): f.truncate(end - len(tail) + tail.rfind(b'\n') + 1)
+        f.write(line.encode() + b'\n')
+
+def append_note(dest, clip, note):
+    "Note, in the journal of `dest`, how the folder `clip` below it was made"
+    append_line(dest/journal_file, json.dumps({clip.relative_to(dest).as_posix(): note}))
+
+# %% ../../nbs/video/notes.ipynb #8dc76e7e
+def _all_notes(dest):
+    """What is noted of the clips below `dest`, wherever it stands; notes of folders that are gone
+    are left out"""
+    def read(name): return read_notes(dest/name) if (dest/name).is_file() else {}
+    notes = {k: note for k,note in read(manifest_file).items() if (dest/k).is_dir()} | read(journal_file)
+    for f in dest.glob(f'[!.]*/[!.]*/{old_note_file}'):
+        with suppress(VideoError): notes[f.parent.relative_to(dest).as_posix()] = read_old_note(f.parent)
+    return notes
+
+def _line(k, note, settings):
+    """The manifest's line about the clip `k`; it has the clip's settings only if they are not the
+    usual `settings`"""
+    short = {key: v for key,v in note.items() if key != 'settings'}
+    if note['settings'] != settings: short |= dict(settings=note['settings'])
+    return f'  {json.dumps(k)}: {json.dumps(short)}'
+
+def write_manifest(dest, settings):
+    """Write `dest/manifest.json`: the settings, and a line with the note of each clip. Gives the
+    notes"""
+    notes = _all_notes(dest)
+    lines = ',\n'.join(_line(k, notes[k], settings) for k in sorted(notes))
+    with written_whole(dest/manifest_file) as tmp:
+        text = f'{{"settings": {json.dumps(settings)},\n "clips": {{\n{lines}}}}}\n'
+        tmp.write_text(text, encoding='utf-8')
+    (dest/journal_file).unlink(missing_ok=True)
+    return notes
+
+# %% ../../nbs/video/notes.ipynb #ec0d40d6
+def _size(path):
+    with suppress(FileNotFoundError): return path.stat().st_size    # another process may just have taken it over
+    return 0
+
+def take_over(dest, settings):
+    "`write_manifest`, if that is due"
+    if _size(dest/journal_file) < min(_size(dest/manifest_file)/8, 1<<16): return
+    with noting(dest): write_manifest(dest, settings)
+
+def check_manifest(dest):
+    """Raises ValueError if the manifest of `dest` cannot be read, or is a file of others that would
+    be replaced"""
+    path = dest/manifest_file
+    if path.exists() and not (path.is_file() and is_manifest(path)): raise ValueError(
+        f"{path} is in the way: it is no list of extracted clips; move it, or choose another folder for the frames")
+    for name in (manifest_file, journal_file): cached_notes(dest/name)

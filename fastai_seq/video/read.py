@@ -32,7 +32,8 @@ def video_info(
     path, # A video or a folder of frames
     count=False # Decode the video, to count its frames?
 )->VideoInfo: # Facts about it
-    "What the header says of a clip. Raises FileNotFoundError, or VideoError if it is no readable clip."
+    """What the header says of a clip. Raises FileNotFoundError, or VideoError if it is no readable
+    clip."""
     return as_clip(path).info(count)
 
 # %% ../../nbs/video/read.ipynb #a12f42ac
@@ -64,7 +65,8 @@ def _checked_size(size):
     return size
 
 def read_clip(path, idxs, size=None, method='crop', on_error='raise', fit=resize_each):
-    "`read_frames` as a list, whose frames may differ in size; images of a folder are scaled by `fit`"
+    """`read_frames` as a list, whose frames may differ in size; images of a folder are scaled by
+    `fit`"""
     check_choice('method', method, 'crop', 'squish')
     return as_clip(path).read(idxs, _checked_size(size), method, on_error, fit)
 
@@ -76,8 +78,8 @@ def read_frames(
     method='crop', # To reach `(height, width)`: 'crop' the centre, or 'squish' the whole
     on_error='raise' # A clip that ends before the last index: 'raise', or 'keep' those that can be read
 )->np.ndarray: # uint8 RGB `(T,H,W,3)`, `T` as many as `idxs`, or fewer with `on_error='keep'`
-    """Read frames of a clip. Raises FileNotFoundError, or VideoError when it cannot be read or is too
-    short."""
+    """Read frames of a clip. Raises FileNotFoundError, or VideoError when it cannot be read or is
+    too short."""
     check_choice('on_error', on_error, 'raise', 'keep')
     frames = read_clip(path, idxs, size, method, on_error)
     if not len(frames): raise VideoError(f"{path}: none of the frames asked for can be read")

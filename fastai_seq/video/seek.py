@@ -29,7 +29,8 @@ def remember_count(path, n, video):
     _counted[file_stamp(path)] = n, video.reason, video.stamps
 
 def count_video(path, on_error='raise'):
-    "How many frames can be read. Raises VideoError for a video that breaks off, unless `on_error` is 'keep'."
+    """How many frames can be read. Raises VideoError for a video that breaks off, unless `on_error`
+    is 'keep'."""
     if not is_counted(path):
         with OpenVideo(path) as v: remember_count(path, sum(1 for _ in v.frames('keep')), v)
     n, reason, _ = _counted[file_stamp(path)]
@@ -40,8 +41,8 @@ def count_video(path, on_error='raise'):
 _worth = 6      # a jump takes as long as decoding so many frames
 
 def _jump(v, idxs, stamps, keys):
-    """`(i, frame)` for the ascending `idxs`, by way of the key frames before them; ends where the stamps
-    prove wrong"""
+    """`(i, frame)` for the ascending `idxs`, by way of the key frames before them; ends where the
+    stamps prove wrong"""
     frames, at = v.container.decode(v.stream), 0
     for i in idxs:
         k = bisect_right(keys, i)

@@ -19,8 +19,8 @@ import numpy as np
 
 # %% ../../nbs/video/tally.ipynb #7a0d568a
 def stream_seconds(stream, container):
-    """How long the stream should last, where the file says so: in its own header, a Matroska tag, or
-    as the file's only stream"""
+    """How long the stream should last, where the file says so: in its own header, a Matroska tag,
+    or as the file's only stream"""
     if stream.duration: return float(stream.duration*stream.time_base)
     with suppress(ValueError):      # a tag is any text
         if tag := stream.metadata.get('DURATION'):
@@ -47,8 +47,8 @@ def _asf_problem(head, tail, size):
     if at >= 0 and promised > size: return f"it should have {promised} bytes, and has {size}"
 
 def _matroska_problem(head, tail, size):
-    """Matroska's segment begins with its length, of as many bytes as the first byte has zeros, and one. All
-    ones: it is not known"""
+    """Matroska's segment begins with its length, of as many bytes as the first byte has zeros, and
+    one. All ones: it is not known"""
     at = head.find(b'\x18S\x80g') + 4
     if head[:4] != b'\x1aE\xdf\xa3' or at <= 3: return
     n = 9 - head[at].bit_length()
@@ -70,8 +70,8 @@ def _ends_early(path):
 
 # %% ../../nbs/video/tally.ipynb #27b9f502
 def display_stamps(packets, frames):
-    """Time stamps in display order and the numbers of key frames, from `packets` (stamp, is it a key
-    frame?); None unless the `frames` that were decoded have just these"""
+    """Time stamps in display order and the numbers of key frames, from `packets` (stamp, is it a
+    key frame?); None unless the `frames` that were decoded have just these"""
     stamps = [pts for pts,_ in packets]
     if not stamps or None in stamps or len(set(stamps)) < len(stamps): return None
     stamps = sorted(stamps)
