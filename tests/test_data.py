@@ -25,7 +25,7 @@ from fastai.vision.core import imagenet_stats
 
 from fastai_seq.data import show as data_module
 from fastai_seq.data.augment import ReverseTime
-import fastai_seq.data.bench     # gives loaders their `bench`
+import fastai.callback.progress, fastai_seq.data.bench      # `no_bar` of learners, and `bench` of loaders
 from fastai_seq.core import TensorVideo, clip_lengths
 from fastai_seq.data.load import ClipDL
 from fastai_seq.data.split import GroupSplitter
