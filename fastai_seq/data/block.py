@@ -20,7 +20,7 @@ from fastai.vision.core import PILImage
 from ..core import ImageTuple, TensorVideo
 from .load import ClipDL
 from ..utils import size_pair
-from ..video.clip import VideoRange
+from ..video.clip import Clip
 from ..video.read import read_clip
 from ..video.scale import centre_crop, resize_each, scaled_size
 from ..video.sampling import FirstFrames, FrameSampler, UniformFrames
@@ -47,7 +47,7 @@ def make_sampler(
 # %% ../../nbs/data/block.ipynb #6d0e287e
 class ClipTfm(Transform):
     "Base of what reads clips: draws frames at random in training, and only there"
-    input_types = Path, str, VideoRange     # fastai lets a later item be what the first one was, if it is not told
+    input_types = Path, str, Clip           # fastai lets a later item be what the first one was, if it is not told
 
     def __init__(self, sampler, seq_len, short, usual):
         self.sampler = make_sampler(sampler, seq_len, short, usual)
@@ -89,7 +89,7 @@ class ImageTupleTfm(ClipTfm):
                 " for; use TensorVideoTfm"
             )
 
-    def encodes(self, path:Path|str|VideoRange): return ImageTuple(PILImage.create(f) for f in self.read(path)[0])
+    def encodes(self, path:Path|str|Clip): return ImageTuple(PILImage.create(f) for f in self.read(path)[0])
 
 # %% ../../nbs/data/block.ipynb #e47b861b
 def resize_batch(
@@ -120,7 +120,7 @@ class TensorVideoTfm(ClipTfm):
         super().__init__(sampler, seq_len, short, 16)
         self.method, self.size = method, size_pair(size)
 
-    def encodes(self, path:Path|str|VideoRange):
+    def encodes(self, path:Path|str|Clip):
         frames, idxs = self.read(path, size=self.size, method=self.method, fit=resize_batch)
         res = TensorVideo.create(frames if isinstance(frames, np.ndarray) else np.stack(frames))
         res.source, res.method = (path, idxs), self.method
