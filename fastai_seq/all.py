@@ -14,15 +14,12 @@ try:
     from fastai_seq.video.sampling import *
     from fastai_seq.video.files import *
     from fastai_seq.video.scale import *
-    from fastai_seq.video.tally import *
     from fastai_seq.video.decode import *
-    from fastai_seq.video.seek import *
     from fastai_seq.video.folder import *
     from fastai_seq.video.notes import *
     from fastai_seq.video.clip import *
     from fastai_seq.video.read import *
     from fastai_seq.video.archive import *
-    from fastai_seq.video.processes import *
     from fastai_seq.video.jobs import *
     from fastai_seq.video.extract import *
     from fastai_seq.video.cache import *

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from PIL import Image
 
 from .decode import OpenVideo
-from .files import VideoError
+from .files import VideoError, file_stamp
 from .folder import array_file, array_header, frame_files, is_array_folder, read_array
 from .notes import extraction_note
 from .scale import (centre_crop, quarter_turns, read_image, resize_each, resize_frame,
@@ -115,13 +115,13 @@ class FrameFolder(Clip):
     def check_images(self):
         for f in self.files(): read_image(f, 8)
 
-    def shape(self):
+    def stored(self):
         "Height and width, and the name of the format"
         with Image.open(self.files()[0]) as img: return img.height, img.width, img.format.lower()
 
     def info(self, count=False):
         n, fps = self.count(), (self.note() or {}).get('fps')
-        height, width, codec = self.shape()
+        height, width, codec = self.stored()
         return VideoInfo(self.path, n, n, fps, width, height, 0, fps and n/fps, codec)
 
     def take(self, idxs, size, method, fit):
@@ -138,7 +138,7 @@ class FrameArray(FrameFolder):
     def count(self, on_error='raise'): return array_header(self.path/array_file)[0][0]
     def check_images(self): pass
 
-    def shape(self):
+    def stored(self):
         (_, _, height, width), _ = array_header(self.path/array_file)
         return height, width, 'rawvideo'
 
@@ -180,6 +180,7 @@ def read(self:VideoFile, idxs, size=None, method='crop', on_error='raise', fit=r
 @patch
 def _read_counting(self:VideoFile, sampler, size, method, on_error):
     "Read, and count, in one pass, on the guess that the header's count is right; None if it is not"
+    stamp = file_stamp(self.path)
     with OpenVideo(self.path) as v:
         if not (guess := v.stream.frames): return
         try: idxs = self.pick(sampler, lambda: guess)
@@ -187,7 +188,7 @@ def _read_counting(self:VideoFile, sampler, size, method, on_error):
         scaler, found, wanted = VideoReformatter(), {}, set(idxs)
         for n,frame in enumerate(v.frames(on_error)):
             if n in wanted: found[n] = rgb_array(frame, scaler, size, method)
-        remember_count(self.path, n+1, v)
+        remember_count(stamp, n+1, v)
     if n+1 == guess: return [found[i] for i in idxs]
 
 @patch

@@ -24,16 +24,18 @@ def is_counted(path):
     "Were the frames of the video counted in this process?"
     return file_stamp(path) in _counted
 
-def remember_count(path, n, video):
-    "Remember what was learnt of the `OpenVideo` at `path`, all of whose `n` frames were decoded"
-    _counted[file_stamp(path)] = n, video.reason, video.stamps
+def remember_count(stamp, n, video):
+    """Remember what was learnt of an `OpenVideo`, all of whose `n` frames were decoded; `stamp`,
+    its `file_stamp` before that"""
+    _counted[stamp] = n, video.reason, video.stamps
 
 def count_video(path, on_error='raise'):
     """How many frames can be read. Raises VideoError for a video that breaks off, unless `on_error`
     is 'keep'."""
-    if not is_counted(path):
-        with OpenVideo(path) as v: remember_count(path, sum(1 for _ in v.frames('keep')), v)
-    n, reason, _ = _counted[file_stamp(path)]
+    stamp = file_stamp(path)
+    if stamp not in _counted:
+        with OpenVideo(path) as v: remember_count(stamp, sum(1 for _ in v.frames('keep')), v)
+    n, reason, _ = _counted[stamp]
     if reason and on_error != 'keep': raise not_whole_error(path, reason, n)
     return n
 
