@@ -43,6 +43,14 @@ def _planes(yuv, turns):
         rows = np.frombuffer(p, np.uint8).reshape(p.height, p.line_size)
         yield np.rot90(rows[:,:p.width], turns)
 
+def _with_spare_rows(plane):
+    """`plane` in memory that goes on with its last row again, twice: the encoder takes rows and
+    columns in pairs, and reads beyond the end of a plane of odd size"""
+    n, width = plane.shape
+    res = np.empty((n+2, width), np.uint8)
+    res[:n], res[n:] = plane, plane[-1]
+    return res[:n]
+
 def frame_jpeg(frame, scaler, size, quality):
     """A decoder's frame as the bytes of a JPEG file, its short side `size` pixels; the long one is
     even, so that the planes of half the size fit"""
@@ -52,7 +60,7 @@ def frame_jpeg(frame, scaler, size, quality):
     yuv, turns = reformat_frame(frame, scaler, size, 'crop', even=True, **form)
     planes = _planes(yuv, turns)
     if usual: planes = _stretch_all(*planes)
-    return simplejpeg.encode_jpeg_yuv_planes(*map(np.ascontiguousarray, planes), quality=quality)
+    return simplejpeg.encode_jpeg_yuv_planes(*map(_with_spare_rows, planes), quality=quality)
 
 # %% ../../nbs/video/extract.ipynb #4c533a42
 def number_above_0(name, v, kind, most=math.inf):
