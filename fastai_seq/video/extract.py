@@ -30,9 +30,11 @@ from .tally import stream_seconds
 # %% ../../nbs/video/extract.ipynb #f9df4ad4
 def _stretch(plane, top, factor, shift):
     "`plane` less 16, from 0-`top` to 0-255"
-    return (((np.clip(plane, 16, 16+top) - 16).astype(np.uint16)*factor + shift) >> 8).astype(np.uint8)
+    values = (np.clip(plane, 16, 16+top) - 16).astype(np.uint16)
+    return ((values*factor + shift) >> 8).astype(np.uint8)
 
-def _stretch_all(y, u, v): return _stretch(y, 219, 298, 18), _stretch(u, 224, 291, 255), _stretch(v, 224, 291, 255)
+def _stretch_all(y, u, v):
+    return _stretch(y, 219, 298, 18), *(_stretch(colour, 224, 291, 255) for colour in (u, v))
 
 # %% ../../nbs/video/extract.ipynb #57eafa2c
 _bt601 = {2, 5, 6}   # not said, and two codes for the colours of BT.601, which are JPEG's
@@ -54,7 +56,8 @@ def _with_spare_rows(plane):
 def frame_jpeg(frame, scaler, size, quality):
     """A decoder's frame as the bytes of a JPEG file, its short side `size` pixels; the long one is
     even, so that the planes of half the size fit"""
-    usual = frame.format.name == 'yuv420p' and frame.color_range != ColorRange.JPEG and frame.colorspace in _bt601
+    limited = frame.color_range != ColorRange.JPEG
+    usual = frame.format.name == 'yuv420p' and limited and frame.colorspace in _bt601
     form = dict(format='yuvj420p', dst_colorspace='ITU601', dst_color_range='JPEG')
     if usual: form = dict(format='yuv420p')
     yuv, turns = reformat_frame(frame, scaler, size, 'crop', even=True, **form)
@@ -113,7 +116,8 @@ def write_frames(video_path, folder, settings, on_error):
         if fps and not v.rate:
             raise VideoError(f"{video_path} does not tell its frames a second; leave fps=None")
         for n,frame in enumerate(_thinned(v.frames(on_error), v.rate, fps, max_frames), 1):
-            with open(f'{folder}/{n-1}.jpg', 'wb') as f: f.write(frame_jpeg(frame, scaler, size, quality))
+            jpeg = frame_jpeg(frame, scaler, size, quality)
+            with open(f'{folder}/{n-1}.jpg', 'wb') as f: f.write(jpeg)
         rate = v.rate and float(min(fps or v.rate, v.rate))
     return source_of(video_path, st) | dict(frames=n, fps=rate, not_whole=v.reason, settings=settings)
 

@@ -99,7 +99,8 @@ def _is_full(e): return isinstance(e, OSError) and e.errno in disk_full_errors
 
 def _job(video_path, dest, write, settings, on_error, work):
     "Extract one video; the reason if that failed, else ''"
-    try: store_clip(video_path, dest, write, settings, 'keep' if on_error == 'keep' else 'raise', work)
+    if_broken = 'keep' if on_error == 'keep' else 'raise'
+    try: store_clip(video_path, dest, write, settings, if_broken, work)
     except Exception as e:      # whatever it is, the others go on, and the report tells it
         if _is_full(e): raise OSError(
             e.errno, f"{dest} is full; make room and run again, it goes on with {video_path}") from e
@@ -120,7 +121,8 @@ class ExtractReport:
 
     def _rows(self):
         counts = ('extracted', self.done), ('were there', self.skipped), ('failed', self.failed)
-        return [(name, len(o)) for name,o in counts] + [('failed', reason) for _,reason in self.failed]
+        rows = [(name, len(o)) for name,o in counts]
+        return rows + [('failed', reason) for _,reason in self.failed]
 
     def __str__(self):
         speed = f': {len(self.done)/self.seconds:.1f} videos/s' if self.done else ''
@@ -187,6 +189,8 @@ def store_all(
         finally:
             results.close()
             with noting(dest): made = write_manifest(dest, settings)
-    done, bad = L(v for v in todo if not failed[v]), L((v, failed[v]) for v in todo if failed[v])
+    done = L(v for v in todo if not failed[v])
+    skipped = L(plan['done'] + plan['foreign'])
+    bad = L((v, failed[v]) for v in todo if failed[v])
     notes = [*_notes(plan, videos, made, src, dest)]
-    return ExtractReport(dest, done, L(plan['done'] + plan['foreign']), bad, notes, time.time() - start)
+    return ExtractReport(dest, done, skipped, bad, notes, time.time() - start)

@@ -216,13 +216,14 @@ def sampler_config(sampler):
         f"{sampler} is no sampler of the library, so it cannot be told in a file; the library has"
         f" {', '.join(_samplers)}")
     known = inspect.signature(type(sampler)).parameters
-    args = {k: v for k,v in vars(sampler).items() if k in known}
-    return dict(name=name, args={k: sampler_config(v) if isinstance(v, FrameSampler) else v for k,v in args.items()})
+    def plain(v): return sampler_config(v) if isinstance(v, FrameSampler) else v
+    return dict(name=name, args={k: plain(v) for k,v in vars(sampler).items() if k in known})
 
 def sampler_from_config(config):
     "The sampler that `sampler_config` wrote down. Raises ValueError if it is not known."
+    def real(v): return sampler_from_config(v) if isinstance(v, dict) else v
     try:
-        args = {k: sampler_from_config(v) if isinstance(v, dict) else v for k,v in config['args'].items()}
+        args = {k: real(v) for k,v in config['args'].items()}
         return _samplers[config['name']](**args)
     except (KeyError, TypeError, AttributeError) as e: raise ValueError(
         f"{config!r}: expected the name and arguments of one of {', '.join(_samplers)}") from e
