@@ -26,7 +26,11 @@ from common import line, source
 from fastai_seq.data.datasets import motion_clips
 from fastai_seq.video.extract import avi2frames, extract_dataset
 from fastai_seq.video.sampling import UniformFrames
-from fastai_seq.video.read import OpenVideo, _exact, _lengths, extract_frames, get_videos, n_frames, read_frames
+from fastai_seq.video.decode import OpenVideo, extract_frames
+from fastai_seq.video.files import get_videos
+from fastai_seq.video.read import n_frames, read_frames
+from fastai_seq.video.scale import _exact
+from fastai_seq.video.seek import _counted
 
 here = Path(__file__).parent
 tmp = tempfile.TemporaryDirectory(
@@ -181,7 +185,7 @@ print(table.splitlines()[-1])
 
 # reading
 def ours(v):
-    _lengths.clear()
+    _counted.clear()
     return read_frames(v, UniformFrames(16), size=112)
 readers = {'fastai_seq.read_frames': ours}
 sizes = {

@@ -28,7 +28,9 @@ from fastai_seq.train.learner import seq_learner
 from fastai_seq.video.sampling import FirstFrames, UniformFrames
 from fastai_seq.deploy.stream import StreamPredictor, _FrameRing
 from fastai_seq.deploy.predict_timeline import predict_timeline
-from fastai_seq.video.read import VideoRange, n_frames, write_video
+from fastai_seq.video.clip import VideoRange
+from fastai_seq.video.files import write_video
+from fastai_seq.video.read import n_frames
 
 here = Path(__file__).parent
 work = Path(tempfile.mkdtemp())

@@ -24,9 +24,11 @@ from common import line, source
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.block import ImageTupleTfm, TensorVideoTfm
 from fastai_seq.data.datasets import motion_clips
-from fastai_seq.video.extract import cache_clips
+from fastai_seq.video.cache import cache_clips
 from fastai_seq.video.sampling import UniformFrames
-from fastai_seq.video.read import extract_frames, get_videos, n_frames
+from fastai_seq.video.decode import extract_frames
+from fastai_seq.video.files import get_videos
+from fastai_seq.video.read import n_frames
 
 here = Path(__file__).parent
 tmp = tempfile.TemporaryDirectory(

@@ -24,7 +24,7 @@ from fastai.torch_core import set_seed
 from common import line, source
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.datasets import motion_clips
-from fastai_seq.video.extract import cache_clips
+from fastai_seq.video.cache import cache_clips
 from fastai_seq.train.learner import seq_learner
 
 here = Path(__file__).parent

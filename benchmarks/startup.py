@@ -10,7 +10,7 @@ from statistics import median
 os.environ |= {'OMP_NUM_THREADS': '1'}
 sys.path.insert(0, str(Path(__file__).parent))
 from common import line, source
-from fastai_seq.video.read import get_videos
+from fastai_seq.video.files import get_videos
 from fastai_seq.data.datasets import motion_clips
 
 def cpu_seconds(command):

@@ -29,7 +29,7 @@ from fastai_seq.data.datasets import untar_ucf101
 from fastai_seq.judge.evaluate import evaluate_folds
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.video.sampling import SegmentFrames
-from fastai_seq.video.read import write_video
+from fastai_seq.video.files import write_video
 
 here = Path(__file__).parent
 lists = here/'../../shared/splits/ucf101'

@@ -18,7 +18,7 @@ from fastai_seq.deploy.predict_timeline import predict_timeline
 from fastai_seq.deploy.timeline_view import class_colors
 from fastai_seq.models.motion import MotionNet
 from fastai_seq.train.learner import seq_learner
-from fastai_seq.video.read import write_video
+from fastai_seq.video.files import write_video
 
 fps = 8
 moves = {'rest': (0, 0, 1), 'left': (-1, 0, 1), 'right': (1, 0, 1), 'closer': (0, 0, .965), 'away': (0, 0, 1/.965)}

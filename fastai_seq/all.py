@@ -13,14 +13,18 @@ try:
     from fastai_seq.core import ImageTuple, TensorVideo, stack_frames
     from fastai_seq.video.sampling import (
         EveryFrame, FirstFrames, LastFrames, RandomClip, SegmentFrames, UniformFrames)
-    from fastai_seq.video.read import (
-        VideoError, VideoRange, extract_frames, get_videos, n_frames, read_frames, video_info, write_video)
     from fastai_seq.video.archive import extract_archive, unrar
-    from fastai_seq.video.extract import avi2frames, cache_clips, extract_dataset
-    from fastai_seq.data.find import examine_clips, get_instances, group_of
+    from fastai_seq.video.files import VideoError, get_videos, write_video
+    from fastai_seq.video.decode import extract_frames
+    from fastai_seq.video.clip import VideoRange
+    from fastai_seq.video.read import n_frames, read_frames, video_info
+    from fastai_seq.video.extract import avi2frames, extract_dataset
+    from fastai_seq.video.cache import cache_clips
+    from fastai_seq.data.augment import (
+        DropFrames, LabelledFlip, RandomStride, ReverseTime, SpeedJitter, safe_tfms)
     from fastai_seq.data.datasets import motion_clips, untar_hmdb51, untar_ucf101
     from fastai_seq.data.synthetic import changing_clips, frame_labels, moving_digits
-    from fastai_seq.data.augment import DropFrames, LabelledFlip, RandomStride, ReverseTime, SpeedJitter
+    from fastai_seq.data.find import examine_clips, get_instances, group_of
     from fastai_seq.data.split import (
         GroupSplitter, HMDB51Splitter, KFoldSplitter, UCF101Splitter, check_leakage)
     from fastai_seq.data.block import ImageSeqBlock, ImageTupleTfm, TensorVideoTfm
@@ -31,28 +35,32 @@ try:
     from fastai_seq.models.defaults import model_splitter, normalize_stats
     from fastai_seq.models.speed import model_table, plot_models
     from fastai_seq.models.timesformer import (
-        MyTimeSformer, hf_video_model, timesformer_from_hf, timesformer_from_vit, vit_timesformer_splitter)
+        MyTimeSformer, hf_video_model, timesformer_from_hf, timesformer_from_vit,
+        vit_timesformer_splitter)
     from fastai_seq.models.seqmodel import RNNModel, SimpleModel, rnnmodel_splitter, simple_splitter
-    from fastai_seq.models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, PerFrame, SimVP, TemporalUNet
-    from fastai_seq.train.callbacks import EMA, CompileModel
+    from fastai_seq.models.seq2seq import (
+        ConvGRUForecaster, ConvLSTMForecaster, PerFrame, SimVP, TemporalUNet)
+    from fastai_seq.models.motion import MotionNet
+    from fastai_seq.train.callbacks import CompileModel, EMA
     from fastai_seq.train.distributed import PerRank
-    from fastai_seq.train.progressive import ProgressiveClips
-    from fastai_seq.train.resume import Resumable
-    from fastai_seq.train.scheduled import ScheduledSampling
     from fastai_seq.train.metrics import (
-        MaskIoU, f1_at, frame_accuracy, frame_mse, frame_numbers_mae, mask_iou, mean_edit_score, psnr, ssim)
-    from fastai_seq.train.learner import seq_learner
+        MaskIoU, f1_at, frame_accuracy, frame_mse, frame_numbers_mae, mask_iou, mean_edit_score,
+        psnr, ssim)
     from fastai_seq.train.forecast import copy_last, horizon_errors, plot_horizon
+    from fastai_seq.train.scheduled import ScheduledSampling
+    from fastai_seq.train.resume import Resumable
+    from fastai_seq.train.progressive import ProgressiveClips
+    from fastai_seq.train.learner import seq_learner
     from fastai_seq.judge.evaluate import compare_splits, evaluate_clips, evaluate_folds
     from fastai_seq.judge.interpret import SeqInterpretation, attention_rollout, evidence, grad_cam
     from fastai_seq.judge.report import report
+    from fastai_seq.deploy.runtime import OnnxPredictor
+    from fastai_seq.deploy.bundle import from_hub, load_bundle, push_to_hub, save_bundle
     from fastai_seq.deploy.predict import predict_video
+    from fastai_seq.deploy.export import export_onnx
     from fastai_seq.deploy.stream import StreamPredictor, continue_video
     from fastai_seq.deploy.label_frames import label_frames
     from fastai_seq.deploy.predict_timeline import predict_timeline
-    from fastai_seq.deploy.bundle import from_hub, load_bundle, push_to_hub, save_bundle
-    from fastai_seq.deploy.export import export_onnx
-    from fastai_seq.deploy.runtime import OnnxPredictor
     from fastai_seq.deploy.app import demo_app
     # these teach fastai's classes: `dls.bench`, `learn.fit_head`
     from fastai_seq.data import bench as _bench

@@ -27,17 +27,17 @@ def spread_indices(n, n_max):
 
 def frame_strip(frames, n_max=3):
     "`n_max` of the frames side by side, as one `(C,H,n*W)` tensor"
-    chw = [
-        tensor(f) if isinstance(f, Tensor) else tensor(np.array(f)).permute(2, 0, 1)
-        for f in (frames[i] for i in spread_indices(len(frames), n_max))
-    ]
-    if chw[0].is_floating_point(): chw = [f.clamp(0, 1) for f in chw]
-    gap = chw[0].new_full((*chw[0].shape[:-1], 2), 1 if chw[0].is_floating_point() else 255)
-    return torch.cat([o for f in chw for o in (f, gap)][:-1], dim=-1)
+    def chw(f): return tensor(f) if isinstance(f, Tensor) else tensor(np.array(f)).permute(2, 0, 1)
+    some = [chw(frames[i]) for i in spread_indices(len(frames), n_max)]
+    is_float = some[0].is_floating_point()
+    if is_float: some = [f.clamp(0, 1) for f in some]
+    gap = some[0].new_full((*some[0].shape[:-1], 2), 1 if is_float else 255)
+    return torch.cat([o for f in some for o in (f, gap)][:-1], dim=-1)
 
 # %% ../nbs/core.ipynb #b5272c2f
 class ImageTuple(fastuple):
-    "The frames of a clip, in order: `PILImage`s, or tensors `(C,H,W)`, or, in a batch, tensors `(B,C,H,W)`"
+    """The frames of a clip, in order: `PILImage`s, or tensors `(C,H,W)`, or, in a batch, tensors
+    `(B,C,H,W)`"""
     @classmethod
     def create(cls,
         fns # Paths of the frames, in order
@@ -47,7 +47,8 @@ class ImageTuple(fastuple):
 
     @property
     def size(self):
-        "(width, height) of a frame, as PIL has it: what fastai's cropping transforms ask of an item before they draw"
+        """(width, height) of a frame, as PIL has it: what fastai's cropping transforms ask of an
+        item before they draw"""
         return fastuple(self[0].shape[:-3:-1]) if isinstance(self[0], Tensor) else self[0].size
 
     def show(self,
@@ -59,7 +60,8 @@ class ImageTuple(fastuple):
 
 # %% ../nbs/core.ipynb #e2b46c04
 class _Beside:
-    "An attribute of a `TensorVideo` that holds for some numbers of dimensions, `types`: number to type; None for others"
+    """An attribute of a `TensorVideo` that holds for some numbers of dimensions, `types`: number to
+    type; None for others"""
     def __init__(self, types): self.types = types
     def __set_name__(self, owner, name): self.name = f'_{name}'
     def __get__(self, x, owner=None):
@@ -70,11 +72,12 @@ class _Beside:
 
 # %% ../nbs/core.ipynb #978d40e2
 class TensorVideo(TensorImage):
-    "A clip `(T,C,H,W)`, or a batch of clips `(B,T,C,H,W)`: uint8 0-255, or float 0-1, perhaps normalised"
-    source = _Beside(
-        {4: tuple, 5: list}
-    )  # Of a clip: its path, and the numbers of its frames there; of a batch: a list of these
-    lengths = _Beside({5: (tuple, list)}) # Of a batch filled up with empty frames: the number of frames of each clip
+    """A clip `(T,C,H,W)`, or a batch of clips `(B,T,C,H,W)`: uint8 0-255, or float 0-1, perhaps
+    normalised"""
+    # Of a clip: its path, and the numbers of its frames there; of a batch: a list of these
+    source = _Beside({4: tuple, 5: list})
+    # Of a batch filled up with empty frames: the number of frames of each clip
+    lengths = _Beside({5: (tuple, list)})
 
     @classmethod
     def create(cls,
@@ -87,10 +90,8 @@ class TensorVideo(TensorImage):
     def __repr__(self):
         "Values of a few pixels are worth printing, those of a clip are not"
         if self.ndim < 4 or not self.numel(): return super().__repr__()
-        return (
-            f"{type(self).__name__} of size {'x'.join(map(str, self.shape))}, {self.dtype},"
-            f" {self.min().item():.3g} to {self.max().item():.3g}"
-        )
+        size, least, most = 'x'.join(map(str, self.shape)), self.min().item(), self.max().item()
+        return f"{type(self).__name__} of size {size}, {self.dtype}, {least:.3g} to {most:.3g}"
 
     def show(self,
         ctx=None, # Axes to draw on, or None for new ones
@@ -99,50 +100,60 @@ class TensorVideo(TensorImage):
         **kwargs # To fastai's `show_image`: `title`, `figsize`, …
     ):
         "Draw `n_max` evenly spaced frames side by side. Raises ValueError for a batch."
-        if self.ndim != 4:
-            raise ValueError(
-                f"Expected a clip (T,C,H,W), got shape {tuple(self.shape)}; of a batch show one,"
-                " `x[0].show()`, or all, `dls.show_batch()`"
-            )
-        strip, idxs = frame_strip(self, n_max), spread_indices(len(self), n_max)
-        ax = show_image(strip, ctx=ctx, **kwargs)
-        if captions:
-            for k, i in enumerate(idxs):
-                ax.text(
-                    (k + 0.5) / len(idxs),
-                    -0.02,
-                    captions[i],
-                    transform=ax.transAxes,
-                    ha='center',
-                    va='top',
-                    fontsize=8,
-                )
+        if self.ndim != 4: raise ValueError(
+            f"Expected a clip (T,C,H,W), got shape {tuple(self.shape)}; of a batch show one,"
+            " `x[0].show()`, or all, `dls.show_batch()`")
+        ax = show_image(frame_strip(self, n_max), ctx=ctx, **kwargs)
+        idxs, style = spread_indices(len(self), n_max), dict(ha='center', va='top', fontsize=8)
+        for k,i in enumerate(idxs if captions else []):
+            ax.text((k + .5)/len(idxs), -.02, captions[i], transform=ax.transAxes, **style)
         return ax
 
 # %% ../nbs/core.ipynb #d493492e
 def _some_of(o, idx, n):
-    "What the index `idx`, of a dimension of size `n`, takes of the list `o`; places beyond its end are left out"
+    """What the index `idx`, of a dimension of size `n`, takes of the list `o`; places beyond its
+    end are left out"""
     res = np.arange(n)[idx.cpu().numpy() if isinstance(idx, Tensor) else idx]
-    return o[res] if res.ndim == 0 else [o[i] for i in res if i < len(o)] if res.ndim == 1 else None
+    if res.ndim == 0: return o[res]
+    return [o[i] for i in res if i < len(o)] if res.ndim == 1 else None
 
-def _part_of_clip(source, idx, n): return None if isinstance(idx, int) else (source[0], _some_of(source[1], idx, n))
+def _part_of_clip(source, idx, n):
+    return None if isinstance(idx, int) else (source[0], _some_of(source[1], idx, n))
+
+def _part_of_batch(x, clips, frames):
+    """`source` and `lengths` of what the index `clips` takes of the batch `x`, and the slice
+    `frames` of these"""
+    source, lengths = (o and _some_of(o, clips, len(x)) for o in (x.source, x.lengths))
+    lengths = tuple(len(range(n)[frames]) for n in lengths) if isinstance(lengths, list) else None
+    n = x.shape[1]
+    if isinstance(source, list): source = [_part_of_clip(s, frames, n) for s in source]
+    elif source: source = _part_of_clip(source, frames, n)
+    return source or None, lengths
+
+# %% ../nbs/core.ipynb #8d5bca06
+def _full_index(idx, ndim):
+    "`idx` as a tuple, an Ellipsis written out"
+    keys = idx if isinstance(idx, tuple) else (idx,)
+    at = next((i for i,k in enumerate(keys) if k is Ellipsis), None)
+    if at is None: return keys
+    return (*keys[:at], *[slice(None)]*(ndim - len(keys) + 1), *keys[at+1:])
+
+def _part(x, keys):
+    """`source` and `lengths` of what the indices `keys` take of `x`; None where these are not of it
+    any more"""
+    source = x.source
+    if keys == (None,) and source and x.ndim == 4: return [source], None
+    if any(k is None for k in keys): return None, None
+    first, second = (*keys, slice(None), slice(None))[:2]
+    if x.ndim == 4: return source and _part_of_clip(source, first, len(x)), None
+    return _part_of_batch(x, first, second) if isinstance(second, slice) else (None, None)
 
 @patch
 def __getitem__(self:TensorVideo, idx):
     "A part of a clip, or of a batch, with its part of `source` and `lengths`"
     res = super(TensorVideo, self).__getitem__(idx)
     if not isinstance(res, TensorVideo) or not (self.source or self.lengths): return res
-    source, lengths, res.source, res.lengths = self.source, self.lengths, None, None
-    keys = idx if isinstance(idx, tuple) else (idx,)
-    if Ellipsis in [k for k in keys if not isinstance(k, Tensor)]: keys = tuple(o for k in keys for o in ([slice(None)]*(self.ndim - len(keys) + 1) if k is Ellipsis else [k]))
-    if keys == (None,) and source and self.ndim == 4: res.source = [source]
-    if any(k is None for k in keys): return res
-    first, second = (*keys, slice(None), slice(None))[:2]
-    if self.ndim == 4: res.source = source and _part_of_clip(source, first, len(self))
-    elif isinstance(second, slice):
-        source, lengths = (o and _some_of(o, first, len(self)) for o in (source, lengths))
-        if isinstance(lengths, list): res.lengths = tuple(len(range(n)[second]) for n in lengths)
-        if source: res.source = [_part_of_clip(s, second, self.shape[1]) for s in source] if isinstance(source, list) else _part_of_clip(source, second, self.shape[1])
+    res.source, res.lengths = _part(self, _full_index(idx, self.ndim))
     return res
 
 @patch
@@ -160,33 +171,27 @@ def pil_frames(clip):
     "The frames of a clip, of either form, as PIL images"
     for f in clip:
         if isinstance(f, Tensor):
-            f = Image.fromarray(
-                (f.clamp(0, 1) * 255 if f.is_floating_point() else f)
-                .to(torch.uint8)
-                .permute(1, 2, 0)
-                .cpu()
-                .numpy()
-            )
+            if f.is_floating_point(): f = f.clamp(0, 1)*255
+            f = Image.fromarray(f.to(torch.uint8).permute(1,2,0).cpu().numpy())
         yield f
 
 def _animated(frames, fps, px):
     "PIL images as the bytes of an animated WebP, at most `px` pixels wide and high"
     frames = [f.copy() for f in frames]
     for f in frames: f.thumbnail((px, px))
-    out = BytesIO()
-    frames[0].save(
-        out,
-        'webp',
-        save_all=True,
-        append_images=frames[1:],
-        duration=round(1000 / fps),
-        loop=0,
-        quality=50,
-        method=2,
-    )
+    out, how = BytesIO(), dict(save_all=True, duration=round(1000/fps), loop=0, quality=50, method=2)
+    frames[0].save(out, 'webp', append_images=frames[1:], **how)
     return out.getvalue()
 
 # %% ../nbs/core.ipynb #711e48ab
+def _figure(clip, title, file):
+    "HTML of a clip with its title, from the bytes of its `file`"
+    width, height = clip[0].size
+    width = min(width, 160) if width >= 96 else max(width, height, 96)
+    return ('<figure style="display:inline-block;margin:4px;text-align:center;font-size:80%">'
+            f'<figcaption>{escape(str(title))}</figcaption>'
+            f'<img width="{width}" src="data:image/webp;base64,{b64encode(file).decode()}"></figure>')
+
 def clips_html(
     clips, # Clips: `ImageTuple`s or `TensorVideo`s, decoded (uint8, or float 0-1)
     titles=None, # A title each
@@ -200,19 +205,7 @@ def clips_html(
         files = [_animated(c, fps, px) for c in clips]
         if (size := sum(map(len, files))*4/3) <= max_bytes or px < 16: break
         px = max(int(px*min(.8, (max_bytes/size)**.5)), 15)
-    cell = (
-        '<figure'
-        ' style="display:inline-block;margin:4px;text-align:center;font-size:80%"><figcaption>{}</figcaption><img'
-        ' width="{}" src="data:image/webp;base64,{}"></figure>'
-    )
-    return ''.join(
-        cell.format(
-            escape(str(t)),
-            max(c[0].width, c[0].height, 96) if c[0].width < 96 else min(c[0].width, 160),
-            b64encode(f).decode(),
-        )
-        for f, c, t in zip(files, clips, titles or [''] * len(clips))
-    )
+    return ''.join(map(_figure, clips, titles or ['']*len(clips), files))
 
 # %% ../nbs/core.ipynb #d0212cf1
 def stack_frames(
@@ -220,26 +213,21 @@ def stack_frames(
 )->Tensor: # A plain tensor `(B,T,C,H,W)`
     "The batch `x` as one tensor. Raises ValueError when its shape is neither of the two forms."
     if isinstance(x, (tuple, list)): x = torch.stack([t.as_subclass(Tensor) for t in x], dim=1)
-    if x.ndim != 5:
-        raise ValueError(
-            f"Expected T tensors (B,C,H,W) or one tensor (B,T,C,H,W), got shape {tuple(x.shape)}; add the"
-            " batch with `x[None]`"
-        )
-    return (
-        x.as_subclass(Tensor) if isinstance(x, TensorBase) else x
-    )  # torch.compile and torch.export have no way to cast
+    if x.ndim != 5: raise ValueError(
+        f"Expected T tensors (B,C,H,W) or one tensor (B,T,C,H,W), got shape {tuple(x.shape)}; add the"
+        " batch with `x[None]`")
+    # torch.compile and torch.export have no way to cast
+    return x.as_subclass(Tensor) if isinstance(x, TensorBase) else x
 
 # %% ../nbs/core.ipynb #9e1a4ed2
 def clip_lengths(
     x # A batch of clips, of either form
 )->tuple: # Frames of each clip, an int each, if the batch was filled up; else None
-    "How many frames of each clip of a batch are its own. Raises ValueError if `lengths` are those of another number of clips."
-    lengths = getattr(
-        x, 'lengths', getattr(x, '_lengths', None)
-    )  # a Learner casts its batches to plain tensors, which keep the attribute
-    if lengths is not None and len(lengths) != len(x):
-        raise ValueError(
-            f"the batch has {len(x)} clips, its `lengths` are those of {len(lengths)}: a part of a batch"
-            " needs a part of them, `x.lengths = …`"
-        )
+    """How many frames of each clip of a batch are its own. Raises ValueError if `lengths` are those
+    of another number of clips."""
+    # a Learner casts its batches to plain tensors, which keep the attribute
+    lengths = getattr(x, 'lengths', getattr(x, '_lengths', None))
+    if lengths is not None and len(lengths) != len(x): raise ValueError(
+        f"the batch has {len(x)} clips, its `lengths` are those of {len(lengths)}: a part of a batch"
+        " needs a part of them, `x.lengths = …`")
     return lengths

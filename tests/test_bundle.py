@@ -23,7 +23,7 @@ from fastai_seq.train.learner import seq_learner
 from fastai_seq.models.seqmodel import AvgHead, SeqModel, SimpleModel, head_classes, create_seq_model
 from fastai_seq.video.sampling import FirstFrames, FrameSampler
 from fastai_seq.models.timesformer import MyTimeSformer, timesformer_from_vit
-from fastai_seq.video.read import VideoRange
+from fastai_seq.video.clip import VideoRange
 
 @pytest.fixture(scope='module')
 def dls(clips): return ImageSeqDataLoaders.from_folder(clips, seq_len=4, size=32, bs=4, seed=0, num_workers=0)

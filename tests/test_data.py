@@ -25,16 +25,20 @@ from fastai.vision.core import imagenet_stats
 
 from fastai_seq.data import show as data_module
 from fastai_seq.data.augment import ReverseTime
+import fastai.callback.progress, fastai_seq.data.bench      # `no_bar` of learners, and `bench` of loaders
 from fastai_seq.core import TensorVideo, clip_lengths
 from fastai_seq.data.load import ClipDL
 from fastai_seq.data.split import GroupSplitter
 from fastai_seq.data.block import ImageSeqBlock, ImageTupleTfm, TensorVideoTfm
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
 from fastai_seq.data.find import examine_clips, get_instances, group_of
-from fastai_seq.video.extract import cache_clips, extract_dataset
+from fastai_seq.video.cache import cache_clips
+from fastai_seq.video.extract import extract_dataset
 from fastai_seq.models.seqmodel import SimpleModel
 from fastai_seq.video.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames, UniformFrames
-from fastai_seq.video.read import VideoError, VideoRange, n_frames, read_frames, write_video
+from fastai_seq.video.clip import VideoRange
+from fastai_seq.video.files import VideoError, write_video
+from fastai_seq.video.read import n_frames, read_frames
 
 def epoch(dl): return [(x.cpu().clone(), y.cpu().clone()) for x, y in dl]
 def same(a, b): return len(a) == len(b) and all(torch.equal(x, u) and torch.equal(y, v) for (x, y), (u, v) in zip(a, b))

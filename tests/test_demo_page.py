@@ -11,7 +11,7 @@ from fastai_seq.deploy.app import demo_app
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.deploy.predict_timeline import predict_timeline
-from fastai_seq.video.read import write_video
+from fastai_seq.video.files import write_video
 
 pytestmark = pytest.mark.slow
 

@@ -29,7 +29,9 @@ from fastai_seq.video.extract import extract_dataset
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.models.seqmodel import SimpleModel
 from fastai_seq.video.sampling import EveryFrame, RandomClip, SegmentFrames
-from fastai_seq.video.read import VideoError, VideoRange, read_frames
+from fastai_seq.video.clip import VideoRange
+from fastai_seq.video.files import VideoError
+from fastai_seq.video.read import read_frames
 
 matplotlib.use('agg')
 tiny = partial(SimpleCNN, [3, 4, 8])

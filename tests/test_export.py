@@ -24,7 +24,8 @@ from fastai_seq.models.seqmodel import create_seq_model
 from fastai_seq.deploy.predict import predict_video
 from fastai_seq.deploy.runtime import OnnxPredictor
 from fastai_seq.video.sampling import EveryFrame, RandomClip
-from fastai_seq.video.read import VideoError, VideoRange
+from fastai_seq.video.clip import VideoRange
+from fastai_seq.video.files import VideoError
 
 cnn = partial(SimpleCNN, [3,4,8])
 load = lambda clips, **kwargs: ImageSeqDataLoaders.from_folder(

@@ -5,10 +5,15 @@ from pathlib import Path
 import numpy as np, pytest
 from filelock import FileLock
 
-from fastai_seq.video import extract as room
+from fastai_seq.video import jobs, notes as notes_room, stored
 from fastai_seq.data.find import get_instances
-from fastai_seq.video.extract import _as_completed, _extract, in_processes, _settings, _write_frames, avi2frames, cache_clips, extract_dataset, frames_bytes
-from fastai_seq.video.read import VideoError, extraction_note, get_videos, n_frames, read_frames, video_info, write_video
+from fastai_seq.video.cache import cache_clips
+from fastai_seq.video.extract import avi2frames, extract_dataset, extract_settings, frames_bytes, write_frames
+from fastai_seq.video.files import VideoError, get_videos, write_video
+from fastai_seq.video.notes import append_line, extraction_note, journal_file, take_over
+from fastai_seq.video.processes import in_processes, results_of
+from fastai_seq.video.read import n_frames, read_frames, video_info
+from fastai_seq.video.stored import store_clip
 
 n_videos, length = 16, 60
 
@@ -119,10 +124,10 @@ def test_a_full_file_system_stops_the_run(videos, tmp_path):
         with pytest.raises(OSError, match='choose another folder') as e: extract_dataset(videos, disk/'frames')
         assert e.value.errno == errno.ENOSPC and not list(disk.rglob('*.jpg'))
         for workers in (0, 2):
-            check, room._check_room = room._check_room, lambda *args: None
+            check, jobs._check_room = jobs._check_room, lambda *args: None
             try:
                 with pytest.raises(OSError) as e: extract_dataset(videos, disk/'frames', workers=workers)
-            finally: room._check_room = check
+            finally: jobs._check_room = check
             assert e.value.errno == errno.ENOSPC
             assert {n_frames(f) for f in get_instances(disk/'frames')} <= {length} and not list(disk.glob('frames/.unfinished'))
     finally: subprocess.run(['umount', disk], check=True)
@@ -140,7 +145,7 @@ def test_on_a_cluster(videos, undisturbed, tmp_path):
     (tmp_path/'videos').symlink_to(videos)
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster, distributed.Client(cluster) as client:
         report = extract_dataset(tmp_path/'videos', tmp_path/'frames', executor=client.get_executor())
-        res = dict(_as_completed(client.get_executor(retries=0), _fatal, [6, 7, 8]))
+        res = dict(results_of(client.get_executor(retries=0), _fatal, [6, 7, 8]))
     assert len(report.done) == n_videos and not report.failed
     assert contents(tmp_path/'frames') == undisturbed
     assert (res[6], res[8]) == (60, 80) and isinstance(res[7], Exception)           # the worker died of it, the others went on
@@ -245,15 +250,13 @@ def test_folders_hold_frames_only(videos, tmp_path):
 
 def test_the_manifest_is_read_once(videos, tmp_path, monkeypatch):
     "And not for each clip; but again when it has changed"
-    from fastai_seq.video import read as video
-    extract_dataset(videos, tmp_path, workers=0)
-    read, count = video.read_notes, []
-    monkeypatch.setattr(video, 'read_notes', lambda path: count.append(path.name) or read(path))
-    for _ in range(2):
-        for f in get_instances(tmp_path): assert video_info(f).fps == 25
-    assert count == ['manifest.json']
-    extract_dataset(videos, tmp_path, workers=0, fps=5, force=True)
-    for f in get_instances(tmp_path): assert video_info(f).fps == 5
+    read, count = notes_room.read_notes, []
+    for fps in (25, 5):
+        extract_dataset(videos, tmp_path, workers=0, fps=fps, force=True)
+        with monkeypatch.context() as m:
+            m.setattr(notes_room, 'read_notes', lambda path: count.append(path.name) or read(path))
+            for _ in range(2):
+                for f in get_instances(tmp_path): assert video_info(f).fps == fps
     assert count == ['manifest.json']*2
 
 loop = "import sys; from fastai_seq.video.extract import avi2frames; [avi2frames(v, sys.argv[1], size=32) for v in sys.argv[2:]]"
@@ -271,16 +274,14 @@ def test_avi2frames_in_several_processes(videos, tmp_path):
 
 def test_a_call_costs_the_same_however_many_clips_there_are(videos, tmp_path):
     "Bytes that a thousand clips write of notes: not a thousand manifests"
-    from fastai_seq.video.extract import _append, _take_over
-    from fastai_seq.video.read import journal_file
-    written, settings = 0, _settings()
+    written, settings = 0, extract_settings()
     note = extraction_note(avi2frames(videos/'A/0.avi', tmp_path))
     state = lambda: ((f := tmp_path/'manifest.json').stat().st_ino, f.stat().st_mtime_ns)
     for i in range(1000):
         (tmp_path/f'A/{i}').mkdir(exist_ok=True)
-        _append(tmp_path/journal_file, json.dumps({f'A/{i}': note}))
+        append_line(tmp_path/journal_file, json.dumps({f'A/{i}': note}))
         before = state()
-        _take_over(tmp_path, settings)
+        take_over(tmp_path, settings)
         if state() != before: written += (tmp_path/'manifest.json').stat().st_size
     assert written < 25*(tmp_path/'manifest.json').stat().st_size and len(extraction_note(tmp_path/'A/999')) == len(note)
 
@@ -292,7 +293,7 @@ def old(videos, tmp_path):
         (src/v.parent.name).mkdir(parents=True)
         shutil.copy2(v, src/v.parent.name)
     extract_dataset(src, frames, workers=0)
-    for k, note in notes(frames).items(): (frames/k/'.clip.json').write_text(json.dumps(note | dict(settings=_settings())))
+    for k, note in notes(frames).items(): (frames/k/'.clip.json').write_text(json.dumps(note | dict(settings=extract_settings())))
     (frames/'manifest.json').unlink()
     return src, frames
 
@@ -321,7 +322,7 @@ def test_frames_without_their_manifest_are_frames(videos, tmp_path):
         alone.symlink_to(tmp_path/make.__name__/'A/0')              # as splits are often made
         assert video_info(alone).fps == 25
 
-@pytest.mark.parametrize('last', ['rmtree', '_append', 'replace'])
+@pytest.mark.parametrize('last', ['rmtree', 'append', 'replace'])
 def test_killed_between_the_note_and_the_folder(videos, tmp_path, monkeypatch, last):
     "No note is taken for that of other frames, wherever the process ends"
     frames, v = tmp_path/'frames', shutil.copy2(videos/'A/0.avi', tmp_path/'0.avi')
@@ -329,10 +330,10 @@ def test_killed_between_the_note_and_the_folder(videos, tmp_path, monkeypatch, l
     def kill(*args): raise Killed
     folder = avi2frames(v, frames)
     write_video(v, (np.full((160, 240, 3), 9, np.uint8) for _ in range(length)))     # as many frames, and others
-    target = dict(rmtree=(room.shutil, 'rmtree'), _append=(room, '_append'), replace=(Path, 'replace'))[last]
+    target = dict(rmtree=(stored.shutil, 'rmtree'), append=(stored, 'append_note'), replace=(Path, 'replace'))[last]
     with monkeypatch.context() as m:
         m.setattr(*target, kill)
-        with pytest.raises(Killed): _extract(v, frames, _write_frames, _settings(), 'raise')
+        with pytest.raises(Killed): store_clip(v, frames, write_frames, extract_settings(), 'raise')
     if folder.exists():
         with pytest.warns(UserWarning, match='has changed'): avi2frames(v, frames)
     else: avi2frames(v, frames)
@@ -345,7 +346,7 @@ def test_a_worker_that_outlives_its_run_changes_nothing(videos, tmp_path):
         tmp.rmdir()
         return dict(settings={})
     before = contents(tmp_path)
-    with pytest.raises(FileNotFoundError, match='was killed'): _extract(videos/'A/0.avi', tmp_path, swept, _settings(), 'raise')
+    with pytest.raises(FileNotFoundError, match='was killed'): store_clip(videos/'A/0.avi', tmp_path, swept, extract_settings(), 'raise')
     assert contents(tmp_path) == before
 
 def test_a_manifest_that_is_damaged_or_of_others(videos, tmp_path):

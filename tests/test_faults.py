@@ -9,7 +9,9 @@ from fastai_seq.data.block import ImageTupleTfm
 from fastai_seq.data.check import check_clips
 from fastai_seq.data.find import get_instances
 from fastai_seq.video.extract import avi2frames, extract_dataset
-from fastai_seq.video.read import VideoError, extract_frames, n_frames, read_frames, write_video
+from fastai_seq.video.decode import extract_frames
+from fastai_seq.video.files import VideoError, write_video
+from fastai_seq.video.read import n_frames, read_frames
 
 @pytest.mark.slow
 def test_killed_extraction_goes_on(tmp_path):

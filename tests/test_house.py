@@ -5,7 +5,7 @@ from sysconfig import get_path
 import pytest
 
 from conftest import root
-from fastai_seq.video.read import get_videos
+from fastai_seq.video.files import get_videos
 
 nbformat = pytest.importorskip('nbformat')       # the developers' environment has it
 from house_order import room_order

@@ -30,7 +30,10 @@ from fastai_seq.deploy.stream import StreamPredictor, _FeatureRing, RecurrentSta
 from fastai_seq.deploy.timeline import Timeline
 from fastai_seq.deploy.predict_timeline import predict_timeline
 from fastai_seq.models.timesformer import MyTimeSformer
-from fastai_seq.video.read import VideoError, VideoRange, OpenVideo, n_frames, read_frames, video_info, write_video
+from fastai_seq.video.clip import VideoRange
+from fastai_seq.video.decode import OpenVideo
+from fastai_seq.video.files import VideoError, write_video
+from fastai_seq.video.read import n_frames, read_frames, video_info
 
 matplotlib.use('agg')
 tiny = partial(SimpleCNN, [3, 4, 8])

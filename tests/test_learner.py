@@ -25,7 +25,7 @@ from fastai_seq.data.find import get_instances
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.models.seqmodel import head_classes
 from fastai_seq.video.sampling import EveryFrame, SegmentFrames, UniformFrames
-from fastai_seq.video.read import write_video
+from fastai_seq.video.files import write_video
 
 tiny = partial(SimpleCNN, [3,8,8])
 load = partial(ImageSeqDataLoaders.from_folder, seq_len=3, size=16, bs=4, seed=0, num_workers=0, sampler=SegmentFrames)

@@ -15,7 +15,9 @@ from fastai_seq.data.find import get_instances, group_of
 from fastai_seq.video.extract import extract_dataset
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.models.seqmodel import SimpleModel, simple_splitter
-from fastai_seq.video.read import extract_frames, get_videos, n_frames, read_frames
+from fastai_seq.video.decode import extract_frames
+from fastai_seq.video.files import get_videos
+from fastai_seq.video.read import n_frames, read_frames
 
 @pytest.fixture(scope='module')
 def ucf(tmp_path_factory):

@@ -24,7 +24,8 @@ from fastai_seq.train.learner import seq_learner
 from fastai_seq.data.targets import FrameCategoryBlock, FrameRegressionBlock, TensorFrameMask
 from fastai_seq.data.masks import FrameMaskBlock
 from fastai_seq.data.future import FutureDataLoaders, FutureFrames
-from fastai_seq.video.read import VideoError, get_videos, n_frames, write_video
+from fastai_seq.video.files import VideoError, get_videos, write_video
+from fastai_seq.video.read import n_frames
 
 
 @pytest.fixture(scope='module')

@@ -41,7 +41,9 @@ from fastai_seq.data.future import FutureDataLoaders
 from fastai_seq.deploy.label_frames import middles
 from fastai_seq.deploy.label_frames import label_frames
 from fastai_seq.deploy.predict_timeline import predict_timeline
-from fastai_seq.video.read import VideoRange, get_videos, n_frames, read_frames, video_info, write_video
+from fastai_seq.video.clip import VideoRange
+from fastai_seq.video.files import get_videos, write_video
+from fastai_seq.video.read import n_frames, read_frames, video_info
 
 
 @pytest.fixture(scope='module')

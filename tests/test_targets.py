@@ -12,7 +12,7 @@ from fastai.vision.augment import Hue, RandomErasing, Rotate
 from fastai_seq.data.block import ImageSeqBlock
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.synthetic import frame_labels
-from fastai_seq.video.extract import cache_clips
+from fastai_seq.video.cache import cache_clips
 from fastai_seq.video.sampling import EveryFrame, FirstFrames, UniformFrames
 from fastai_seq.models.seq2seq import ConvGRUForecaster, SimVP, TemporalUNet
 from fastai_seq.train.metrics import MaskIoU, f1_at, mask_iou, segmental_f1
@@ -21,7 +21,8 @@ from fastai_seq.train.learner import seq_learner
 from fastai_seq.data.targets import FrameCategoryBlock, FrameRegressionBlock
 from fastai_seq.data.masks import FrameMaskBlock
 from fastai_seq.data.future import FutureDataLoaders, FutureFrames, _clips_below
-from fastai_seq.video.read import get_videos, n_frames, write_video
+from fastai_seq.video.files import get_videos, write_video
+from fastai_seq.video.read import n_frames
 matplotlib.use('agg')
 
 def make_videos(folder, lengths=(6,)*6, size=(24, 32), name='a'):

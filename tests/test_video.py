@@ -6,10 +6,12 @@ import av, numpy as np, pytest
 from PIL import Image
 
 from conftest import real, shared
-from fastai_seq.video import read as video_module
+from fastai_seq.video import seek
 from fastai_seq.video.extract import avi2frames
 from fastai_seq.video.sampling import FirstFrames, UniformFrames
-from fastai_seq.video.read import VideoError, extract_frames, get_videos, n_frames, read_frames, video_info, write_video
+from fastai_seq.video.decode import extract_frames
+from fastai_seq.video.files import VideoError, get_videos, write_video
+from fastai_seq.video.read import n_frames, read_frames, video_info
 
 odd = [
     'animated.gif',
@@ -86,9 +88,9 @@ def long_videos(tmp_path_factory):
 @pytest.mark.slow
 def test_jumping_gives_the_frame_that_decoding_gives(long_videos, monkeypatch):
     rng, jumps = random.Random(0), []
-    jump = video_module._jump
+    jump = seek._jump
     monkeypatch.setattr(
-        video_module,
+        seek,
         '_jump',
         lambda v, idxs, *line: (o for o in jump(v, idxs, *line) if jumps.append(o[0]) is None),
     )
@@ -101,7 +103,7 @@ def test_jumping_gives_the_frame_that_decoding_gives(long_videos, monkeypatch):
         some = sorted(rng.sample(range(len(frames)), 4)) + [0]
         assert np.array_equal(read_frames(path, some), frames[some])
         if path.suffix in ('.mp4', '.webm'): assert len(jumps) > 20, f'{path.name}: no jumps'
-        video_module._lengths.clear()
+        seek._counted.clear()
         jumps.clear()
         for i in (len(frames) - 1, 200):
             assert np.array_equal(read_frames(path, [i])[0], frames[i]), (path.name, i)  # not counted before
@@ -109,7 +111,7 @@ def test_jumping_gives_the_frame_that_decoding_gives(long_videos, monkeypatch):
 
 @pytest.mark.slow
 def test_every_frame_of_real_videos_is_the_frame_of_that_number(monkeypatch):
-    monkeypatch.setattr(video_module, '_worth', -2)     # jump wherever the stamps allow it
+    monkeypatch.setattr(seek, '_worth', -2)     # jump wherever the stamps allow it
     for path in [*get_videos(real('clips')), *(real('odd', o) for o in odd)]:
         frames = all_frames(path)
         for i in range(0, len(frames), 1 if len(frames) < 170 else 3):
@@ -191,7 +193,7 @@ def test_frames_are_counted_in_the_pass_that_reads_them(long_videos):
     paths = long_videos + ([*get_videos(real('clips'))] if shared.exists() else [])
     for path in paths:
         for sampler in (UniformFrames(7), FirstFrames(3)):
-            video_module._lengths.clear()
+            seek._counted.clear()
             first = read_frames(path, sampler, size=32)
             assert np.array_equal(first, read_frames(path, sampler(n_frames(path)), size=32)), path.name
 
@@ -325,6 +327,7 @@ def test_a_broken_frame_in_a_folder_is_found(clips, tmp_path):
 flip_job = """
 import json, sys
 from fastai_seq.video.extract import avi2frames
+from fastai_seq.video.files import VideoError
 from fastai_seq.video.read import *
 out = []
 for path in sys.argv[1:]:

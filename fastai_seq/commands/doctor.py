@@ -49,7 +49,7 @@ def print_findings(
     "Print the table of all clips, remarks, and the clips that are unfit"
     from fastai_seq.video.extract import frames_bytes
     from fastai_seq.utils import human_bytes
-    from fastai_seq.video.read import video_extensions
+    from fastai_seq.video.files import video_extensions
     unfit = df[df.verdict != '']
     print(text_table([dict(clips=len(df), classes=df.cls.nunique(), groups=df.group.nunique(), frames=df.frames.sum(),
                            shortest=df.frames.min(), longest=df.frames.max(), unfit=len(unfit))]))

@@ -15,7 +15,7 @@ from functools import partial
 from json import dumps
 from pathlib import Path
 
-from ..utils import check_replaceable, disk_full_errors, page_mark
+from ..utils import check_replaceable, no_room_errors, page_mark
 
 # %% ../../nbs/commands/predict.ipynb #1e91c2cc
 def open_learner(
@@ -134,7 +134,7 @@ def predict(
     for file in map(Path, files):
         try: lines = answer_lines(ask(file), file, form, out, timeline)
         except (ValueError, OSError) as e:
-            if getattr(e, 'errno', None) in disk_full_errors: raise
+            if getattr(e, 'errno', None) in no_room_errors: raise
             failed += 1
             print(f'failed: {e}', file=sys.stderr)
             if form == 'json': print(dumps(dict(file=str(file), error=str(e))), flush=True)

@@ -17,12 +17,13 @@ from fastai.torch_core import defaults
 from fastcore.parallel import parallel
 
 from .find import expected_layout
-from ..video.read import VideoError, describe_error, n_frames, read_frames, video_info
+from ..video.files import VideoError, describe_error
+from ..video.read import n_frames, read_frames, video_info
 
 # %% ../../nbs/data/check.ipynb #f26d543f
 def _rate(path, sampler):
     "The clip's frames per second, in a list, for samplers that ask for it"
-    return [video_info(getattr(path, 'path', path)).fps] if sampler.fps else []
+    return [video_info(path).fps] if sampler.fps else []
 
 def clip_problem(
     path, # Video, folder of frames, or `VideoRange`

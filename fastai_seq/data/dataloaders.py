@@ -40,7 +40,7 @@ from .labels import class_functions, label_block, one_label
 from .load import ClipDL
 from .show import show_batch
 from .split import choose_splitter, only_splitter, split_clips
-from ..video.read import VideoRange
+from ..video.clip import Clip, VideoRange, clip_path
 from ..utils import check_choice
 from ..video.sampling import UniformFrames
 
@@ -123,7 +123,7 @@ def _check_labels(fnames, labels):
     "Raises ValueError for clips that are there twice, or have no label"
     if len(fnames) != len(labels):
         raise ValueError(f"{len(fnames)} clips and {len(labels)} labels: expected as many of each")
-    places = Counter(f if isinstance(f, VideoRange) else f.resolve() for f in fnames)
+    places = Counter(f if isinstance(f, Clip) else f.resolve() for f in fnames)
     twice = [f for f, n in places.items() if n > 1]
     if twice: raise ValueError(f"{twice[0]} is there twice; give each clip once, with all its labels in a list")
     for f, label in zip(fnames, labels):
@@ -141,7 +141,7 @@ def from_lists(cls:ImageSeqDataLoaders,
 )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
     """Clips and their labels, from two lists. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError for clips
     that cannot be read."""
-    fnames = L(fnames).map(lambda f: f if isinstance(f, VideoRange) else Path(f))
+    fnames = L(fnames).map(clip_path)
     _check_labels(fnames, labels)
     return cls.from_path_func(path, fnames, _Labels(zip(fnames, labels)), **kwargs)
 

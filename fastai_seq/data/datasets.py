@@ -22,7 +22,7 @@ from fastai.data.external import fastai_path
 from fastcore.foundation import L
 from ..video.archive import unrar
 from ..utils import written_whole
-from ..video.read import write_video
+from ..video.files import write_video
 
 # %% ../../nbs/data/datasets.ipynb #4d2f853a
 _pairs = [('MoveLeft', 'MoveRight'), ('MoveUp', 'MoveDown'), ('TurnClockwise', 'TurnAnticlockwise'), ('Grow', 'Shrink')]

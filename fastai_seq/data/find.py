@@ -16,8 +16,9 @@ import pandas as pd
 from fastcore.foundation import L
 from fastcore.parallel import num_cpus
 from fastprogress.fastprogress import progress_bar
-from ..video.extract import in_processes
-from ..video.read import examine, video_extensions
+from ..video.processes import in_processes
+from ..video.files import video_extensions
+from ..video.read import examine
 
 # %% ../../nbs/data/find.ipynb #34abca27
 expected_layout = "expected path/Class/clip, where a clip is a video file or a folder of numbered frames"

@@ -30,7 +30,8 @@ from .load import ClipDL
 from .show import own_frames
 from .split import choose_splitter, only_splitter, split_clips
 from .synthetic import MovingDigits
-from ..video.read import array_file, get_videos
+from ..video.files import get_videos
+from ..video.folder import array_file
 from ..video.sampling import FirstFrames, PartOf, RandomClip
 
 # %% ../../nbs/data/future.ipynb #243586c6

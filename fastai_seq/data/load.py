@@ -21,7 +21,7 @@ from fastcore.foundation import L
 
 from ..core import TensorVideo
 from .split import check_leakage
-from ..video.read import VideoError
+from ..video.files import VideoError
 from ..utils import check_choice
 
 # %% ../../nbs/data/load.ipynb #568246ab

@@ -22,7 +22,11 @@ from PIL import Image
 from .augment import crop_window, register_like_image
 from .labels import FrameTarget
 from .targets import LazyTargets, OfItsFrames, PadTargets, TensorFrameMask
-from ..video.read import extraction_note, file_stamp, frame_files, scaled_size, video_info
+from ..video.clip import as_clip
+from ..video.files import file_stamp
+from ..video.folder import frame_files
+from ..video.read import video_info
+from ..video.scale import scaled_size
 
 # %% ../../nbs/data/masks.ipynb #e3ae701c
 def resize_masks(
@@ -48,8 +52,9 @@ def check_mask_shape(
     path # Of the clip
 ):
     "Raises ValueError if masks are of another shape than the frames. What was cut from extracted frames is not known."
-    path = Path(getattr(path, 'path', path))
-    if path.is_dir() and extraction_note(path): return
+    clip = as_clip(path)
+    path = clip.path
+    if clip.note(): return
     (h, w), (frame_h, frame_w) = mask.shape[1:], _frame_shape(*file_stamp(path))
     off = min(abs(h - w*frame_h/frame_w), abs(w - h*frame_w/frame_h))
     if off > 1:

@@ -14,7 +14,7 @@ from fastai.vision.data import get_grid
 from IPython.display import HTML, display
 
 from ..core import ImageTuple, TensorVideo, clip_lengths, clips_html
-from ..video.read import VideoRange, video_info
+from ..video.clip import as_clip
 
 # %% ../../nbs/data/show.ipynb #292ed348
 def frame_times(
@@ -22,9 +22,9 @@ def frame_times(
     idxs # Numbers of its frames
 )->list: # A text each
     "The time of each frame; its number, if the clip does not tell its rate"
-    start, path = (path.start, path.path) if isinstance(path, VideoRange) else (0, path)
-    fps = video_info(path).fps
-    return [f'{start + i/fps:.2f} s' if fps else f'frame {i}' for i in idxs]
+    clip = as_clip(path)
+    fps = clip.info().fps
+    return [f'{clip.start + i/fps:.2f} s' if fps else f'frame {i}' for i in idxs]
 
 # %% ../../nbs/data/show.ipynb #0169b876
 def clip_grid(n, nrows=None, ncols=2, figsize=None):

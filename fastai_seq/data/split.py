@@ -21,12 +21,12 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from .datasets import hmdb51_fold, ucf101_fold
 from .find import group_of
-from ..video.read import VideoRange
+from ..video.clip import VideoRange
 
 # %% ../../nbs/data/split.ipynb #a967b54e
 def _match(clip, pattern):
     "The part of a clip's path that `pattern` has in brackets; None if it is not there"
-    m = pattern.search(Path(getattr(clip, 'path', clip)).as_posix())
+    m = pattern.search(Path(clip).as_posix())
     return m and m[1]
 
 

@@ -21,7 +21,7 @@ from sklearn.datasets import load_digits
 from ..core import TensorVideo
 from .datasets import recording_background, hue_colour, draw_letter, check_settings
 from ..utils import written_whole
-from ..video.read import write_video
+from ..video.files import write_video
 
 # %% ../../nbs/data/synthetic.ipynb #6ffc40f0
 @lru_cache

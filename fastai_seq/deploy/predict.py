@@ -8,14 +8,10 @@ Docs: https://fastai-seq.github.io/fastai_seq/deploy/predict.html.md"""
 __all__ = ['predict_video', 'read_options', 'timed_frames', 'GivenLooks']
 
 # %% ../../nbs/deploy/predict.ipynb #27cb8381
-from functools import partial
-from pathlib import Path
-
-from av.video.reformatter import VideoReformatter
 from ..data.block import TensorVideoTfm, resize_batch
 from ..data.task import Prediction
 from ..judge.evaluate import clip_task, predict_clips
-from ..video.read import VideoRange, OpenVideo, read_clip, rgb_array, n_frames, video_info
+from ..video.clip import as_clip, clip_path
 
 # %% ../../nbs/deploy/predict.ipynb #26d02a28
 def predict_video(
@@ -29,10 +25,9 @@ def predict_video(
     act=None # Function from the model's outputs to probabilities; the loss function's `activation`, if None
 )->Prediction:
     "What `learn` says of a clip, as `evaluate_clips` asks it. Raises VideoError for a clip that cannot be read."
-    task = clip_task(learn)
-    path = path if isinstance(path, VideoRange) else Path(path)
+    task, items = clip_task(learn), [clip_path(path)]
     with learn.no_bar(), learn.no_logging():
-        preds, _ = predict_clips(learn, learn.dls.valid, [path], n_clips, n_crops, sampler, bs, act, num_workers=0)
+        preds, _ = predict_clips(learn, learn.dls.valid, items, n_clips, n_crops, sampler, bs, act, num_workers=0)
     return task.predict(preds[0], thresh)
 
 # %% ../../nbs/deploy/predict.ipynb #0a340253
@@ -41,17 +36,9 @@ def read_options(tfm):
     return dict(size=tfm.size, method=tfm.method, fit=resize_batch) if isinstance(tfm, TensorVideoTfm) else {}
 
 def timed_frames(path, tfm, on_error):
-    "For each frame of the clip `path`, in order: its time stamp in seconds, and a function that gives it as `tfm` reads it"
-    how = read_options(tfm)
-    if path.is_dir():
-        n, rate = n_frames(path), video_info(path).fps
-        for i in range(0, n, 32):
-            for j, f in enumerate(read_clip(path, range(i, min(i + 32, n)), **how), i):
-                yield j / rate if rate else None, lambda f=f: f
-        return
-    scaler, how = VideoReformatter(), {k: v for k,v in how.items() if k != 'fit'}
-    with OpenVideo(path) as v:
-        for f in v.frames(on_error): yield f.time, partial(rgb_array, f, scaler, **how)
+    """For each frame of the clip `path`, in order: its time stamp in seconds, and a function that gives it as `tfm`
+    reads it"""
+    return as_clip(path).timed_frames(on_error, **read_options(tfm))
 
 # %% ../../nbs/deploy/predict.ipynb #dd1e4505
 class GivenLooks:

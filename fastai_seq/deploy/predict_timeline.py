@@ -27,7 +27,9 @@ from .timeline_view import class_colors     # its room gives `Timeline` plot, to
 from .windows import warn_of_gaps, windows_of
 from ..judge.evaluate import clip_task, clip_transforms, make_look, predict_looks
 from ..models.seqmodel import SeqModel
-from ..video.read import VideoError, VideoRange, read_clip, video_info
+from ..video.clip import VideoRange
+from ..video.files import VideoError
+from ..video.read import read_clip, video_info
 
 # %% ../../nbs/deploy/predict_timeline.ipynb #545d6192
 class _EachFrameOnce(Module):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..data.task import Prediction, task_from_config
 from ..video.sampling import PartOf, sampler_from_config
-from ..video.read import VideoRange, read_clip
+from ..video.read import read_clip
 
 # %% ../../nbs/deploy/runtime.ipynb #1b8d1419
 def _resized(frame, size, method):
@@ -68,7 +68,7 @@ class OnnxPredictor:
         sampler = self.sampler if draw is None else self.sampler.moving()
         def pick(n, rate=None): return sampler(n, rate, None if draw is None else lambda: draw)
         pick.fps = sampler.fps
-        path, frames = path if isinstance(path, VideoRange) else Path(path), self.clips['frames']
+        frames = self.clips['frames']
         frames = read_clip(path, pick, tuple(frames['size']), frames['method']) if frames else read_clip(path, pick)
         for t in self.clips['resize']: frames = [_resized(f, t['args']['size'], t['args']['method']) for f in frames]
         return np.ascontiguousarray(np.stack(frames).transpose(0,3,1,2))

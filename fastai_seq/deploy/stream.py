@@ -34,16 +34,10 @@ from ..models.seq2seq import Forecaster, PerFrame
 from ..train.forecast import forecast_frames
 from ..data.task_of import task_of
 from ..data.task import ForecastTask, FrameMaskTask, Prediction
-from fastai_seq.video.read import (
-    VideoError,
-    OpenVideo,
-    decoding_errors,
-    rgb_array,
-    n_frames,
-    open_av,
-    video_info,
-    write_video,
-)
+from ..video.decode import OpenVideo, decoding_errors, open_av
+from ..video.files import VideoError, write_video
+from ..video.read import n_frames, video_info
+from ..video.scale import rgb_array
 
 # %% ../../nbs/deploy/stream.ipynb #b9a68796
 class _FrameRing:

@@ -27,7 +27,8 @@ from .predict import timed_frames
 from .timeline import Timeline
 from ..page import write_page
 from ..utils import written_whole
-from ..video.read import read_frames, video_info, write_video
+from ..video.files import write_video
+from ..video.read import read_frames, video_info
 
 # %% ../../nbs/deploy/timeline_view.ipynb #6758a19b
 def class_colors(names):

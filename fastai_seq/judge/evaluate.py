@@ -39,7 +39,9 @@ from ..data.task import (CategoryTask, EncodedMultiCategoryTask, MultiCategoryTa
 from ..data.task_of import task_of
 from ..page import png_base64, write_page
 from ..utils import written_whole
-from ..video.read import VideoRange, read_clip, scaled_size, video_info
+from ..video.clip import clip_path
+from ..video.read import read_clip, video_info
+from ..video.scale import scaled_size
 
 # %% ../../nbs/judge/evaluate.ipynb #d4df24e0
 def compare_splits(
@@ -613,7 +615,7 @@ def labelled_items(learn, dl, items, labels):
     if not isinstance(like.dataset, Datasets): raise ValueError(
         f"the loader is over a {type(like.dataset).__name__}; expected fastai's Datasets, as ImageSeqDataLoaders and DataBlock make")
     to_path, raw = _column(like, 0, ClipTfm)
-    paths = [to_path(o) for o in raw] if items is None else [o if isinstance(o, VideoRange) else Path(o) for o in items]
+    paths = [to_path(o) for o in raw] if items is None else [clip_path(o) for o in items]
     if not paths: raise ValueError("no videos to evaluate on" + ("; a learner from a file has no validation set: pass clips" if dl is None and items is None else ''))
     if labels is not None:
         if len(labels) != len(paths): raise ValueError(f"{len(paths)} items and {len(labels)} labels: expected as many of each")

@@ -7,14 +7,14 @@ Docs: https://fastai-seq.github.io/fastai_seq/models/average.html.md"""
 # %% auto #0
 __all__ = ['Averaged', 'best_weights']
 
-# %% ../../nbs/models/average.ipynb #c2a43ce4
+# %% ../../nbs/models/average.ipynb #50902d5b
 import numpy as np
 import torch
 from fastai.torch_core import Module
 from torch import nn
 from torch.nn import functional as F
 
-# %% ../../nbs/models/average.ipynb #99773056
+# %% ../../nbs/models/average.ipynb #949b0201
 class Averaged(Module):
     "The weighted sum of the logarithms of what `models` take for probable: `(B,T,C,H,W)` to `(B,n_out)`"
     def __init__(self,
@@ -24,7 +24,7 @@ class Averaged(Module):
 
     def forward(self, x): return sum(w*m(x).log_softmax(1) for w, m in zip(self.weights, self.models))
 
-# %% ../../nbs/models/average.ipynb #c08498ab
+# %% ../../nbs/models/average.ipynb #60cc353c
 def best_weights(
     log_probs, # `(N,n_out)` for each model, of clips that it was not fitted to
     labels # Classes `(N,)`

@@ -8,304 +8,45 @@ Docs: https://fastai-seq.github.io/fastai_seq/video/archive.html.md"""
 __all__ = ['extract_archive', 'unrar']
 
 # %% ../../nbs/video/archive.ipynb #fe1b1a3d
-import bz2, gzip, json, lzma, os, re, shutil, stat, tarfile, zipfile, zlib
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+import gzip, json, lzma, os, shutil, tarfile, zipfile, zlib
+from contextlib import contextmanager
 from errno import EINVAL
-from functools import lru_cache, partial
-from hashlib import pbkdf2_hmac
-from hmac import digest as hmac_digest, new as hmac_new
+from functools import partial
 from pathlib import Path
-from struct import error as struct_error, unpack
-from subprocess import DEVNULL, Popen, STDOUT, TimeoutExpired
+from struct import error as struct_error
 from tempfile import TemporaryDirectory
-from time import monotonic
 
 import rarfile
 from fastai.data.external import fastai_path
 from fastcore.meta import delegates
 from fastprogress.fastprogress import progress_bar
+
 from ..utils import written_whole
-
-# %% ../../nbs/video/archive.ipynb #72a2f31b
-@dataclass
-class _Member:
-    "What the list of an archive says about one member"
-    name: str            # As it stands in the archive
-    kind: str  # 'file', 'folder', 'link' (symbolic), 'copy' (of another member; a hard link too), or why it is refused
-    size: int = 0        # Bytes of a file
-    target: str = ''     # Where a link leads, seen from its folder; of which member a copy is
-    open: object = None  # Opens the content; None: it takes a program to read it
-    intact: object = lambda path: True  # Has the file at `path` the checksum of the list?
-
-    @property
-    def parts(self):
-        return _parts(self.name)
-
-
-def _parts(name): return tuple(p for p in name.replace('\\', '/').split('/') if p not in ('', '.'))
-
-# %% ../../nbs/video/archive.ipynb #861e0e20
-def _within(total, max_bytes):
-    if total > max_bytes:
-        raise ValueError(
-            f"more than max_bytes={max_bytes} bytes come out of it; if you trust it, raise max_bytes"
-        )
-
-def _listed(members, max_members, max_bytes):
-    "The iterable `members` as a list, read no further than the limits"
-    res,total = [],0
-    for m in members:
-        if m.parts: res.append(m)
-        total += m.size
-        if len(res) > max_members:
-            raise ValueError(
-                f"more than max_members={max_members} members; if you trust it, raise max_members"
-            )
-        _within(total, max_bytes)
-    if not res: raise ValueError("there is nothing in it")
-    return res
-
-# %% ../../nbs/video/archive.ipynb #beb93898
-def _rooted(name): return name[:1] in ('/', '\\') or any(re.match('[A-Za-z]:', p) for p in _parts(name))
-
-def _where(path, links, root=()):
-    "Where the name parts `path` end when `links` (parts to target) are followed; None if that leaves the folder `root`, or never ends"
-    at,todo,hops = (),list(path),0
-    while todo:
-        part = todo.pop(0)
-        target = links.get((*at, part))
-        if part == '..':
-            if len(at) <= len(root): return None
-            at = at[:-1]
-        elif target is None: at = (*at, part)
-        else:
-            hops += 1
-            if hops > 40 or _rooted(target): return None
-            todo = [*_parts(target), *todo]
-    return at
-
-# %% ../../nbs/video/archive.ipynb #a48b9718
-def _check(members, root, max_bytes):
-    "Refuse `members` that would land outside the folder, clash, or are neither file, folder nor link; the bytes that they take"
-    links = {m.parts: m.target for m in members if m.kind == 'link'}
-    files = {m.parts: m for m in members if m.kind != 'folder'}
-    seen,total = {m.parts for m in members if m.kind == 'folder'},0
-    for m in members:
-        if m.kind not in ('file', 'folder', 'link', 'copy'): raise ValueError(f"member {m.name!r} is {m.kind}")
-        if '..' in m.parts or _rooted(m.name):
-            raise ValueError(f"member {m.name!r} would be written outside the folder")
-        if '\0' in m.name + m.target or max(len(os.fsencode(p)) for p in m.parts) > 255:
-            raise ValueError(f"member {m.name!r} has a name that no file can have")
-        if m.kind != 'folder':
-            if m.parts in seen: raise ValueError(f"two members have the name {m.name!r}")
-            seen.add(m.parts)
-        through = next((files[m.parts[:i]] for i in range(1, len(m.parts)) if m.parts[:i] in files), None)
-        if through: raise ValueError(f"member {m.name!r} would be written through {through.name!r}, a {through.kind}")
-        if m.kind == 'link' and _where(m.parts, links, root) is None: raise ValueError(
-            f"member {m.name!r} is a link that leads out of the folder, or in a circle: {m.target!r}")
-        source = files.get(_parts(m.target)) if m.kind == 'copy' else m
-        if not source or m.kind == 'copy' and source.kind != 'file': raise ValueError(
-            f"member {m.name!r} is a link to {m.target!r}, which is no file of the archive")
-        total += source.size
-        _within(total, max_bytes)
-    return total
-
-# %% ../../nbs/video/archive.ipynb #e267b420
-def _top(members):
-    "The single root folder of `members` as a tuple, () if they have none, and the names below it"
-    paths = [m.parts for m in members]
-    root = paths[0][:1] if max(map(len, paths)) > 1 and len({p[0] for p in paths}) == 1 else ()
-    return root, {p[len(root)] for p in paths if len(p) > len(root)}
-
-# %% ../../nbs/video/archive.ipynb #e0eb7281
-_odd = {stat.S_IFCHR: 'a device', stat.S_IFBLK: 'a device', stat.S_IFIFO: 'a pipe', stat.S_IFSOCK: 'a socket'}
-_locked = "encrypted; give its password"
-
-def _checksum(path, new):
-    "The digest of the file at `path`, by `new()`"
-    h = new()
-    with open(path, 'rb') as f:
-        while data := f.read(1<<20): h.update(data)
-    return h.digest()
-
-# %% ../../nbs/video/archive.ipynb #d2cb4c90
-def _aes_zip(f, i, password):
-    "Of the AES-encrypted member `i` of the zip file `f`: where its bytes are, and the hmac that they should have (winzip.com/aes_info.htm)"
-    strength = (i.extra.partition(b'\x01\x99\x07\x00')[2] + bytes(5))[4]
-    f.seek(i.header_offset + 26)
-    f.seek(sum(unpack('<HH', f.read(4))), os.SEEK_CUR)
-    salt,check,start = f.read(4*strength+4),f.read(2),f.tell()
-    keys = pbkdf2_hmac('sha1', password.encode(), salt, 1000, 16*strength+18)
-    if keys[-2:] != check: raise ValueError("wrong password")
-    return start, i.compress_size - len(salt) - 12, keys[8*strength+8:-2]
-
-def _aes_intact(f, start, n, key, path):
-    "Do `n` bytes from `start` of the file `f` have the hmac that follows them? It says nothing about the file at `path`"
-    mac = hmac_new(key, digestmod='sha1')
-    f.seek(start)
-    for at in range(0, n, 1<<20): mac.update(f.read(min(1<<20, n-at)))
-    return mac.digest()[:10] == f.read(10)
-
-# %% ../../nbs/video/archive.ipynb #91c6a715
-@contextmanager
-def _zip(fname, password):
-    "The members of the zip `fname`, and the bytes that it has itself"
-    reads = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, getattr(zipfile, 'ZIP_ZSTANDARD', 0)}
-    def member(i):
-        "`i` as a `_Member`"
-        fmt = stat.S_IFMT(i.external_attr >> 16) if i.create_system == 3 else 0
-        opens = partial(z.open, i, pwd=password.encode() if password else None) if i.compress_type in reads else None
-        intact = lambda path: _checksum(path, rarfile.CRC32Context) == i.CRC
-        kind = 'folder' if i.is_dir() else _odd.get(fmt, 'link' if fmt == stat.S_IFLNK else 'file')
-        if i.flag_bits & 1:
-            if not password: kind = _locked
-            elif i.compress_type == 99: intact = partial(_aes_intact, f, *_aes_zip(f, i, password))
-            elif opens:
-                try: opens().close()
-                except (RuntimeError, IndexError) as e: raise ValueError("wrong password") from e
-        if kind != 'link': return _Member(i.filename, kind, i.file_size, open=opens, intact=intact)
-        if not opens or i.file_size > 4096: return _Member(i.filename, 'a link that cannot be read')
-        with opens() as src: return _Member(i.filename, kind, target=os.fsdecode(src.read()))
-    with fname.open('rb') as f, zipfile.ZipFile(fname) as z: yield map(member, z.infolist()), fname.stat().st_size
-
-# %% ../../nbs/video/archive.ipynb #e6f4e9a4
-class _Heads:
-    "The file `f`, as tarfile reads it: remembers the last block, and refuses to read very much at once"
-    def __init__(self, f): self.f,self.seek,self.tell,self.last = f,f.seek,f.tell,b''
-    def read(self, n):
-        if n > 1<<24: raise ValueError(f"a member's head takes {n} bytes")
-        self.last = self.f.read(n)
-        return self.last
-
-def _zstd(fname, mode):
-    "Open the .zst file `fname`"
-    try: from compression.zstd import open
-    except ImportError as e: raise ValueError("reading .zst takes Python 3.14 or later; decompress it with `unzstd`, and extract the .tar") from e
-    return open(fname, mode)
-
-_tars = {'.tar': open, '.tar.gz': gzip.open, '.tgz': gzip.open, '.tar.xz': lzma.open, '.txz': lzma.open,
-         '.tar.bz2': bz2.open, '.tbz2': bz2.open, '.tar.zst': _zstd, '.tzst': _zstd}
-
-# %% ../../nbs/video/archive.ipynb #5d2b36ea
-@contextmanager
-def _tar(fname, password, opener):
-    "The members of the tar `fname`, opened by `opener`, and the bytes that it has itself"
-    def members():
-        for t in tar:
-            kind = (
-                'file'
-                if t.isreg()
-                else (
-                    'folder'
-                    if t.isdir()
-                    else (
-                        'link'
-                        if t.issym()
-                        else (
-                            'copy'
-                            if t.islnk()
-                            else 'a device' if t.isdev() else f'of the unknown type {t.type}'
-                        )
-                    )
-                )
-            )
-            yield _Member(t.name, kind, t.size if t.isreg() else 0, t.linkname, partial(tar.extractfile, t))
-        if not f.last or f.last.strip(b'\0'):
-            raise ValueError("it breaks off, or is broken, in the middle of the list; get it again")
-        for _ in range(64):     # a compressed file has its checksum at its end
-            if not f.read(1<<20): return
-        raise ValueError("more than 64 MB follow after the end of the list")
-    with opener(fname, 'rb') as raw:
-        f = _Heads(raw)
-        with tarfile.TarFile(fileobj=f) as tar: yield members(), fname.stat().st_size
-
-# %% ../../nbs/video/archive.ipynb #7acb3619
-@lru_cache(64)
-def _rar5_key(password, salt, shift, extra):
-    if shift > 24: raise ValueError(f"its password takes 2**{shift} rounds to try")
-    return pbkdf2_hmac('sha256', password.encode(), salt, (1<<shift) + extra)
-
-def _fold(digest, n):
-    "`digest`, its slices of `n` bytes xor-ed"
-    res = 0
-    for i in range(0, len(digest), n): res ^= int.from_bytes(digest[i:i+n], 'little')
-    return res
-
-def _rar_intact(m, password, path):
-    "Has the file at `path` the checksum that the list has for `m`? Without one, there is nothing to say against it"
-    blake = m.CRC is None
-    if blake and m.blake2sp_hash is None: return True
-    have = _checksum(path, rarfile.Blake2SP if blake else rarfile.CRC32Context)
-    _,flags,shift,salt,*_ = getattr(m, 'file_encryption', None) or (0,0,0,b'')
-    if flags & 2:
-        mac = hmac_digest(_rar5_key(password, salt, shift, 16), have if blake else have.to_bytes(4, 'little'), 'sha256')
-        have = mac if blake else _fold(mac, 4)
-    return have == (m.blake2sp_hash if blake else m.CRC)
-
-# %% ../../nbs/video/archive.ipynb #6303f324
-def _rar_member(rar, m, password):
-    "The member `m` of `rar` as a `_Member`"
-    redir,to = (m.file_redir[0], m.file_redir[2]) if m.file_redir else (0, '')
-    stored = m.compress_type == rarfile.RAR_M0 and not m.needs_password() and not redir
-    odd = _odd.get(stat.S_IFMT(m.mode or 0)) if m.host_os == rarfile.RAR_OS_UNIX else None
-    kind = odd or {1: 'link', 4: 'copy', 5: 'copy'}.get(redir, 'folder' if m.is_dir() else 'link' if m.is_symlink() else 'file')
-    if redir not in (0, 1, 4, 5): kind = 'a Windows link, which only Windows can follow'
-    if m.needs_password():
-        _,flags,shift,salt,_,check = getattr(m, 'file_encryption', (0,0,0,b'',b'',b''))
-        if not password: kind = _locked
-        elif flags & 1 and _fold(_rar5_key(password, salt, shift, 32), 8) != int.from_bytes(check[:8], 'little'): raise ValueError("wrong password")
-    if kind == 'link' and not to:
-        if not stored or m.file_size > 4096: return _Member(m.filename, 'a link that cannot be read')
-        to = os.fsdecode(rar.read(m))
-    return _Member(m.filename, kind, m.file_size if kind == 'file' else 0, to, partial(rar.open, m) if stored else None, partial(_rar_intact, m, password))
-
-# %% ../../nbs/video/archive.ipynb #3786b162
-class _RarFile(rarfile.RarFile):
-    "A `RarFile` that does not read comments"
-    def __setattr__(self, name, value):
-        if isinstance(value, rarfile.RAR3Parser):   # set on it before it parses
-            value._read_comment_v3 = lambda *args: None
-            value._parse_subblocks = lambda h, hdata, pos: len(hdata)
-        super().__setattr__(name, value)
-
-# %% ../../nbs/video/archive.ipynb #ac5cdeb6
-@contextmanager
-def _rar(fname, password):
-    "The members of the rar `fname`, and the bytes that its volumes have"
-    ended = []
-    def block(h):
-        size = os.path.getsize(h.volume_file)
-        if h.data_offset + h.add_size > size: raise ValueError(f"{h.volume_file} breaks off at {size} bytes; get it again")
-        if h.type == rarfile.RAR_BLOCK_ENDARC: ended.append(h)
-    with _RarFile(fname, errors='strict', info_callback=block) as rar:
-        if rar.needs_password() and password:
-            try: rar.setpassword(password)
-            except rarfile.NoCrypto as e: raise ValueError("its list is encrypted; to read it, `pip install cryptography`") from e
-            except rarfile.Error as e: raise ValueError("wrong password, or a broken list") from e
-        if rar.needs_password() and not rar.infolist(): raise ValueError(f"its list is {_locked}")
-        if not ended and rarfile.get_rar_version(fname) == rarfile.RAR_V5: raise ValueError("it breaks off in the middle of the list; get it again")
-        yield (_rar_member(rar, m, password) for m in rar.infolist()), sum(map(os.path.getsize, rar.volumelist()))
+from .archive_members import check_members, list_members, name_parts, top_names
+from .archive_rar import rar_members
+from .archive_tar import tar_members, tar_openers
+from .archive_tools import extract_by_tool
+from .archive_zip import zip_members
 
 # %% ../../nbs/video/archive.ipynb #c1a5da94
 @contextmanager
 def _progress(total):
     "Gives a function that shows how many of `total` bytes are done"
     bar = progress_bar(range(total or 1), leave=False)
-    show = lambda n: bar.update(
-        max(0, min(n, total - 1))
-    )  # fastprogress takes the last step for the end, and a program may take a while from there
+    # fastprogress takes the last step for the end, and a program may take a while from there
+    def show(n): bar.update(max(0, min(n, total - 1)))
     show(0)
     try: yield show
     finally: bar.on_iter_end()
 
 # %% ../../nbs/video/archive.ipynb #e7b2b827
 def _write(members, out, show):
-    "Write the files among `members` below the folder `out`"
+    """Write the files among `members` below the folder `out`. Raises ValueError if one is not as
+    long as its list says"""
     done = 0
     for m in members:
         if m.kind != 'file': continue
-        path,before = out.joinpath(*m.parts),done
+        path, before = out.joinpath(*m.parts), done
         path.parent.mkdir(parents=True, exist_ok=True)
         with m.open() as src, path.open('xb') as dst:
             while data := src.read(1<<20):
@@ -316,116 +57,18 @@ def _write(members, out, show):
             raise ValueError(f"member {m.name!r} has {done-before} bytes, and the list says {m.size}")
 
 def _complete(members, out):
-    "Make the folders, copies and links among `members`, which need nothing from the archive any more"
+    """Make the folders, copies and links among `members`, which need nothing from the archive any
+    more"""
     for m in members:
         path = out.joinpath(*m.parts)
         (path if m.kind == 'folder' else path.parent).mkdir(parents=True, exist_ok=True)
-        if m.kind == 'copy': shutil.copyfile(out.joinpath(*_parts(m.target)), path)
+        if m.kind == 'copy': shutil.copyfile(out.joinpath(*name_parts(m.target)), path)
         if m.kind == 'link': path.symlink_to(m.target.replace('\\', '/'))
 
-# %% ../../nbs/video/archive.ipynb #5be6acae
-_tools = { # in the order in which they are tried; `f` archive, `o` folder, `p` password or ''
-    'unrar': lambda f,o,p: ['x', '-y', '-idq', f'-p{p or "-"}', f, f'{o}{os.sep}'],
-    'unar': lambda f,o,p: ['-q', '-f', '-no-directory', '-no-recursion', '-k', 'skip', '-p', p, '-o', o, f],
-    '7z': lambda f,o,p: ['x', '-y', '-bd', f'-p{p}', f'-o{o}', f],
-    '7zz': lambda f,o,p: _tools['7z'](f, o, p),
-    'bsdtar': lambda f,o,p: ['-x', '--no-same-owner', *(['--passphrase', p] if p else []), '-C', o, '-f', f]}
-_advice = (
-    "install unrar, which reads every .rar, or unar (Debian: apt install unrar (non-free) or unar; macOS:"
-    " brew install rar or unar; Windows: WinRAR or 7-Zip, with its folder in PATH); for a .zip, 7-Zip (apt"
-    " install 7zip)"
-)
-
-def _found(out):
-    "What lies below the folder `out`: name parts to bytes of a file, 'folder', or 'link' (or whatever else), which is not followed"
-    res = {}
-    for folder,dirs,files in os.walk(out):
-        for name in dirs+files:
-            path = Path(folder)/name
-            with suppress(FileNotFoundError):   # a program at work may rename its files
-                s = path.lstat()
-                res[path.relative_to(out).parts] = (
-                    s.st_size if stat.S_ISREG(s.st_mode) else 'folder' if stat.S_ISDIR(s.st_mode) else 'link'
-                )
-    return res
-
-# %% ../../nbs/video/archive.ipynb #f7fd5d95
-def _cap(pid, n):
-    "On Linux, the system itself stops the process `pid` when it makes a file of more than `n` bytes, even when nobody watches any more"
-    with suppress(ImportError, ProcessLookupError):
-        from resource import RLIMIT_FSIZE, prlimit
-        prlimit(pid, RLIMIT_FSIZE, (n, n))
-
-# %% ../../nbs/video/archive.ipynb #f6e25ec6
-def _run(cmd, out, log, max_files, max_bytes, timeout, show):
-    "Run `cmd`, its messages to `log`, and stop it when it writes more than that into `out`, or nothing for `timeout` seconds"
-    with log.open('wb') as messages, Popen(cmd, stdin=DEVNULL, stdout=messages, stderr=STDOUT) as run:
-        try:
-            _cap(run.pid, max(max_bytes, 1<<20) + 1)
-            alive,done,since = True,None,monotonic()
-            while alive:
-                alive,now,found = run.poll() is None,monotonic(),_found(out)   # and once more when it has ended
-                n = sum(s for s in found.values() if isinstance(s, int))
-                if n > max_bytes or len(found) > max_files:
-                    raise ValueError(
-                        f"stopped, having written {len(found)} files and folders of {n} bytes, and the list"
-                        f" says {max_files} of {max_bytes}"
-                    )
-                if log.stat().st_size > 1<<20: raise ValueError("stopped, having written more than 1 MB of messages")
-                if (n,len(found)) != done: done,since = (n,len(found)),now
-                if now - since > timeout:
-                    raise ValueError(f"stopped, having written nothing for timeout={timeout} seconds")
-                show(n)
-                with suppress(TimeoutExpired):
-                    run.wait(max(0.05, 5 * (monotonic() - now)))  # large folders take long to look at
-        finally:
-            run.kill()
-
-# %% ../../nbs/video/archive.ipynb #4b4264b7
-def _compare(members, out):
-    "Hold what a program wrote into `out` against the list, and clear the places of copies and links"
-    files = {m.parts: m for m in members if m.kind == 'file'}
-    folders = {m.parts[:i] for m in members for i in range(1, len(m.parts) + (m.kind == 'folder'))}
-    rest = {m.parts for m in members if m.kind in ('copy', 'link')}
-    for folder,dirs,names in os.walk(out):      # an archive can say that its files must not be read
-        for name in dirs+names:
-            path = os.path.join(folder, name)
-            if not os.path.islink(path): os.chmod(path, 0o755 if name in dirs else 0o644)
-    found,listed = _found(out),files.keys()|folders|rest
-    for p,what in found.items():
-        if p not in listed or (what == 'folder') != (p in folders):
-            raise ValueError(f"it wrote {'/'.join(p)!r} ({what}), which is not in the list")
-    for p,m in files.items():
-        if p not in found: raise ValueError(f"member {m.name!r} is missing")
-        if found[p] != m.size: raise ValueError(f"member {m.name!r} has {found[p]} bytes, and the list says {m.size}")
-        if not m.intact(out.joinpath(*p)): raise ValueError(f"member {m.name!r} has the wrong checksum")
-    for p in rest: out.joinpath(*p).unlink(missing_ok=True)
-
-# %% ../../nbs/video/archive.ipynb #e22ee4f9
-def _by_tool(fname, members, work, password, timeout, total, show):
-    "Extract `fname` by the first of the programs whose output is what the list says; the folder below `work` that it wrote to"
-    problems = []
-    n_files = len({m.parts[:i] for m in members for i in range(1, len(m.parts)+1)})
-    for tool,args in _tools.items():
-        if not (exe := shutil.which(tool)): continue
-        out,log = work/tool,work/f'{tool}.log'
-        out.mkdir()
-        try:
-            _run([exe, *args(str(fname.resolve()), str(out), password or '')], out, log, n_files, total, timeout, show)
-            _compare(members, out)
-            return out
-        except ValueError as e:
-            said = [l for l in log.read_text(errors='replace')[-500:].splitlines() if l.strip()]
-            problems.append(f"\n  {tool}: {e}" + (f" ({said[-1].strip()})" if said else ''))
-            shutil.rmtree(out)
-    if not problems: raise ValueError(f"it is compressed, and no program to extract it was found: {_advice}")
-    raise ValueError(
-        f"{'wrong password, or ' if password else ''}no program here can:{''.join(problems)}\nGet the archive"
-        f" again, or {_advice}"
-    )
-
 # %% ../../nbs/video/archive.ipynb #1cc7e49c
-def _identity(fname): return dict(name=fname.name, bytes=fname.stat().st_size, mtime_ns=fname.stat().st_mtime_ns)
+def _identity(fname):
+    st = fname.stat()
+    return dict(name=fname.name, bytes=st.st_size, mtime_ns=st.st_mtime_ns)
 
 def _note_beside(dest):
     dest = dest.resolve()       # of a link, or of `.`, it is the folder that has a place and a name
@@ -441,92 +84,97 @@ def _read_note(path):
     "The note in the file `path`; {} if it is none, or a link"
     try: note = {} if path.is_symlink() else json.loads(path.read_bytes())
     except (OSError, ValueError): return {}
-    return note if isinstance(note, dict) and note.keys() - {'holds'} == {'name', 'bytes', 'mtime_ns'} else {}
+    if not isinstance(note, dict) or note.keys() - {'holds'} != {'name', 'bytes', 'mtime_ns'}: return {}
+    return note
+
+# %% ../../nbs/video/archive.ipynb #df93cbcc
+_old_note = '.archive.json'     # of version 0.1.0: in the folder itself, where it may be the archive's too
 
 def _came_from(dest, tops):
-    "The `_identity` of the archive that `dest` came from; {} if that is not known"
+    """The `_identity` of the archive that `dest` came from; {} if that is not known. `tops`: the
+    names at the top of the archive"""
     note = _read_note(_note_beside(dest))
-    held = note.pop('holds', {})
-    if any(os.path.lexists(dest/name) and (dest/name).lstat().st_mtime_ns == t for name,t in held.items()): return note
-    old = (  # version 0.1.0 noted it in the folder itself, where a file of that name may be the archive's too
-        '.archive.json'
-    )
-    return {} if old in tops else _read_note(dest/old)
+    for name, moment in note.pop('holds', {}).items():
+        if os.path.lexists(dest/name) and (dest/name).lstat().st_mtime_ns == moment: return note
+    return {} if _old_note in tops else _read_note(dest/_old_note)
 
 # %% ../../nbs/video/archive.ipynb #81976f9d
-_readers = {'.rar': _rar, '.zip': _zip, **{s: partial(_tar, opener=o) for s,o in _tars.items()}}
-_broken = (
-    ValueError,
-    EOFError,
-    RuntimeError,
-    zlib.error,
-    lzma.LZMAError,
-    struct_error,
-    rarfile.Error,
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    gzip.BadGzipFile,
-)
+_readers = {'.rar': rar_members, '.zip': zip_members}
+_readers |= {suffix: partial(tar_members, opener=opener) for suffix, opener in tar_openers.items()}
 
+_broken = (
+    ValueError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, struct_error, rarfile.Error,
+    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile)
+
+@contextmanager
+def _named(fname):
+    """A block in which errors of broken data become a ValueError that names the archive; those of
+    the disk stay"""
+    try: yield
+    except OSError as e:
+        if e.errno not in (None, EINVAL): raise     # wrong data has no number, or sends zipfile to before the start
+        raise ValueError(f"{fname} could not be extracted: {e}") from e
+    except _broken as e:
+        raise ValueError(f"{fname} could not be extracted: {str(e) or type(e).__name__}") from e
+
+def _is_there(fname, dest, tops):
+    "Is what the archive holds in `dest`? Raises ValueError if `dest` holds other things."
+    there = {f.name for f in dest.iterdir()} if dest.is_dir() else set()
+    if not there: return False
+    was = _came_from(dest, tops)
+    if was and was != _identity(fname): raise ValueError(
+        f"{dest} holds what came out of another archive, {was['name']} of {was['bytes']} bytes (or of {fname} before it"
+        " changed); choose another dest, or delete it")
+    if there & tops: return True
+    raise ValueError(f"{dest} holds other things ({', '.join(sorted(there)[:3])} …); choose another dest")
+
+# %% ../../nbs/video/archive.ipynb #f74bb946
 def _extract(fname, dest, members, root, password, timeout, total):
     "Extract `members`, whose only root folder is `root`, to `dest`"
     free = shutil.disk_usage(next(p for p in dest.resolve().parents if p.exists())).free
-    if total > free:
-        raise ValueError(
-            f"{total} bytes come out of it, and {dest} has room for {free}; make room, or choose another dest"
-        )
+    if total > free: raise ValueError(
+        f"{total} bytes come out of it, and {dest} has room for {free}; make room, or choose another dest")
     print(f"extracting {fname} to {dest}")
-    with written_whole(dest) as tmp, TemporaryDirectory(prefix='.', dir=tmp.parent) as work, _progress(total) as show:
-        work = Path(work)
-        out = work/'whole'
+    with (
+        written_whole(dest) as tmp,
+        TemporaryDirectory(prefix='.', dir=tmp.parent) as work,
+        _progress(total) as show
+    ):
+        out = Path(work)/'whole'
         if all(m.open for m in members if m.kind == 'file'): _write(members, out, show)
-        else: out = _by_tool(fname, members, work, password, timeout, total, show)
+        else: out = extract_by_tool(fname, members, Path(work), password, timeout, total, show)
         _complete(members, out)
         out.joinpath(*root).rename(tmp)
         _write_note(fname, dest, tmp)
 
 # %% ../../nbs/video/archive.ipynb #6e5b4fbe
 def extract_archive(
-    fname,  # Path of a .rar (of several volumes, the first), .zip, .tar, .tar.gz, .tar.xz, .tar.bz2 or (Python 3.14) .tar.zst
-    dest=None,  # Folder that gets the archive's content (of its root folder, if it has a single one); fastai's data folder / the archive's name, if None
-    password=None,  # Of an encrypted .rar or .zip; a program that is run is told it on its command line, where other users of the machine can see it
-    max_members=1_000_000,  # Refuse archives with more members
-    max_bytes=None,  # Refuse archives with more content; 100 times the archive, but 1 GB at least, if None
-    timeout=600,  # Stop a program that has written nothing for so many seconds
-) -> Path:  # `dest`
-    """Extract `fname`, whole or not at all; does nothing if `dest` has one of the names at its top already. Links that stay inside are kept, hard links become copies.
-    Raises FileNotFoundError without the archive, OSError of the disk, and ValueError, which names the archive and the reason, if it cannot or should not be extracted.
-    """
+    fname, # A .rar (the first volume), .zip, .tar, .tar.gz, .tar.xz or .tar.bz2; .tar.zst from Python 3.14 on
+    dest=None, # Folder that gets the content (of a single root folder); fastai's data folder / the name, if None
+    password=None, # Of an encrypted .rar or .zip; other users may see it on the command line of a program that is run
+    max_members=1_000_000, # Refuse archives with more members
+    max_bytes=None, # Refuse archives with more content; 100 times the archive, but 1 GB at least, if None
+    timeout=600 # Stop a program that has written nothing for so many seconds
+)->Path: # `dest`
+    """Extract `fname`, whole or not at all; does nothing if `dest` has one of the names at its top
+    already. Links that stay inside are kept, hard links become copies. Raises FileNotFoundError
+    without the archive, OSError of the disk, and ValueError, which names the archive and the
+    reason, if it cannot or should not be extracted."""
     fname = Path(fname)
     suffix = next((s for s in _readers if fname.name.lower().endswith(s)), None)
-    if not suffix: raise ValueError(f"{fname}: expected an archive that ends in one of {', '.join(_readers)}")
+    if not suffix:
+        raise ValueError(f"{fname}: expected an archive that ends in one of {', '.join(_readers)}")
     dest = fastai_path('data')/fname.name[:-len(suffix)] if dest is None else Path(dest)
-    there = {f.name for f in dest.iterdir()} if dest.is_dir() else set()
-    if there and not fname.exists(): return dest
+    if dest.is_dir() and any(dest.iterdir()) and not fname.exists(): return dest
     if not fname.is_file(): raise FileNotFoundError(f"No such archive: {fname}")
     if dest.is_file(): raise ValueError(f"{dest} is a file; choose a folder for what is in {fname}")
-    try:
-        with _readers[suffix](fname, password) as (members, n):
-            if max_bytes is None: max_bytes = max(100*n, 1<<30)
-            members = _listed(members, max_members, max_bytes)
-            root,tops = _top(members)
-            if there and (was := _came_from(dest, tops)) and was != _identity(fname):
-                raise ValueError(
-                    f"{dest} holds what came out of another archive, {was['name']} of {was['bytes']} bytes"
-                    f" (or of {fname} before it changed); choose another dest, or delete it"
-                )
-            if there & tops: return dest
-            if there:
-                raise ValueError(
-                    f"{dest} holds other things ({', '.join(sorted(there)[:3])} …); choose another dest"
-                )
-            _extract(fname, dest, members, root, password, timeout, _check(members, root, max_bytes))
-    except OSError as e:
-        if e.errno not in (None, EINVAL):
-            raise  # of the disk; wrong data has no number, or sends zipfile to before the start
-        raise ValueError(f"{fname} could not be extracted: {e}") from e
-    except _broken as e:
-        raise ValueError(f"{fname} could not be extracted: {str(e) or type(e).__name__}") from e
+    with _named(fname), _readers[suffix](fname, password) as (members, n):
+        if max_bytes is None: max_bytes = max(100*n, 1<<30)
+        members = list_members(members, max_members, max_bytes)
+        root, tops = top_names(members)
+        if not _is_there(fname, dest, tops):
+            total = check_members(members, root, max_bytes)
+            _extract(fname, dest, members, root, password, timeout, total)
     return dest
 
 # %% ../../nbs/video/archive.ipynb #e5516022

@@ -13,6 +13,8 @@ import inspect, random
 from copy import copy
 from numbers import Integral
 
+from fastcore.basics import patch
+
 # %% ../../nbs/video/sampling.ipynb #66c407a0
 _short = {
     'repeat_last': lambda i, n: min(i, n-1), # the last frame stands still
@@ -21,52 +23,28 @@ _short = {
 
 # %% ../../nbs/video/sampling.ipynb #60f91554
 class FrameSampler:
-    "Base of the samplers: indices into a clip of `n` frames, in ascending order before `short` is applied"
-    fps, training, varies = None, False, False     # `varies`: clips of several lengths give several numbers of frames
+    """Base of the samplers: indices into a clip of `n` frames, in ascending order before `short` is
+    applied"""
+    fps, training = None, False
+    varies = False     # Do clips of several lengths give several numbers of frames?
     def __init__(self,
         seq_len, # Number of frames to pick, at least 1
         short='repeat_last' # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'
     ):
         if not isinstance(seq_len, Integral) or seq_len < 1:
             raise ValueError(f"seq_len={seq_len!r}: expected a whole number, at least 1 frame")
-        if short not in _short: raise ValueError(f"short={short!r}: choose one of {', '.join(map(repr, _short))}")
+        if short not in _short:
+            raise ValueError(f"short={short!r}: choose one of {', '.join(map(repr, _short))}")
         self.seq_len, self.short = int(seq_len), short
 
     def need(self, rate):
-        "Frames a clip of `rate` frames a second must have not to be short"
+        "Frames a clip of `rate` frames per second must have not to be short"
         return self.seq_len
 
     def pick(self, n, draw, rate):
-        "`seq_len` indices out of `n >= need(rate)`; `draw()` gives a number from 0 to 1 where there is a choice"
+        """`seq_len` indices out of `n >= need(rate)`; `draw()` gives a number from 0 to 1 where
+        there is a choice"""
         raise NotImplementedError(f"{type(self).__name__} must define `pick`")
-
-    def __call__(self,
-        n, # Number of frames of the clip
-        rate=None, # Its frames a second; a sampler with `fps` needs it
-        draw=None # Function that gives numbers from 0 to 1; by default random in training, and one half if not
-    )->list: # Indices, each in `range(n)`; `seq_len` of them, by `EveryFrame` all or `max_len`
-        "Raises ValueError for an empty clip, for a short one if `short='error'`, and without `rate` if the sampler has `fps`"
-        if n < 1: raise ValueError("the clip has no frames")
-        if self.fps and not rate:
-            raise ValueError(f"fps={self.fps}: the clip does not tell its frames a second; use `stride`")
-        need = self.need(rate)
-        places = self.pick(max(n, need), draw or (random.random if self.training else lambda: .5), rate)
-        if n >= need: return places
-        if self.short == 'error':
-            raise ValueError(
-                f"the clip has {n} frames, fewer than the {need} that seq_len={self.seq_len} takes; lower"
-                " seq_len, or pass short='repeat_last' or 'wrap'"
-            )
-        return [_short[self.short](i, n) for i in places]
-
-    def clips(self,
-        n_frames, # Number of frames of the clip
-        n_clips, # How many times to look
-        rate=None # Its frames a second
-    )->list: # `n_clips` lists of indices
-        "Several looks at one clip, evenly placed, for evaluation"
-        sampler = self if n_clips == 1 else self.moving()
-        return [sampler(n_frames, rate, lambda: (i+.5)/n_clips) for i in range(n_clips)]
 
     def moving(self):
         "The sampler for several looks, each of which is to see something else"
@@ -78,7 +56,40 @@ class FrameSampler:
         res.training = True
         return res
 
-    def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k,v in vars(self).items())})"
+    def __repr__(self):
+        args = ', '.join(f'{k}={v!r}' for k,v in vars(self).items())
+        return f"{type(self).__name__}({args})"
+
+# %% ../../nbs/video/sampling.ipynb #b8a7bb89
+@patch
+def __call__(self:FrameSampler,
+    n, # Number of frames of the clip
+    rate=None, # Its frames per second; a sampler with `fps` needs it
+    draw=None # Function that gives numbers from 0 to 1; by default random in training, and one half if not
+)->list: # Indices, each in `range(n)`; `seq_len` of them, by `EveryFrame` all or `max_len`
+    """Raises ValueError for an empty clip, for a short one if `short='error'`, and without `rate`
+    if the sampler has `fps`"""
+    if n < 1: raise ValueError("the clip has no frames")
+    if self.fps and not rate:
+        raise ValueError(f"fps={self.fps}: the clip does not tell its frames a second; use `stride`")
+    need = self.need(rate)
+    if not draw: draw = random.random if self.training else lambda: .5
+    places = self.pick(max(n, need), draw, rate)
+    if n >= need: return places
+    if self.short == 'error': raise ValueError(
+        f"the clip has {n} frames, fewer than the {need} that seq_len={self.seq_len} takes; lower"
+        " seq_len, or pass short='repeat_last' or 'wrap'")
+    return [_short[self.short](i, n) for i in places]
+
+@patch
+def clips(self:FrameSampler,
+    n_frames, # Number of frames of the clip
+    n_clips, # How many times to look
+    rate=None # Its frames per second
+)->list: # `n_clips` lists of indices
+    "Several looks at one clip, evenly placed, for evaluation"
+    sampler = self if n_clips == 1 else self.moving()
+    return [sampler(n_frames, rate, lambda: (i+.5)/n_clips) for i in range(n_clips)]
 
 # %% ../../nbs/video/sampling.ipynb #1defd4e7
 class UniformFrames(FrameSampler):
@@ -91,7 +102,8 @@ class UniformFrames(FrameSampler):
 
 # %% ../../nbs/video/sampling.ipynb #012eeaf6
 class SegmentFrames(FrameSampler):
-    "One frame from each of `seq_len` equal segments: a random one in training, the middle one if not"
+    """One frame from each of `seq_len` equal segments: a random one in training, the middle one if
+    not"""
     def pick(self, n, draw, rate):
         ends = [i*n//self.seq_len for i in range(self.seq_len+1)]
         return [min(a + int(draw()*(b-a)), b-1) for a,b in zip(ends, ends[1:])]
@@ -108,13 +120,14 @@ class FirstFrames(FrameSampler):
         super().__init__(seq_len, short)
         if stride < 1 or stride != int(stride):
             raise ValueError(f"stride={stride}: expected 1 (every frame) or a greater whole number")
-        if fps is not None and (fps <= 0 or stride != 1):
-            raise ValueError(
-                f"fps={fps}, stride={stride}: expected frames a second above 0, and one of both only"
-            )
+        if fps is not None and (fps <= 0 or stride != 1): raise ValueError(
+            f"fps={fps}, stride={stride}: expected frames a second above 0, and one of both only")
         self.stride, self.fps = stride, fps
 
-    def _places(self, rate): return [int(i*(rate/self.fps if self.fps else self.stride)) for i in range(self.seq_len)]
+    def _places(self, rate):
+        step = rate/self.fps if self.fps else self.stride
+        return [int(i*step) for i in range(self.seq_len)]
+
     def need(self, rate): return self._places(rate)[-1] + 1
     def pick(self, n, draw, rate): return self._places(rate)
     def moving(self): return RandomClip(self.seq_len, self.short, self.stride, self.fps)
@@ -143,17 +156,22 @@ class EveryFrame(UniformFrames):
     ):
         if max_len is not None and max_len < 1:
             raise ValueError(f"max_len={max_len}: expected at least 1 frame, or None for all")
-
         super().__init__(1 if max_len is None else max_len, short)
         self.max_len = max_len
+
     def need(self, rate): return 1
-    def moving(self): raise ValueError(f"{self} sees a clip whole at one look; pass n_clips=1, or another sampler")
+
+    def moving(self):
+        raise ValueError(f"{self} sees a clip whole at one look; pass n_clips=1, or another sampler")
+
     def pick(self, n, draw, rate):
-        return list(range(n)) if self.max_len is None or n <= self.max_len else super().pick(n, draw, rate)
+        if self.max_len is None or n <= self.max_len: return list(range(n))
+        return super().pick(n, draw, rate)
 
 # %% ../../nbs/video/sampling.ipynb #c29f80a5
 class PartOf(FrameSampler):
-    "A part of the frames that `sampler` picks. Raises ValueError for a clip that is too short for the whole."
+    """A part of the frames that `sampler` picks. Raises ValueError for a clip that is too short for
+    the whole."""
     def __init__(self,
         sampler, # A `FrameSampler`
         first, # Number of the part's first frame among those that are picked
@@ -169,11 +187,9 @@ class PartOf(FrameSampler):
     def need(self, rate): return self.sampler.need(rate)
 
     def __call__(self, n, rate=None, draw=None):
-        if n < self.need(rate):
-            raise ValueError(
-                f"the clip has {n} frames, and {self.said} take {self.need(rate)}; "
-                "lower them, or leave the clip out (`continue_video` predicts what comes after its end)"
-            )
+        if n < self.need(rate): raise ValueError(
+            f"the clip has {n} frames, and {self.said} take {self.need(rate)}; "
+            "lower them, or leave the clip out (`continue_video` predicts what comes after its end)")
         return self.sampler(n, rate, draw)[self.first:self.last]
 
     def clips(self, n_frames, n_clips, rate=None):
@@ -189,26 +205,25 @@ class PartOf(FrameSampler):
         return LastFrames(self.seq_len, 'error', self.stride, self.fps)
 
 # %% ../../nbs/video/sampling.ipynb #fd73cb6f
-_samplers = {
-    c.__name__: c
-    for c in (UniformFrames, SegmentFrames, FirstFrames, RandomClip, LastFrames, EveryFrame, PartOf)
-}
+_classes = UniformFrames, SegmentFrames, FirstFrames, RandomClip, LastFrames, EveryFrame, PartOf
+_samplers = {c.__name__: c for c in _classes}
 
 def sampler_config(sampler):
-    "`sampler` as a dict of its name and arguments. Raises ValueError for one that is not the library's."
-    if type(sampler) is not _samplers.get(name := type(sampler).__name__):
-        raise ValueError(
-            f"{sampler} is no sampler of the library, so it cannot be told in a file; the library has"
-            f" {', '.join(_samplers)}"
-        )
-    args = {k: v for k,v in vars(sampler).items() if k in inspect.signature(type(sampler)).parameters}
-    return dict(name=name, args={k: sampler_config(v) if isinstance(v, FrameSampler) else v for k,v in args.items()})
+    """`sampler` as a dict of its name and arguments. Raises ValueError for one that is not the
+    library's."""
+    name = type(sampler).__name__
+    if type(sampler) is not _samplers.get(name): raise ValueError(
+        f"{sampler} is no sampler of the library, so it cannot be told in a file; the library has"
+        f" {', '.join(_samplers)}")
+    known = inspect.signature(type(sampler)).parameters
+    def plain(v): return sampler_config(v) if isinstance(v, FrameSampler) else v
+    return dict(name=name, args={k: plain(v) for k,v in vars(sampler).items() if k in known})
 
-def sampler_from_config(told):
+def sampler_from_config(config):
     "The sampler that `sampler_config` wrote down. Raises ValueError if it is not known."
+    def real(v): return sampler_from_config(v) if isinstance(v, dict) else v
     try:
-        return _samplers[told['name']](
-            **{k: sampler_from_config(v) if isinstance(v, dict) else v for k, v in told['args'].items()}
-        )
-    except (KeyError, TypeError, AttributeError) as e:
-        raise ValueError(f"{told!r}: expected the name and arguments of one of {', '.join(_samplers)}") from e
+        args = {k: real(v) for k,v in config['args'].items()}
+        return _samplers[config['name']](**args)
+    except (KeyError, TypeError, AttributeError) as e: raise ValueError(
+        f"{config!r}: expected the name and arguments of one of {', '.join(_samplers)}") from e
