@@ -37,6 +37,9 @@ try:
     from fastai_seq.models.speed import *
     from fastai_seq.models.timesformer import *
     from fastai_seq.models.videonets import *
+    from fastai_seq.models.weights import *
+    from fastai_seq.models.encoder import *
+    from fastai_seq.models.heads import *
     from fastai_seq.models.seqmodel import *
     from fastai_seq.models.seq2seq import *
     from fastai_seq.train.memory import *

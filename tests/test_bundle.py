@@ -20,7 +20,8 @@ from fastai_seq.data.find import get_instances
 from fastai_seq.judge.evaluate import evaluate_clips
 from fastai_seq.models.layers import LearnedPositions
 from fastai_seq.train.learner import seq_learner
-from fastai_seq.models.seqmodel import AvgHead, SeqModel, SimpleModel, head_classes, create_seq_model
+from fastai_seq.models.heads import AvgHead, head_classes
+from fastai_seq.models.seqmodel import SeqModel, SimpleModel, create_seq_model
 from fastai_seq.video.sampling import FirstFrames, FrameSampler
 from fastai_seq.models.timesformer import MyTimeSformer, timesformer_from_vit
 from fastai_seq.video.read import VideoRange

@@ -24,7 +24,8 @@ from fastai_seq.video.extract import extract_dataset
 from fastai_seq.deploy.predict import predict_video
 from fastai_seq.deploy.windows import window_span, windows_of
 from fastai_seq.train.learner import seq_learner
-from fastai_seq.models.seqmodel import LSTMHead, SimpleModel
+from fastai_seq.models.heads import LSTMHead
+from fastai_seq.models.seqmodel import SimpleModel
 from fastai_seq.video.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames
 from fastai_seq.deploy.stream import StreamPredictor, _FeatureRing, RecurrentState
 from fastai_seq.deploy.timeline import Timeline

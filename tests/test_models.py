@@ -10,18 +10,10 @@ from torch import nn
 from fastai.layers import SimpleCNN
 
 from fastai_seq.core import ImageTuple, TensorVideo
+from fastai_seq.models.encoder import FrameEncoder
+from fastai_seq.models.heads import Head, head_classes
 from fastai_seq.models.seqmodel import (
-    FrameEncoder,
-    Head,
-    RNNModel,
-    SeqModel,
-    SimpleModel,
-    head_classes,
-    create_seq_model,
-    rnnmodel_splitter,
-    seq_splitter,
-    simple_splitter,
-)
+    RNNModel, SeqModel, SimpleModel, create_seq_model, rnnmodel_splitter, seq_splitter, simple_splitter)
 
 features = dict(
     alexnet=256,

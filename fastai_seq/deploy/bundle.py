@@ -57,7 +57,9 @@ from ..data.block import ImageTupleTfm, TensorVideoTfm
 from ..judge.evaluate import Evaluation
 from ..utils import written_whole
 from ..models.layers import LearnedPositions, SinusoidalPositions
-from ..models.seqmodel import FrameEncoder, Head, SeqModel, head_classes, timm_arch
+from ..models.encoder import FrameEncoder, timm_arch
+from ..models.heads import Head, head_classes
+from ..models.seqmodel import SeqModel
 from ..video.sampling import sampler_from_config, sampler_config
 from ..models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, Forecaster, PerFrame, SimVP, TemporalUNet
 from ..train.metrics import FrameMSELoss

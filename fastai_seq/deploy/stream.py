@@ -28,7 +28,8 @@ from ..data.block import TensorVideoTfm
 from ..judge.evaluate import LooksDL, clip_transforms, make_look
 from .predict import GivenLooks, timed_frames, read_options
 from ..models.layers import in_evaluation
-from ..models.seqmodel import ConvLSTMHead, LSTMHead, SeqModel
+from ..models.heads import ConvLSTMHead, LSTMHead
+from ..models.seqmodel import SeqModel
 from ..video.sampling import LastFrames
 from ..models.seq2seq import Forecaster, PerFrame
 from ..train.forecast import forecast_frames

@@ -36,8 +36,9 @@ from .evaluate import (CategoryEvaluation, Evaluation, MultiCategoryEvaluation, 
                                        evaluation_group, evaluation_targets, labelled_items)
 from ..models.attention import apply_linear, attention_weights, group_qkv
 from ..models.layers import in_evaluation
-from ..models.seqmodel import (AttentionHead, ConvLSTMHead, DiffHead, LSTMHead, SeqModel,
-                                        ShiftHead, TransformerHead)
+from ..models.heads import (
+    AttentionHead, ConvLSTMHead, DiffHead, LSTMHead, ShiftHead, TransformerHead)
+from ..models.seqmodel import SeqModel
 from ..models.timesformer import MyTimeSformer, VitTimeSformer, normed_input
 from ..models.videonets import VideoNet
 from ..page import png_base64, write_page

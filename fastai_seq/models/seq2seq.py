@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from ..core import stack_frames
 from .defaults import normalize_stats
-from .layers import ConvGRU, ConvLSTM, MadeWith, pack_frames, unpack_frames, whole_clips
-from .seqmodel import DiffHead, MeanHead, head_class
+from .heads import head_class
+from .layers import ConvGRU, ConvLSTM, MadeWith, whole_clips
 
 # %% ../../nbs/models/seq2seq.ipynb #7c27082b
 class Forecaster(MadeWith, Module):
@@ -214,12 +214,7 @@ class PerFrame(Module):
     def adapt(self, encoder): self.head.adapt(encoder)
 
     def forward(self, x, lengths=None): # Features `(B,T,F,h,w)`, and true frames of each clip
-        head = self.head
-        if isinstance(head, MeanHead): return head.steps(x, lengths)      # its steps are the answers
-        z, n = head.vectors(x), lengths
-        if isinstance(head, DiffHead): z, n = torch.cat([z[:, :1], z], 1), lengths and tuple(o+1 for o in lengths)
-        out = head.classify(pack_frames(head.steps(z, n), lengths))
-        return unpack_frames(out, lengths) if lengths else out.unflatten(0, x.shape[:2])
+        return self.head.each_frame(x, lengths)
 
 def per_frame(
     head='lstm' # As in `create_seq_model`: 'mean', 'lstm', 'transformer' …, or a class like `Head`
