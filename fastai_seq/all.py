@@ -32,7 +32,11 @@ try:
     from fastai_seq.data.masks import *
     from fastai_seq.data.show_targets import *
     from fastai_seq.data.task_of import *
+    from fastai_seq.models.module import *
+    from fastai_seq.models.batch import *
     from fastai_seq.models.layers import *
+    from fastai_seq.models.convrnn import *
+    from fastai_seq.models.shift import *
     from fastai_seq.models.defaults import *
     from fastai_seq.models.speed import *
     from fastai_seq.models.timesformer import *

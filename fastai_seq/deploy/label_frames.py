@@ -23,7 +23,7 @@ from .stream import RecurrentState, StreamPredictor
 from .timeline import Timeline, answers_table, with_progress
 from .timeline_view import class_colors     # its room gives `Timeline` plot, to_html, to_video
 from .windows import warn_of_gaps
-from ..models.layers import in_evaluation
+from ..models.module import in_evaluation
 from ..video.read import VideoError, VideoRange, video_info
 
 # %% ../../nbs/deploy/label_frames.ipynb #160d32b7

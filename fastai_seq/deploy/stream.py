@@ -27,7 +27,7 @@ from ..core import TensorVideo, stack_frames
 from ..data.block import TensorVideoTfm
 from ..judge.evaluate import LooksDL, clip_transforms, make_look
 from .predict import GivenLooks, timed_frames, read_options
-from ..models.layers import in_evaluation
+from ..models.module import in_evaluation
 from ..models.heads import ConvLSTMHead, LSTMHead
 from ..models.seqmodel import SeqModel
 from ..video.sampling import LastFrames

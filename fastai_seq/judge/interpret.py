@@ -35,7 +35,7 @@ from ..data.task import CategoryTask
 from .evaluate import (CategoryEvaluation, Evaluation, MultiCategoryEvaluation, clip_task,
                                        evaluation_group, evaluation_targets, labelled_items)
 from ..models.attention import apply_linear, attention_weights, group_qkv
-from ..models.layers import in_evaluation
+from ..models.module import in_evaluation
 from ..models.heads import (
     AttentionHead, ConvLSTMHead, DiffHead, LSTMHead, ShiftHead, TransformerHead)
 from ..models.seqmodel import SeqModel

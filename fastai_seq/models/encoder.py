@@ -19,7 +19,8 @@ from fastai.vision.learner import cut_model, has_pool_type, model_meta
 from torch import nn
 from torchvision.models import list_models
 
-from .layers import MadeWith, clip_frames, in_evaluation
+from .module import MadeWith, in_evaluation
+from .shift import clip_frames
 from .weights import load_weights, read_weights
 from ..utils import import_extra
 

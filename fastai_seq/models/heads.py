@@ -16,9 +16,12 @@ from fastai.vision.learner import create_head
 from fastcore.basics import patch
 from torch import nn
 
+from .batch import pack_frames, unpack_frames
+from .convrnn import ConvGRU, ConvLSTM
 from .layers import (
-    AttentionPool, ConvGRU, ConvLSTM, FrameDifference, MadeWith, SinusoidalPositions, TemporalPool, TemporalTransformer,
-    add_temporal_shift, pack_frames, unpack_frames)
+    AttentionPool, FrameDifference, SinusoidalPositions, TemporalPool, TemporalTransformer)
+from .module import MadeWith
+from .shift import add_temporal_shift
 
 # %% ../../nbs/models/heads.ipynb #0af0dbe2
 class Head(MadeWith, Module):

@@ -15,9 +15,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..core import stack_frames
+from .batch import whole_clips
 from .defaults import normalize_stats
 from .heads import head_class
-from .layers import ConvGRU, ConvLSTM, MadeWith, whole_clips
+from .convrnn import ConvGRU, ConvLSTM
+from .module import MadeWith
 
 # %% ../../nbs/models/seq2seq.ipynb #7c27082b
 class Forecaster(MadeWith, Module):

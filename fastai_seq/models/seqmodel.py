@@ -23,10 +23,10 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models import get_model_builder, list_models, resnet34, video
 
 from ..core import clip_lengths, stack_frames
+from .batch import pack_frames, unpack_frames
 from .defaults import each_once, model_splitter
 from .encoder import FrameEncoder
 from .heads import LSTMHead, MeanHead, head_class
-from .layers import pack_frames, unpack_frames
 from .videonets import VideoNet
 
 # %% ../../nbs/models/seqmodel.ipynb #a7153c00

@@ -30,7 +30,7 @@ from ..utils import import_extra
 from .attention import (apply_dropout, apply_linear, attend, attend_cls, gated_output,
                                          rotary_factors)
 from .defaults import model_splitter, three_groups
-from .layers import length_mask, whole_clips
+from .batch import length_mask, whole_clips
 
 # %% ../../nbs/models/timesformer.ipynb #9eced21c
 def _shift(x, frames):

@@ -20,8 +20,9 @@ from torch import nn
 from torchvision.models import WeightsEnum, get_model_weights, list_models, video as tv_video
 from torchvision.models.video import MViT, S3D, SwinTransformer3d, VideoResNet, r3d_18
 
+from .batch import whole_clips
 from .defaults import model_splitter, three_groups
-from .layers import MadeWith, whole_clips
+from .module import MadeWith
 from .weights import load_weights, read_weights
 
 # %% ../../nbs/models/videonets.ipynb #ec25e8bf

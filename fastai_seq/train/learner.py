@@ -29,7 +29,7 @@ from ..data.task_of import task_of
 from ..data.task import (CategoryTask, ForecastTask, FrameCategoryTask, FrameMaskTask,
                                   FrameRegressionTask, MultiCategoryTask, RegressionTask)
 from ..models.defaults import model_splitter, normalize_stats
-from ..models.layers import in_evaluation
+from ..models.module import in_evaluation
 from ..models.seq2seq import SimVP, TemporalUNet, per_frame
 from ..models.seqmodel import create_seq_model
 from .callbacks import KeepRecord
