@@ -40,6 +40,8 @@ try:
     from fastai_seq.models.defaults import *
     from fastai_seq.models.speed import *
     from fastai_seq.models.timesformer import *
+    from fastai_seq.models.vit_timesformer import *
+    from fastai_seq.models.hf_video import *
     from fastai_seq.models.videonets import *
     from fastai_seq.models.weights import *
     from fastai_seq.models.encoder import *

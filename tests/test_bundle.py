@@ -23,7 +23,8 @@ from fastai_seq.train.learner import seq_learner
 from fastai_seq.models.heads import AvgHead, head_classes
 from fastai_seq.models.seqmodel import SeqModel, SimpleModel, create_seq_model
 from fastai_seq.video.sampling import FirstFrames, FrameSampler
-from fastai_seq.models.timesformer import MyTimeSformer, timesformer_from_vit
+from fastai_seq.models.timesformer import MyTimeSformer
+from fastai_seq.models.vit_timesformer import timesformer_from_vit
 from fastai_seq.video.read import VideoRange
 
 @pytest.fixture(scope='module')

@@ -31,7 +31,8 @@ from fastai_seq.train.learner import seq_learner
 from fastai_seq.models.heads import head_classes
 from fastai_seq.models.seqmodel import SeqModel, SimpleModel
 from fastai_seq.video.sampling import EveryFrame, RandomClip
-from fastai_seq.models.timesformer import MyTimeSformer, timesformer_from_vit
+from fastai_seq.models.timesformer import MyTimeSformer
+from fastai_seq.models.vit_timesformer import timesformer_from_vit
 from fastai_seq.video.read import VideoError, read_frames, write_video
 from fastai_seq.models.videonets import VideoNet
 

@@ -69,14 +69,9 @@ from ..data.targets import (FrameCategorize, FrameNumbers, OfItsFrames, TensorFr
 from ..data.masks import FrameMasks, MaskLoss
 from ..data.future import as_reader
 from ..data.task_of import task_of
-from fastai_seq.models.timesformer import (
-    HFVideoModel,
-    MyTimeSformer,
-    VitTimeSformer,
-    hf_classes,
-    hf_video_model,
-    timesformer_from_vit,
-)
+from ..models.hf_video import HFVideoModel, hf_classes, hf_video_model
+from ..models.timesformer import MyTimeSformer
+from ..models.vit_timesformer import VitTimeSformer, timesformer_from_vit
 from ..models.videonets import VideoNet
 
 # %% ../../nbs/deploy/bundle.ipynb #a6befef7
