@@ -47,7 +47,10 @@ try:
     from fastai_seq.models.encoder import *
     from fastai_seq.models.heads import *
     from fastai_seq.models.seqmodel import *
-    from fastai_seq.models.seq2seq import *
+    from fastai_seq.models.forecaster import *
+    from fastai_seq.models.simvp import *
+    from fastai_seq.models.per_frame import *
+    from fastai_seq.models.unet import *
     from fastai_seq.train.memory import *
     from fastai_seq.train.guards import *
     from fastai_seq.train.progressive import *

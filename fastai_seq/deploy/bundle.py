@@ -61,7 +61,10 @@ from ..models.encoder import FrameEncoder, timm_arch
 from ..models.heads import Head, head_classes
 from ..models.seqmodel import SeqModel
 from ..video.sampling import sampler_from_config, sampler_config
-from ..models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, Forecaster, PerFrame, SimVP, TemporalUNet
+from ..models.forecaster import ConvGRUForecaster, ConvLSTMForecaster, Forecaster
+from ..models.per_frame import PerFrame
+from ..models.simvp import SimVP
+from ..models.unet import TemporalUNet
 from ..train.metrics import FrameMSELoss
 from ..data.task import task_to_config
 from ..data.targets import (FrameCategorize, FrameNumbers, OfItsFrames, TensorFrameCategory,

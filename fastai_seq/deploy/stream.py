@@ -31,7 +31,8 @@ from ..models.module import in_evaluation
 from ..models.heads import ConvLSTMHead, LSTMHead
 from ..models.seqmodel import SeqModel
 from ..video.sampling import LastFrames
-from ..models.seq2seq import Forecaster, PerFrame
+from ..models.forecaster import Forecaster
+from ..models.per_frame import PerFrame
 from ..train.forecast import forecast_frames
 from ..data.task_of import task_of
 from ..data.task import ForecastTask, FrameMaskTask, Prediction

@@ -30,7 +30,9 @@ from ..data.task import (CategoryTask, ForecastTask, FrameCategoryTask, FrameMas
                                   FrameRegressionTask, MultiCategoryTask, RegressionTask)
 from ..models.defaults import model_splitter, normalize_stats
 from ..models.module import in_evaluation
-from ..models.seq2seq import SimVP, TemporalUNet, per_frame
+from ..models.per_frame import per_frame
+from ..models.simvp import SimVP
+from ..models.unet import TemporalUNet
 from ..models.seqmodel import create_seq_model
 from .callbacks import KeepRecord
 from .distributed import PerRank
