@@ -120,9 +120,9 @@ def _sizes(model):
     "Heights and widths of frames to try `model` with: what it says of itself, and 224"
     config, patches = getattr(model, 'pretrained_cfg', None) or {}, getattr(model, 'patch_embed', None)
     of_timm = getattr(patches, 'img_size', None), config.get('input_size', ())[-2:]
-    said = [*of_timm, getattr(model, 'image_size', None)]
-    said = [(s, s) if isinstance(s, int) else tuple(s or ()) for s in said]
-    return [s for s in said if len(s) == 2] + [(224, 224)]
+    sizes = [*of_timm, getattr(model, 'image_size', None)]
+    sizes = [(s, s) if isinstance(s, int) else tuple(s or ()) for s in sizes]
+    return [s for s in sizes if len(s) == 2] + [(224, 224)]
 
 def _bodies(model, arch):
     "Candidates for the body of `model`, the best first; each may change `model`"

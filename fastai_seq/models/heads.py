@@ -111,7 +111,7 @@ class MaxHead(Head):
     pool_time = 'max'
 
 class AttentionHead(Head):
-    "The frames' average, weighted by how much each tells, is classified; `weights` says how much that is"
+    "The frames' average, weighted by how much each matters (`weights`), is classified"
     def __init__(self,
         n_features, # Features the encoder gives
         n_out, # Classes

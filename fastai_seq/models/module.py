@@ -1,4 +1,4 @@
-"""What parts of models have in common: they know what they were made with, and can be asked without a trace.
+"""What parts of models have in common: they remember their arguments, and can be evaluated without a trace.
 
 Docs: https://fastai-seq.github.io/fastai_seq/models/module.html.md"""
 

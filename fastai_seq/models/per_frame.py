@@ -15,7 +15,7 @@ from .heads import head_class
 
 # %% ../../nbs/models/per_frame.ipynb #28d119ca
 class PerFrame(Module):
-    "The head `head`, asked at each frame: `(B,T,F,h,w)` to `(B,T,n_out)`; zeros where there is no frame"
+    "The answers of `head` at each frame: `(B,T,F,h,w)` to `(B,T,n_out)`; zeros where there is no frame"
     def __init__(self,
         head # A `Head`
     ): self.head = head.head if isinstance(head, PerFrame) else head

@@ -68,10 +68,10 @@ def clip_frames(
 _shortcuts = 'downsample', 'shortcut', 'proj'   # a block's way around its branch, where it is a part of its own
 
 def _adds_its_input(block):
-    "Whether `block` is a residual block: by what it says itself, or by its parts"
+    "Whether `block` is a residual block: by what it declares, or by its parts"
     if isinstance(block, (nn.Sequential, nn.ModuleList)): return False
-    said = [getattr(block, a) for a in ('use_res_connect', 'has_skip', 'apply_residual') if hasattr(block, a)]
-    return all(said) if said else any(hasattr(block, a) for a in (*_shortcuts, 'layer_scale'))
+    declared = [getattr(block, a) for a in ('use_res_connect', 'has_skip', 'apply_residual') if hasattr(block, a)]
+    return all(declared) if declared else any(hasattr(block, a) for a in (*_shortcuts, 'layer_scale'))
 
 def _branch(block):
     "Name of the first part of `block`'s residual branch; None if it is no residual block"

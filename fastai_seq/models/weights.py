@@ -57,7 +57,7 @@ def load_weights(
     strict=True, # All keys must fit; False loads those that do, and warns of the others
     head=() # How names of the head begin, which is not loaded: a text, or a tuple of texts
 ):
-    "Load the state dict `weights` into `net`. Raises ValueError that tells which keys do not fit."
+    "Load the state dict `weights` into `net`. Raises ValueError that names keys that do not fit."
     own = {k: v for k, v in net.state_dict().items() if not k.startswith(head)}
     weights = {k: v for k, v in weights.items() if not k.startswith(head)}
     fits = {k: v for k, v in weights.items() if k in own and v.shape == own[k].shape}
