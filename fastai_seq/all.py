@@ -81,5 +81,6 @@ try:
     from fastai_seq.deploy.predict_timeline import *
     from fastai_seq.deploy.timeline_view import *
     from fastai_seq.deploy.app import *
+    from fastai_seq.walkthrough import *
 finally:
     if _collecting: _gc.enable()

@@ -29,10 +29,10 @@ from fastai_seq.core import TensorVideo, clip_lengths
 from fastai_seq.data.load import ClipDL
 from fastai_seq.data.split import GroupSplitter
 from fastai_seq.data.block import ImageSeqBlock, ImageTupleTfm, TensorVideoTfm
-from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.find import examine_clips, get_instances, group_of
 from fastai_seq.video.extract import cache_clips, extract_dataset
-from fastai_seq.models.seqmodel import SimpleModel
+from fastai_seq.walkthrough import SimpleModel, get_action_dataloaders
 from fastai_seq.video.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames, UniformFrames
 from fastai_seq.video.read import VideoError, VideoRange, n_frames, read_frames, write_video
 
