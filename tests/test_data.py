@@ -24,6 +24,7 @@ from fastai.vision.augment import RandTransform, aug_transforms
 from fastai.vision.core import imagenet_stats
 
 from fastai_seq.data import show as data_module
+import fastai_seq.data.bench                     # `DataLoaders.bench`
 from fastai_seq.data.augment import ReverseTime
 from fastai_seq.core import TensorVideo, clip_lengths
 from fastai_seq.data.load import ClipDL
