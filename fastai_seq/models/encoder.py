@@ -100,7 +100,7 @@ def _timm_features(net, size):
     return maps, used
 
 class _TimmBody(Module):
-    "timm's network without classifier: feature maps, or one vector a frame where it works on tokens"
+    "timm's network without classifier: feature maps, or one vector per frame where it works on tokens"
     def __init__(self, net, size):
         net.reset_classifier(0)
         maps, used = _timm_features(net, size)

@@ -29,7 +29,7 @@ class Forecaster(MadeWith, Module):
         n_in=10, # Frames to see; any number will do
         n_out=10, # Frames to predict
         n_channels=3, # Channels of a frame
-        hidden=(64, 64), # Channels of the states, one number a layer
+        hidden=(64, 64), # Channels of the states, one per layer
         patch=4, # `patch` x `patch` pixels are one place of the maps
         kernel_size=3 # Height and width of the convolutions, odd; 5 as in the paper costs twice the time
     ):

@@ -202,7 +202,7 @@ class TransformerHead(Head):
         pool_size=1, # Feature maps are averaged to `pool_size` x `pool_size`; 1 forgets where things are
         dim=256, # Width, a multiple of `n_heads`
         depth=2, # Layers
-        n_heads=4, # Attention heads a layer
+        n_heads=4, # Attention heads per layer
         p=0.1, # Dropout in the layers and before the classifier
         positions=SinusoidalPositions # Or `LearnedPositions`, or another made by its width
     ):

@@ -87,7 +87,7 @@ def hf_video_model(
     name, # Name on the Hugging Face hub, local folder, or (for random weights) one of the configs of `hf_classes`
     n_out=None, # Classes; None keeps the head
     pretrained=True, # The weights of `name`, or random ones?
-    num_frames=None # Frames a clip; the configuration's, if None
+    num_frames=None # Frames per clip; the configuration's, if None
 )->HFVideoModel: # From `ImageTuple` or `(B,T,3,H,W)` to `(B,n_out)`; normalised with its `stats`, where they are known
     """TimeSformer or VideoMAE of `transformers`, with a new head for `n_out`. Raises OSError for weights that cannot be
     loaded, ValueError for other models."""

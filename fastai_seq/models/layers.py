@@ -58,7 +58,7 @@ class TemporalPool(Module):
 class AttentionPool(Module):
     "Average over the true frames of a clip, weighted by what they show"
     def __init__(self,
-        n_in, # Features a frame
+        n_in, # Features per frame
         hidden_size=128, # Width of the network that scores a frame
         gated=True # With a gate, eq. 9 of arXiv 1802.04712; without, eq. 8
     ):
@@ -90,7 +90,7 @@ class FrameDifference(Module):
         shortest = min(lengths or [x.shape[1]])
         if shortest < 2:
             raise ValueError(
-                f"differences of frames need at least 2 frames a clip, the batch has a clip of {shortest};"
+                f"differences of frames need at least 2 frames per clip, the batch has a clip of {shortest};"
                 " load the clips with seq_len=2 or more")
         return x[:, 1:] - x[:, :-1]
 
@@ -99,7 +99,7 @@ class SinusoidalPositions(Module):
     """Add sines and cosines of the place in time, their waves 2 to `2*max_len` frames long (after arXiv 1706.03762,
     sec. 3.5), for clips of any length"""
     def __init__(self,
-        dim, # Features a frame
+        dim, # Features per frame
         max_len=32 # Half the longest wave, in frames; no limit to clips
     ): self.dim, self.max_len = dim, max_len
 
@@ -112,7 +112,7 @@ class SinusoidalPositions(Module):
 class LearnedPositions(Module):
     "Add a learned vector for each place in time. Raises ValueError for a clip of more than `max_len` frames."
     def __init__(self,
-        dim, # Features a frame
+        dim, # Features per frame
         max_len=64 # Frames of the longest clip
     ): self.max_len, self.weight = max_len, nn.Parameter(torch.randn(max_len, dim)*.02)
 
@@ -127,10 +127,10 @@ class LearnedPositions(Module):
 class TemporalTransformer(Module):
     "torch's transformer encoder over the frames of a clip"
     def __init__(self,
-        n_in, # Features a frame
+        n_in, # Features per frame
         dim=256, # Width, a multiple of `n_heads`
         depth=2, # Layers
-        n_heads=4, # Attention heads a layer
+        n_heads=4, # Attention heads per layer
         p=0.1, # Dropout
         positions=SinusoidalPositions # Or `LearnedPositions`, or another made by its width
     ):

@@ -39,6 +39,12 @@ def _true_lengths(x, lengths):
             f" {len(x)} numbers from 1 to {x.shape[1]}")
     return None if min(lengths) == x.shape[1] else lengths
 
+def _stacked(x, lengths):
+    "The batch as one tensor, and its true lengths: `lengths`, or those that it carries; None if all frames are true"
+    if lengths is None: lengths = clip_lengths(x)
+    x = stack_frames(x)
+    return x, _true_lengths(x, lengths)
+
 # %% ../../nbs/models/seqmodel.ipynb #02fa4f65
 def _chunks(lengths, chunk, whole):
     "Lengths of clips for each chunk of at most `chunk` frames; of whole clips, at least one, if `whole`"
@@ -104,14 +110,12 @@ class SeqModel(Module):
         lengths=None # True frames of each clip; those that `x` carries, if None
     ): # `(B,T,F,h,w)`; T is the longest clip's
         "What the encoder gives for each frame; zeros where it is padding"
-        lengths, x = clip_lengths(x) if lengths is None else lengths, stack_frames(x)
-        lengths = _true_lengths(x, lengths)
+        x, lengths = _stacked(x, lengths)
         each = lengths or (x.shape[1],)*len(x)
         return unpack_frames(self._encode(pack_frames(x, lengths), each), each)
 
     def forward(self, x, lengths=None): # As `features`; gives `(B,n_out)`
-        lengths, x = clip_lengths(x) if lengths is None else lengths, stack_frames(x)
-        lengths = _true_lengths(x, lengths)
+        x, lengths = _stacked(x, lengths)
         return self.head(self.features(x, lengths), lengths)
 
 # %% ../../nbs/models/seqmodel.ipynb #a491c0dc

@@ -38,7 +38,7 @@ def _seconds(model, x):
 
 # %% ../../nbs/models/speed.ipynb #8c9c4a24
 def _costs(model, x):
-    "Parameters (M), GFLOPs a clip, and on a GPU the peak MB above the model's own, of one forward pass"
+    "Parameters (M), GFLOPs per clip, and on a GPU the peak MB above the model's own, of one forward pass"
     if x.is_cuda:
         torch.cuda.reset_peak_memory_stats(x.device)
         before = torch.cuda.memory_allocated(x.device)
@@ -53,9 +53,9 @@ def model_table(
     models, # Dict of name -> model of clips; each stays as it was, on its device and in its mode
     shape=(1,8,3,112,112), # Of the batch, `(B,T,C,H,W)`
     device=None, # Where to measure, such as 'cuda'; models are moved there and back. None: where each model is
-    n_runs=5, # Forward passes measured a model, after one to warm up
+    n_runs=5, # Forward passes measured per model, after one to warm up
     autocast=None # A dtype such as `torch.bfloat16` to run in; None: as the model is
-)->pd.DataFrame: # A row a model: params (M), GFLOPs a clip, clips/s, and on a GPU peak MB above the model's own
+)->pd.DataFrame: # A row per model: params (M), GFLOPs per clip, clips/s, and on a GPU peak MB above the model's own
     "What each of `models` costs in evaluation. Raises what a model raises, with its name."
     before = {name: (m.training, next(m.parameters()).device) for name, m in models.items()}
     xs, rows, seconds = {}, {}, {name: [] for name in models}

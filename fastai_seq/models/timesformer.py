@@ -48,7 +48,7 @@ class MyTimeSformer(TimeSformer):
         *,
         image_size=224, # Height and width of a frame in pixels, a multiple of `patch_size`
         patch_size=16, # Height and width of a patch in pixels
-        num_frames=8, # Frames a clip
+        num_frames=8, # Frames per clip
         **kwargs
     ):
         if image_size % patch_size:

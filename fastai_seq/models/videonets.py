@@ -156,7 +156,7 @@ class VideoNet(MadeWith, Module):
         arch=r3d_18, # A function of torchvision.models.video: `r3d_18`, `s3d`, `mvit_v2_s`, `swin3d_t`, …
         n_out=101, # Classes
         pretrained=True, # False, True (Kinetics, downloaded), the path of a local state dict, or torchvision's weights
-        seq_len=None, # Frames a clip. MViT takes no others, and 16 by default; the other networks take any
+        seq_len=None, # Frames per clip. MViT takes no others, and 16 by default; the other networks take any
         size=None, # Pixels, or (height, width). MViT takes no others, 224 by default; the other networks take any
         strict=True # False: load those of the weights that fit, and warn of the others
     ):

@@ -84,7 +84,7 @@ class VitTimeSformer(Module):
     "A timm `VisionTransformer` over clips; see `timesformer_from_vit`, which makes one"
     def __init__(self,
         vit, # timm's `VisionTransformer`, which becomes part of the model
-        num_frames, # Frames a clip
+        num_frames, # Frames per clip
         attention='divided', # 'divided', 'joint' or 'space'
         checkpoint=False # Compute each block again in the backward pass
     ):
@@ -149,7 +149,7 @@ def _check_vit(vit):
 def timesformer_from_vit(
     vit, # A timm `VisionTransformer` (it becomes part of the model), or the name of one
     n_out=None, # Classes; None keeps the head of `vit`
-    num_frames=8, # Frames a clip
+    num_frames=8, # Frames per clip
     attention='divided', # 'divided' in time and space, 'joint' over all, or 'space' only: blind to order
     pretrained=True, # For a name: False, True (downloaded), or the path of a local file of weights
     checkpoint=False # Compute each block again in the backward pass: less memory, a third more time
