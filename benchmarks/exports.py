@@ -19,7 +19,7 @@ import timm, transformers
 from common import line, source
 from torchvision.models import mobilenet_v3_small, video
 from fastai_seq.all import *
-from fastai_seq.models.seqmodel import head_classes
+from fastai_seq.models.heads import head_classes
 
 cnn = partial(SimpleCNN, [3,8,16])
 

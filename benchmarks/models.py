@@ -19,9 +19,11 @@ import torch
 from torchvision.models import resnet18, video
 from common import line, source, write_sections
 from fastai_seq.core import ImageTuple
-from fastai_seq.models.seqmodel import RNNModel, SimpleModel
+from fastai_seq.walkthrough import RNNModel, SimpleModel
 from fastai_seq.models.speed import model_table, plot_models
-from fastai_seq.models.timesformer import MyTimeSformer, hf_video_model, timesformer_from_vit
+from fastai_seq.models.hf_video import hf_video_model
+from fastai_seq.models.timesformer import MyTimeSformer
+from fastai_seq.models.vit_timesformer import timesformer_from_vit
 from fastai_seq.models.videonets import VideoNet
 
 here = Path(__file__).parent

@@ -38,7 +38,8 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.torch_core import set_seed
 from fastai_seq.core import stack_frames
 from common import line, source
-from fastai_seq.models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, Forecaster, SimVP
+from fastai_seq.models.forecaster import ConvGRUForecaster, ConvLSTMForecaster, Forecaster
+from fastai_seq.models.simvp import SimVP
 from fastai_seq.train.scheduled import ScheduledSampling
 from fastai_seq.train.forecast import copy_last, horizon_errors
 from fastai_seq.train.learner import seq_learner

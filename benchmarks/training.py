@@ -22,7 +22,7 @@ from fastai_seq.train.callbacks import EMA
 from fastai_seq.train.progressive import ProgressiveClips
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.datasets import motion_clips
-from fastai_seq.models.seqmodel import RNNModel
+from fastai_seq.walkthrough import RNNModel
 
 here, lines = Path(__file__).parent, []
 def say(line=''):

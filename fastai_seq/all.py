@@ -28,19 +28,20 @@ try:
     from fastai_seq.data.split import (
         GroupSplitter, HMDB51Splitter, KFoldSplitter, UCF101Splitter, check_leakage)
     from fastai_seq.data.block import ImageSeqBlock, ImageTupleTfm, TensorVideoTfm
-    from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+    from fastai_seq.data.dataloaders import ImageSeqDataLoaders
     from fastai_seq.data.future import FutureDataLoaders
     from fastai_seq.data.targets import FrameCategoryBlock, FrameRegressionBlock
     from fastai_seq.data.masks import FrameMaskBlock
     from fastai_seq.models.defaults import model_splitter, normalize_stats
     from fastai_seq.models.speed import model_table, plot_models
-    from fastai_seq.models.timesformer import (
-        MyTimeSformer, hf_video_model, timesformer_from_hf, timesformer_from_vit,
-        vit_timesformer_splitter)
-    from fastai_seq.models.seqmodel import RNNModel, SimpleModel, rnnmodel_splitter, simple_splitter
-    from fastai_seq.models.seq2seq import (
-        ConvGRUForecaster, ConvLSTMForecaster, PerFrame, SimVP, TemporalUNet)
+    from fastai_seq.models.timesformer import MyTimeSformer
+    from fastai_seq.models.vit_timesformer import timesformer_from_vit, vit_timesformer_splitter
+    from fastai_seq.models.hf_video import hf_video_model, timesformer_from_hf
     from fastai_seq.models.motion import MotionNet
+    from fastai_seq.models.per_frame import PerFrame
+    from fastai_seq.models.forecaster import ConvGRUForecaster, ConvLSTMForecaster
+    from fastai_seq.models.simvp import SimVP
+    from fastai_seq.models.unet import TemporalUNet
     from fastai_seq.train.callbacks import CompileModel, EMA
     from fastai_seq.train.distributed import PerRank
     from fastai_seq.train.metrics import (
@@ -62,6 +63,8 @@ try:
     from fastai_seq.deploy.label_frames import label_frames
     from fastai_seq.deploy.predict_timeline import predict_timeline
     from fastai_seq.deploy.app import demo_app
+    from fastai_seq.walkthrough import (
+        RNNModel, SimpleModel, get_action_dataloaders, rnnmodel_splitter, simple_splitter)
     # these teach fastai's classes: `dls.bench`, `learn.fit_head`
     from fastai_seq.data import bench as _bench
     from fastai_seq.train import features as _features

@@ -15,14 +15,17 @@ from torchvision.models import regnet_y_400mf, squeezenet1_1, video
 
 import fastai_seq.deploy.bundle as bundle
 from fastai_seq.deploy.bundle import from_hub, load_bundle, push_to_hub, save_bundle
-from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.find import get_instances
 from fastai_seq.judge.evaluate import evaluate_clips
 from fastai_seq.models.layers import LearnedPositions
 from fastai_seq.train.learner import seq_learner
-from fastai_seq.models.seqmodel import AvgHead, SeqModel, SimpleModel, head_classes, create_seq_model
+from fastai_seq.models.heads import AvgHead, head_classes
+from fastai_seq.models.seqmodel import SeqModel, create_seq_model
+from fastai_seq.walkthrough import SimpleModel, get_action_dataloaders
 from fastai_seq.video.sampling import FirstFrames, FrameSampler
-from fastai_seq.models.timesformer import MyTimeSformer, timesformer_from_vit
+from fastai_seq.models.timesformer import MyTimeSformer
+from fastai_seq.models.vit_timesformer import timesformer_from_vit
 from fastai_seq.video.clip import VideoRange
 
 @pytest.fixture(scope='module')

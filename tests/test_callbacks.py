@@ -30,9 +30,9 @@ from fastai_seq.train.distributed import PerRank
 from fastai_seq.train.progressive import ProgressiveClips
 from fastai_seq.train.resume import Resumable
 import fastai_seq.train.memory     # errors about memory get a note
-from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.find import get_instances
-from fastai_seq.models.seqmodel import RNNModel, simple_splitter, rnnmodel_splitter
+from fastai_seq.walkthrough import RNNModel, get_action_dataloaders, rnnmodel_splitter, simple_splitter
 from fastai_seq.video.sampling import EveryFrame, PartOf, RandomClip, SegmentFrames
 
 def loaders(clips, **kwargs):

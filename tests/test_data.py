@@ -24,17 +24,18 @@ from fastai.vision.augment import RandTransform, aug_transforms
 from fastai.vision.core import imagenet_stats
 
 from fastai_seq.data import show as data_module
+import fastai_seq.data.bench                     # `DataLoaders.bench`
 from fastai_seq.data.augment import ReverseTime
 import fastai.callback.progress, fastai_seq.data.bench      # `no_bar` of learners, and `bench` of loaders
 from fastai_seq.core import TensorVideo, clip_lengths
 from fastai_seq.data.load import ClipDL
 from fastai_seq.data.split import GroupSplitter
 from fastai_seq.data.block import ImageSeqBlock, ImageTupleTfm, TensorVideoTfm
-from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.find import examine_clips, get_instances, group_of
 from fastai_seq.video.cache import cache_clips
 from fastai_seq.video.extract import extract_dataset
-from fastai_seq.models.seqmodel import SimpleModel
+from fastai_seq.walkthrough import SimpleModel, get_action_dataloaders
 from fastai_seq.video.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames, UniformFrames
 from fastai_seq.video.clip import VideoRange
 from fastai_seq.video.files import VideoError, write_video

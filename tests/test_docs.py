@@ -101,7 +101,7 @@ def not_run(name):
 @pytest.mark.parametrize('name', sorted(p.stem for p in root.glob('nbs/tutorials/*.ipynb') if any(not_run(p.stem))))
 def test_what_tutorials_do_not_run(name, videos, monkeypatch):
     from transformers import TimesformerConfig
-    from fastai_seq.models import timesformer
+    from fastai_seq.models import hf_video
     cfg = TimesformerConfig(
         image_size=64,
         patch_size=16,
@@ -111,9 +111,9 @@ def test_what_tutorials_do_not_run(name, videos, monkeypatch):
         num_attention_heads=2,
         intermediate_size=32,
     )
-    monkeypatch.setattr(timesformer, '_hf_config', lambda name: cfg)
-    monkeypatch.setattr(timesformer, '_hf_net', lambda cls, name, cfg, n: cls(cfg))
-    monkeypatch.setattr(timesformer, '_hf_stats', lambda name: ([.5]*3, [.5]*3))
+    monkeypatch.setattr(hf_video, '_hf_config', lambda name: cfg)
+    monkeypatch.setattr(hf_video, '_hf_net', lambda cls, name, cfg, n: cls(cfg))
+    monkeypatch.setattr(hf_video, '_hf_stats', lambda name: ([.5]*3, [.5]*3))
     monkeypatch.setattr(lib, 'untar_ucf101', lambda: videos/'ucf')
     labels = (
         dict(label_func=lib.frame_labels, y_block=lib.FrameCategoryBlock)

@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, top_k_accur
 from torch import nn
 
 from fastai_seq.judge import evaluate as room
-from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.split import KFoldSplitter
 from fastai_seq.data.block import TensorVideoTfm
 from fastai_seq.data.find import get_instances
@@ -27,7 +27,7 @@ from fastai_seq.judge.evaluate import (
 )
 from fastai_seq.video.extract import extract_dataset
 from fastai_seq.train.learner import seq_learner
-from fastai_seq.models.seqmodel import SimpleModel
+from fastai_seq.walkthrough import SimpleModel, get_action_dataloaders
 from fastai_seq.video.sampling import EveryFrame, RandomClip, SegmentFrames
 from fastai_seq.video.clip import VideoRange
 from fastai_seq.video.files import VideoError

@@ -14,7 +14,8 @@ from torchvision.models import mobilenet_v3_small
 ort = pytest.importorskip('onnxruntime')
 pytest.importorskip('onnxscript')
 import fastai_seq.deploy.export as export
-from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
+from fastai_seq.walkthrough import get_action_dataloaders
 from fastai_seq.data.find import get_instances
 from fastai_seq.judge.evaluate import evaluate_clips
 from fastai_seq.deploy.export import export_onnx, export_program

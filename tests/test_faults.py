@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np, pytest
 
-from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
+from fastai_seq.walkthrough import get_action_dataloaders
 from fastai_seq.data.block import ImageTupleTfm
 from fastai_seq.data.check import check_clips
 from fastai_seq.data.find import get_instances

@@ -16,7 +16,7 @@ from torchvision.models.video import r3d_18
 from conftest import real
 from fastai_seq.deploy import predict_timeline as room
 from fastai_seq.core import TensorVideo
-from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.block import resize_batch
 from fastai_seq.data.find import get_instances
 from fastai_seq.judge.evaluate import evaluate_clips
@@ -24,7 +24,8 @@ from fastai_seq.video.extract import extract_dataset
 from fastai_seq.deploy.predict import predict_video
 from fastai_seq.deploy.windows import window_span, windows_of
 from fastai_seq.train.learner import seq_learner
-from fastai_seq.models.seqmodel import LSTMHead, SimpleModel
+from fastai_seq.models.heads import LSTMHead
+from fastai_seq.walkthrough import SimpleModel, get_action_dataloaders
 from fastai_seq.video.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames
 from fastai_seq.deploy.stream import StreamPredictor, _FeatureRing, RecurrentState
 from fastai_seq.deploy.timeline import Timeline

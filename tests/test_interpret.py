@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.models.video import mc3_18, mvit_v2_s, r3d_18, s3d, swin3d_t
 
 from fastai_seq.judge import interpret as room
-from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.find import get_instances
 from fastai_seq.data.datasets import draw_letter, motion_clips
 from fastai_seq.judge.interpret import (
@@ -28,9 +28,12 @@ from fastai_seq.judge.interpret import (
     grad_cam,
 )
 from fastai_seq.train.learner import seq_learner
-from fastai_seq.models.seqmodel import SeqModel, SimpleModel, head_classes
+from fastai_seq.models.heads import head_classes
+from fastai_seq.models.seqmodel import SeqModel
+from fastai_seq.walkthrough import SimpleModel, get_action_dataloaders
 from fastai_seq.video.sampling import EveryFrame, RandomClip
-from fastai_seq.models.timesformer import MyTimeSformer, timesformer_from_vit
+from fastai_seq.models.timesformer import MyTimeSformer
+from fastai_seq.models.vit_timesformer import timesformer_from_vit
 from fastai_seq.video.files import VideoError, write_video
 from fastai_seq.video.read import read_frames
 from fastai_seq.models.videonets import VideoNet

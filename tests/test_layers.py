@@ -4,21 +4,12 @@ import pytest, torch, torchvision
 from functools import partial
 from torch import nn
 
+from fastai_seq.models.batch import length_mask
+from fastai_seq.models.convrnn import ConvGRU, ConvLSTM
 from fastai_seq.models.layers import (
-    AttentionPool,
-    ConvGRU,
-    ConvLSTM,
-    FrameDifference,
-    LearnedPositions,
-    SinusoidalPositions,
-    TemporalPool,
-    TemporalShift,
-    TemporalTransformer,
-    _branch,
-    add_temporal_shift,
-    clip_frames,
-    length_mask,
-)
+    AttentionPool, FrameDifference, LearnedPositions, SinusoidalPositions, TemporalPool,
+    TemporalTransformer)
+from fastai_seq.models.shift import TemporalShift, _branch, add_temporal_shift, clip_frames
 
 torch.manual_seed(0)
 lengths = (6, 1, 4)

@@ -23,7 +23,7 @@ from fastai_seq.commands.train import fit_stages
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.find import get_instances
 from fastai_seq.train.learner import seq_learner
-from fastai_seq.models.seqmodel import head_classes
+from fastai_seq.models.heads import head_classes
 from fastai_seq.video.sampling import EveryFrame, SegmentFrames, UniformFrames
 from fastai_seq.video.files import write_video
 

@@ -10,18 +10,10 @@ from torch import nn
 from fastai.layers import SimpleCNN
 
 from fastai_seq.core import ImageTuple, TensorVideo
-from fastai_seq.models.seqmodel import (
-    FrameEncoder,
-    Head,
-    RNNModel,
-    SeqModel,
-    SimpleModel,
-    head_classes,
-    create_seq_model,
-    rnnmodel_splitter,
-    seq_splitter,
-    simple_splitter,
-)
+from fastai_seq.models.encoder import FrameEncoder
+from fastai_seq.models.heads import Head, head_classes
+from fastai_seq.models.seqmodel import SeqModel, create_seq_model, seq_splitter
+from fastai_seq.walkthrough import RNNModel, SimpleModel, rnnmodel_splitter, simple_splitter
 
 features = dict(
     alexnet=256,

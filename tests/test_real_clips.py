@@ -9,12 +9,12 @@ from conftest import real
 from fastai.learner import Learner
 from fastai.metrics import accuracy
 from fastai_seq.core import ImageTuple
-from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
+from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.block import ImageTupleTfm
 from fastai_seq.data.find import get_instances, group_of
 from fastai_seq.video.extract import extract_dataset
 from fastai_seq.train.learner import seq_learner
-from fastai_seq.models.seqmodel import SimpleModel, simple_splitter
+from fastai_seq.walkthrough import SimpleModel, get_action_dataloaders, simple_splitter
 from fastai_seq.video.decode import extract_frames
 from fastai_seq.video.files import get_videos
 from fastai_seq.video.read import n_frames, read_frames

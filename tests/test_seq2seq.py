@@ -13,8 +13,12 @@ from fastai_seq.data.augment import DropFrames, RandomStride, ReverseTime, Speed
 from fastai_seq.data.block import ImageSeqBlock
 from fastai_seq.data.synthetic import MovingDigits, _digits, changing_clips, frame_labels
 from fastai_seq.video.sampling import FirstFrames, RandomClip, UniformFrames
-from fastai_seq.models.seqmodel import head_classes, create_seq_model
-from fastai_seq.models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, SimVP, TemporalUNet, per_frame
+from fastai_seq.models.heads import head_classes
+from fastai_seq.models.seqmodel import create_seq_model
+from fastai_seq.models.forecaster import ConvGRUForecaster, ConvLSTMForecaster
+from fastai_seq.models.per_frame import per_frame
+from fastai_seq.models.simvp import SimVP
+from fastai_seq.models.unet import TemporalUNet
 from fastai_seq.deploy.stream import continue_video
 from fastai_seq.train.scheduled import ScheduledSampling
 from fastai_seq.train.forecast import copy_last, forecast_frames, horizon_errors

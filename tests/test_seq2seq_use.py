@@ -21,10 +21,12 @@ from fastai_seq.judge.evaluate import evaluate_clips
 from fastai_seq.data.synthetic import changing_clips, frame_labels
 from fastai_seq.deploy.export import export_onnx
 from fastai_seq.deploy.predict import predict_video
-from fastai_seq.models.seqmodel import AvgHead, head_classes
+from fastai_seq.models.heads import AvgHead, head_classes
 from fastai_seq.deploy.runtime import OnnxPredictor
 from fastai_seq.video.sampling import EveryFrame, FirstFrames, RandomClip
-from fastai_seq.models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, SimVP, TemporalUNet
+from fastai_seq.models.forecaster import ConvGRUForecaster, ConvLSTMForecaster
+from fastai_seq.models.simvp import SimVP
+from fastai_seq.models.unet import TemporalUNet
 from fastai_seq.train.forecast import forecast_frames
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.deploy.stream import (

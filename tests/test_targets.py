@@ -14,7 +14,9 @@ from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.synthetic import frame_labels
 from fastai_seq.video.cache import cache_clips
 from fastai_seq.video.sampling import EveryFrame, FirstFrames, UniformFrames
-from fastai_seq.models.seq2seq import ConvGRUForecaster, SimVP, TemporalUNet
+from fastai_seq.models.forecaster import ConvGRUForecaster
+from fastai_seq.models.simvp import SimVP
+from fastai_seq.models.unet import TemporalUNet
 from fastai_seq.train.metrics import MaskIoU, f1_at, mask_iou, segmental_f1
 from fastai_seq.train.scheduled import ScheduledSampling
 from fastai_seq.train.learner import seq_learner

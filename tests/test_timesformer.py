@@ -7,17 +7,11 @@ import pytest, torch
 from timesformer_pytorch import TimeSformer
 from torch import nn
 
-import fastai_seq.models.attention as attention
+from fastai_seq.models import attention, cpu
 from fastai_seq.core import ImageTuple, TensorVideo
-from fastai_seq.models.timesformer import (
-    MyTimeSformer,
-    hf_video_model,
-    hf_video_splitter,
-    timesformer_from_hf,
-    timesformer_from_vit,
-    timesformer_splitter,
-    vit_timesformer_splitter,
-)
+from fastai_seq.models.hf_video import hf_video_model, hf_video_splitter, timesformer_from_hf
+from fastai_seq.models.timesformer import MyTimeSformer, timesformer_splitter
+from fastai_seq.models.vit_timesformer import timesformer_from_vit, vit_timesformer_splitter
 
 small = dict(dim=24, image_size=24, patch_size=8, num_frames=3, num_classes=4, depth=2, heads=2, dim_head=8)
 mask = torch.tensor([[True, True, False], [True, True, True]])
@@ -66,13 +60,13 @@ def test_equal_without_gradients(rotary):
 
 def test_equal_on_the_way_of_other_devices(monkeypatch):
     "A GPU takes autograd's way; here on the CPU"
-    monkeypatch.setattr(attention, '_on_cpu', lambda x: False)
+    for room in (attention, cpu): monkeypatch.setattr(room, 'on_cpu', lambda x: False)
     for kw in (dict(), dict(rotary_emb=False)):
         ref, ours = pair(**kw)
         assert_same(ref, ours, clip(ref), mask=mask)
 
 def test_equal_without_onednn(monkeypatch):
-    monkeypatch.setattr(attention, '_has_onednn', lambda: False)
+    monkeypatch.setattr(cpu, '_has_onednn', lambda: False)
     ref, ours = pair()
     assert_same(ref, ours, clip(ref))
 
@@ -119,7 +113,7 @@ def test_other_precisions(dtype):
 @pytest.mark.parametrize('p', (.1, .5, .9))
 def test_dropout_has_the_librarys_distribution(p):
     x = torch.ones(500, 401, requires_grad=True)
-    y = attention.apply_dropout(x, p, True)
+    y = cpu.apply_dropout(x, p, True)
     y.sum().backward()
     kept = (y != 0).float()
     assert (

@@ -57,9 +57,14 @@ from ..data.block import ImageTupleTfm, TensorVideoTfm
 from ..judge.evaluate import Evaluation
 from ..utils import written_whole
 from ..models.layers import LearnedPositions, SinusoidalPositions
-from ..models.seqmodel import FrameEncoder, Head, SeqModel, head_classes, timm_arch
+from ..models.encoder import FrameEncoder, timm_arch
+from ..models.heads import Head, head_classes
+from ..models.seqmodel import SeqModel
 from ..video.sampling import sampler_from_config, sampler_config
-from ..models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, Forecaster, PerFrame, SimVP, TemporalUNet
+from ..models.forecaster import ConvGRUForecaster, ConvLSTMForecaster, Forecaster
+from ..models.per_frame import PerFrame
+from ..models.simvp import SimVP
+from ..models.unet import TemporalUNet
 from ..train.metrics import FrameMSELoss
 from ..data.task import task_to_config
 from ..data.targets import (FrameCategorize, FrameNumbers, OfItsFrames, TensorFrameCategory,
@@ -67,14 +72,9 @@ from ..data.targets import (FrameCategorize, FrameNumbers, OfItsFrames, TensorFr
 from ..data.masks import FrameMasks, MaskLoss
 from ..data.future import as_reader
 from ..data.task_of import task_of
-from fastai_seq.models.timesformer import (
-    HFVideoModel,
-    MyTimeSformer,
-    VitTimeSformer,
-    hf_classes,
-    hf_video_model,
-    timesformer_from_vit,
-)
+from ..models.hf_video import HFVideoModel, hf_classes, hf_video_model
+from ..models.timesformer import MyTimeSformer
+from ..models.vit_timesformer import VitTimeSformer, timesformer_from_vit
 from ..models.videonets import VideoNet
 
 # %% ../../nbs/deploy/bundle.ipynb #a6befef7

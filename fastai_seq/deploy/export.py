@@ -24,7 +24,7 @@ from torch import nn
 from .bundle import answer_config, clips_config, library_versions
 from ..utils import import_extra
 from ..utils import written_whole
-from ..models.layers import TemporalShift
+from ..models.shift import TemporalShift
 from ..models.seqmodel import SeqModel
 from ..video.sampling import sampler_from_config
 from ..models.timesformer import MyTimeSformer

@@ -23,9 +23,9 @@ from .stream import RecurrentState, StreamPredictor
 from .timeline import Timeline, answers_table, with_progress
 from .timeline_view import class_colors     # its room gives `Timeline` plot, to_html, to_video
 from .windows import warn_of_gaps
-from ..models.layers import in_evaluation
-from ..video.clip import VideoRange
+from ..models.module import in_evaluation
 from ..video.files import VideoError
+from ..video.clip import VideoRange
 from ..video.read import video_info
 
 # %% ../../nbs/deploy/label_frames.ipynb #160d32b7

@@ -27,10 +27,12 @@ from ..core import TensorVideo, stack_frames
 from ..data.block import TensorVideoTfm
 from ..judge.evaluate import LooksDL, clip_transforms, make_look
 from .predict import GivenLooks, timed_frames, read_options
-from ..models.layers import in_evaluation
-from ..models.seqmodel import ConvLSTMHead, LSTMHead, SeqModel
+from ..models.module import in_evaluation
+from ..models.heads import ConvLSTMHead, LSTMHead
+from ..models.seqmodel import SeqModel
 from ..video.sampling import LastFrames
-from ..models.seq2seq import Forecaster, PerFrame
+from ..models.forecaster import Forecaster
+from ..models.per_frame import PerFrame
 from ..train.forecast import forecast_frames
 from ..data.task_of import task_of
 from ..data.task import ForecastTask, FrameMaskTask, Prediction

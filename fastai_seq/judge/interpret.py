@@ -34,11 +34,14 @@ from ..data.show import clip_grid, frame_times, show_clip
 from ..data.task import CategoryTask
 from .evaluate import (CategoryEvaluation, Evaluation, MultiCategoryEvaluation, clip_task,
                                        evaluation_group, evaluation_targets, labelled_items)
-from ..models.attention import apply_linear, attention_weights, group_qkv
-from ..models.layers import in_evaluation
-from ..models.seqmodel import (AttentionHead, ConvLSTMHead, DiffHead, LSTMHead, SeqModel,
-                                        ShiftHead, TransformerHead)
-from ..models.timesformer import MyTimeSformer, VitTimeSformer, normed_input
+from ..models.attention import attention_weights, group_qkv
+from ..models.cpu import apply_linear
+from ..models.module import in_evaluation
+from ..models.heads import (
+    AttentionHead, ConvLSTMHead, DiffHead, LSTMHead, ShiftHead, TransformerHead)
+from ..models.seqmodel import SeqModel
+from ..models.timesformer import MyTimeSformer, normed_input
+from ..models.vit_timesformer import VitTimeSformer
 from ..models.videonets import VideoNet
 from ..page import png_base64, write_page
 from ..utils import written_whole

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ..core import stack_frames
 from .motion import small_grey
-from .seqmodel import FrameEncoder
+from .encoder import FrameEncoder
 
 # %% ../../nbs/models/linear.ipynb #0d74aa28
 class ClipPixels(Module):

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ..core import stack_frames
-from .layers import MadeWith
+from .module import MadeWith
 
 # %% ../../nbs/models/motion.ipynb #04756253
 def small_grey(

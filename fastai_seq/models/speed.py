@@ -36,41 +36,61 @@ def _seconds(model, x):
     sync()
     return time.perf_counter() - start
 
+# %% ../../nbs/models/speed.ipynb #8c9c4a24
+def _costs(model, x):
+    "Parameters (M), GFLOPs per clip, and on a GPU the peak MB above the model's own, of one forward pass"
+    if x.is_cuda:
+        torch.cuda.reset_peak_memory_stats(x.device)
+        before = torch.cuda.memory_allocated(x.device)
+    flops = _count_flops(model, x)
+    row = {'params (M)': sum(p.numel() for p in model.parameters())/1e6, 'GFLOPs': flops/len(x)/1e9}
+    if x.is_cuda: row['peak MB'] = (torch.cuda.max_memory_allocated(x.device) - before)/1e6
+    return row
+
 # %% ../../nbs/models/speed.ipynb #a1de764a
 @torch.no_grad()
 def model_table(
     models, # Dict of name -> model of clips; each stays as it was, on its device and in its mode
     shape=(1,8,3,112,112), # Of the batch, `(B,T,C,H,W)`
     device=None, # Where to measure, such as 'cuda'; models are moved there and back. None: where each model is
-    n_runs=5, # Forward passes measured a model, after one to warm up
+    n_runs=5, # Forward passes measured per model, after one to warm up
     autocast=None # A dtype such as `torch.bfloat16` to run in; None: as the model is
-)->pd.DataFrame: # A row a model: params (M), GFLOPs a clip, clips/s, and on a GPU peak MB above the model's own
+)->pd.DataFrame: # A row per model: params (M), GFLOPs per clip, clips/s, and on a GPU peak MB above the model's own
     "What each of `models` costs in evaluation. Raises what a model raises, with its name."
-    state = {n: (m.training, next(m.parameters()).device) for n,m in models.items()}
-    xs, rows, secs = {}, {}, {n: [] for n in models}
+    before = {name: (m.training, next(m.parameters()).device) for name, m in models.items()}
+    xs, rows, seconds = {}, {}, {name: [] for name in models}
+    cast = lambda x: torch.autocast(x.device.type, autocast, enabled=autocast is not None)
     try:
-        for name,m in models.items():
-            xs[name] = x = torch.rand(shape, device=device or state[name][1])
+        for name, m in models.items():
+            xs[name] = x = torch.rand(shape, device=device or before[name][1])
             m.eval().to(x.device)
-            if x.is_cuda:
-                torch.cuda.reset_peak_memory_stats(x.device)
-                before = torch.cuda.memory_allocated(x.device)
-            with torch.autocast(x.device.type, autocast, enabled=autocast is not None):
-                try: flops = _count_flops(m, x)
-                except Exception as e:
-                    e.add_note(f"model_table: the model {name!r} on a batch of {tuple(shape)}")
-                    raise
-            rows[name] = {'params (M)': sum(p.numel() for p in m.parameters())/1e6, 'GFLOPs': flops/shape[0]/1e9}
-            if x.is_cuda: rows[name]['peak MB'] = (torch.cuda.max_memory_allocated(x.device) - before)/1e6
+            try:
+                with cast(x): rows[name] = _costs(m, x)
+            except Exception as e:
+                e.add_note(f"model_table: the model {name!r} on a batch of {tuple(shape)}")
+                raise
         for _ in range(n_runs):
-            for name,m in models.items():
-                with torch.autocast(xs[name].device.type, autocast, enabled=autocast is not None): secs[name].append(_seconds(m, xs[name]))
+            for name, m in models.items():
+                with cast(xs[name]): seconds[name].append(_seconds(m, xs[name]))
     finally:
-        for name,m in models.items(): m.train(state[name][0]).to(state[name][1])
-    for name,r in rows.items(): r['clips/s'] = shape[0]/median(secs[name])
+        for name, m in models.items(): m.train(before[name][0]).to(before[name][1])
+    for name, row in rows.items(): row['clips/s'] = shape[0]/median(seconds[name])
     return pd.DataFrame.from_dict(rows, orient='index')
 
-# %% ../../nbs/models/speed.ipynb #ae2fc055
+# %% ../../nbs/models/speed.ipynb #fd4774d0
+def _label_points(ax, table, x, y):
+    "The names of `table` beside their points, inward, each moved up until it lies on no other"
+    lo, hi = map(math.log10, ax.get_xlim())    # scales the axes: from here on places are known
+    placed = []
+    for name, row in table.sort_values(y).iterrows():
+        right = math.log10(row[x]) > lo + .6*(hi-lo)
+        offset, ha = (-9, 'right') if right else (9, 'left')
+        label = ax.annotate(
+            name, (row[x], row[y]), (offset, 0), textcoords='offset points', va='center', ha=ha, fontsize=9)
+        while any(label.get_window_extent().overlaps(o.get_window_extent()) for o in placed):
+            label.xyann = offset, label.xyann[1] + 2
+        placed.append(label)
+
 def plot_models(
     table, # From `model_table`
     x='GFLOPs', # Column along: or 'params (M)', or one of your own, such as accuracy
@@ -79,7 +99,7 @@ def plot_models(
     figsize=(6,4) # In inches
 ): # The axes
     "The models of `table` as labelled points, on logarithmic scales; the area of a point is its parameters"
-    if ax is None: _,ax = plt.subplots(figsize=figsize)
+    if ax is None: _, ax = plt.subplots(figsize=figsize)
     size = 20 + 200*table['params (M)']/table['params (M)'].max()
     ax.scatter(table[x], table[y], s=size, alpha=.5)
     ax.set(xscale='log', yscale='log', xlabel=x, ylabel=y)
@@ -87,20 +107,5 @@ def plot_models(
         a.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter='{x:g}', minor_locator=NullLocator())
     ax.margins(x=.15, y=.15)
     ax.grid(alpha=.3)
-    lo,hi = map(math.log10, ax.get_xlim())    # scales the axes: from here on places are known
-    placed = []
-    for name,row in table.sort_values(y).iterrows():
-        side = -1 if math.log10(row[x]) > lo + .6*(hi-lo) else 1    # labels point inward
-        label = ax.annotate(
-            name,
-            (row[x], row[y]),
-            (9 * side, 0),
-            textcoords='offset points',
-            va='center',
-            ha='left' if side == 1 else 'right',
-            fontsize=9,
-        )
-        while any(label.get_window_extent().overlaps(o.get_window_extent()) for o in placed):
-            label.xyann = (9 * side, label.xyann[1] + 2)
-        placed.append(label)    # moved up until it lies on no other
+    _label_points(ax, table, x, y)
     return ax

@@ -24,7 +24,8 @@ from fastprogress.fastprogress import progress_bar
 
 from ..core import clip_lengths
 from ..data.load import pad_clips
-from ..models.seqmodel import Head, SeqModel
+from ..models.heads import Head
+from ..models.seqmodel import SeqModel
 from .guards import FiniteLoss
 from .progressive import ProgressiveClips
 from .resume import Resumable

@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..core import ImageTuple, TensorVideo, clip_lengths, stack_frames
 from ..data.targets import TensorFrameNumbers
-from ..models.layers import in_evaluation
+from ..models.module import in_evaluation
 from .callbacks import TrainingOnly
 from .distributed import loader_of
 

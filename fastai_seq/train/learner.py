@@ -29,8 +29,10 @@ from ..data.task_of import task_of
 from ..data.task import (CategoryTask, ForecastTask, FrameCategoryTask, FrameMaskTask,
                                   FrameRegressionTask, MultiCategoryTask, RegressionTask)
 from ..models.defaults import model_splitter, normalize_stats
-from ..models.layers import in_evaluation
-from ..models.seq2seq import SimVP, TemporalUNet, per_frame
+from ..models.module import in_evaluation
+from ..models.per_frame import per_frame
+from ..models.simvp import SimVP
+from ..models.unet import TemporalUNet
 from ..models.seqmodel import create_seq_model
 from .callbacks import KeepRecord
 from .distributed import PerRank

@@ -11,7 +11,7 @@ __all__ = ['ScheduledSampling', 'sampling_callbacks']
 from fastai.callback.core import Callback
 from fastai.callback.schedule import SchedLin
 
-from ..models.seq2seq import Forecaster
+from ..models.forecaster import Forecaster
 
 # %% ../../nbs/train/scheduled.ipynb #01a33ff9
 class ScheduledSampling(Callback):
