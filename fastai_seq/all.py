@@ -52,6 +52,7 @@ try:
     from fastai_seq.train.resume import Resumable
     from fastai_seq.train.progressive import ProgressiveClips
     from fastai_seq.train.learner import seq_learner
+    from fastai_seq.train.recipe import train_clips
     from fastai_seq.judge.evaluate import compare_splits, evaluate_clips, evaluate_folds
     from fastai_seq.judge.interpret import SeqInterpretation, attention_rollout, evidence, grad_cam
     from fastai_seq.judge.report import report
