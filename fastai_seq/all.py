@@ -53,7 +53,15 @@ try:
     from fastai_seq.train.features import *
     from fastai_seq.train.frame_labels import *
     from fastai_seq.train.forecast import *
+    from fastai_seq.judge.evaluation import *
+    from fastai_seq.judge.calibration import *
+    from fastai_seq.judge.categories import *
+    from fastai_seq.judge.multilabel import *
+    from fastai_seq.judge.numbers import *
+    from fastai_seq.judge.looks import *
+    from fastai_seq.judge.labelled import *
     from fastai_seq.judge.evaluate import *
+    from fastai_seq.judge.folds import *
     from fastai_seq.judge.interpret import *
     from fastai_seq.judge.report import *
     from fastai_seq.data.task import *

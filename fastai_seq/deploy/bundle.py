@@ -54,7 +54,7 @@ from ..core import ImageTuple, TensorVideo
 from ..utils import import_extra
 from ..data.load import ClipDL
 from ..data.block import ImageTupleTfm, TensorVideoTfm
-from ..judge.evaluate import Evaluation
+from ..judge.evaluation import Evaluation
 from ..utils import written_whole
 from ..models.layers import LearnedPositions, SinusoidalPositions
 from ..models.seqmodel import FrameEncoder, Head, SeqModel, head_classes, timm_arch

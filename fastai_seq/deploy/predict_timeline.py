@@ -20,12 +20,14 @@ from ..core import stack_frames
 from ..data.task import FrameCategoryTask, FrameRegressionTask
 from ..data.task_of import task_of
 from .label_frames import label_frames
-from .predict import GivenLooks, read_options, timed_frames
+from .predict import timed_frames
+from ..judge.looks import GivenLooks, read_options
 from .saved_answers import SavedAnswers, weights_digest
 from .timeline import Timeline, answers_table, with_progress
 from .timeline_view import class_colors     # its room gives `Timeline` plot, to_html, to_video
 from .windows import warn_of_gaps, windows_of
-from ..judge.evaluate import clip_task, clip_transforms, make_look, predict_looks
+from ..judge.labelled import clip_task
+from ..judge.looks import clip_transforms, make_look, predict_looks
 from ..models.seqmodel import SeqModel
 from ..video.read import VideoError, VideoRange, read_clip, video_info
 

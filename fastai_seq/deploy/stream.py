@@ -25,8 +25,9 @@ from fastcore.basics import getcallable, patch
 from PIL import Image
 from ..core import TensorVideo, stack_frames
 from ..data.block import TensorVideoTfm
-from ..judge.evaluate import LooksDL, clip_transforms, make_look
-from .predict import GivenLooks, timed_frames, read_options
+from ..judge.looks import LooksDL, clip_transforms, make_look
+from .predict import timed_frames
+from ..judge.looks import GivenLooks, read_options
 from ..models.layers import in_evaluation
 from ..models.seqmodel import ConvLSTMHead, LSTMHead, SeqModel
 from ..video.sampling import LastFrames

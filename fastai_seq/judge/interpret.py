@@ -32,8 +32,11 @@ from ..data.find import group_of
 from ..data.load import seeded, split_index
 from ..data.show import clip_grid, frame_times, show_clip
 from ..data.task import CategoryTask
-from .evaluate import (CategoryEvaluation, Evaluation, MultiCategoryEvaluation, clip_task,
-                                       evaluation_group, evaluation_targets, labelled_items)
+from .categories import CategoryEvaluation
+from .evaluate import evaluation_group
+from .evaluation import Evaluation
+from .labelled import clip_task, evaluation_targets, labelled_items
+from .multilabel import MultiCategoryEvaluation
 from ..models.attention import apply_linear, attention_weights, group_qkv
 from ..models.layers import in_evaluation
 from ..models.seqmodel import (AttentionHead, ConvLSTMHead, DiffHead, LSTMHead, SeqModel,

@@ -22,7 +22,9 @@ from fastcore.meta import delegates
 
 from ..data.find import group_of
 from ..data.split import check_leakage
-from .evaluate import CategoryEvaluation, evaluate_clips, labelled_items
+from .categories import CategoryEvaluation
+from .evaluate import evaluate_clips
+from .labelled import labelled_items
 from .interpret import SeqInterpretation, playing_clips
 from ..page import png_base64, write_page
 from ..train.callbacks import KeepRecord
