@@ -65,7 +65,13 @@ try:
     from fastai_seq.judge.interpret import *
     from fastai_seq.judge.report import *
     from fastai_seq.data.task import *
+    from fastai_seq.deploy.networks import *
+    from fastai_seq.deploy.model_config import *
+    from fastai_seq.deploy.reading import *
+    from fastai_seq.deploy.answering import *
+    from fastai_seq.deploy.card import *
     from fastai_seq.deploy.bundle import *
+    from fastai_seq.deploy.hub import *
     from fastai_seq.deploy.export import *
     from fastai_seq.deploy.predict import *
     from fastai_seq.deploy.runtime import *

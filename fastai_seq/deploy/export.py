@@ -21,7 +21,9 @@ import torch.nn.functional as F
 from fastai.torch_core import get_model
 from torch import nn
 
-from .bundle import answer_config, clips_config, library_versions
+from .answering import answer_config
+from .networks import library_versions
+from .reading import clips_config
 from ..utils import import_extra
 from ..utils import written_whole
 from ..models.layers import TemporalShift
