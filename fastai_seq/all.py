@@ -62,7 +62,13 @@ try:
     from fastai_seq.judge.labelled import *
     from fastai_seq.judge.evaluate import *
     from fastai_seq.judge.folds import *
+    from fastai_seq.judge.shown import *
     from fastai_seq.judge.interpret import *
+    from fastai_seq.judge.question import *
+    from fastai_seq.judge.evidence_view import *
+    from fastai_seq.judge.grad_cam import *
+    from fastai_seq.judge.rollout import *
+    from fastai_seq.judge.evidence import *
     from fastai_seq.judge.report import *
     from fastai_seq.data.task import *
     from fastai_seq.deploy.networks import *

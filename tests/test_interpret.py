@@ -15,18 +15,15 @@ from timesformer_pytorch import timesformer_pytorch as tsf
 from torch import nn
 from torchvision.models.video import mc3_18, mvit_v2_s, r3d_18, s3d, swin3d_t
 
-from fastai_seq.judge import interpret as room
+from fastai_seq.judge import shown as room
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders, get_action_dataloaders
 from fastai_seq.data.find import get_instances
 from fastai_seq.data.datasets import draw_letter, motion_clips
-from fastai_seq.judge.interpret import (
-    SeqInterpretation,
-    SpaceEvidence,
-    TimeEvidence,
-    attention_rollout,
-    evidence,
-    grad_cam,
-)
+from fastai_seq.judge.evidence import evidence
+from fastai_seq.judge.evidence_view import SpaceEvidence, TimeEvidence
+from fastai_seq.judge.grad_cam import grad_cam
+from fastai_seq.judge.interpret import SeqInterpretation
+from fastai_seq.judge.rollout import attention_rollout
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.models.seqmodel import SeqModel, SimpleModel, head_classes
 from fastai_seq.video.sampling import EveryFrame, RandomClip
@@ -508,7 +505,7 @@ def test_an_error_in_the_middle_leaves_no_hook(flash, monkeypatch):
         ),
     )
     video, f = with_model(flash[0], VideoNet(mc3_18, 2, False)), flash[0].valid.items[0]
-    for l, see, at in ((learn, attention_rollout, '_rollout'), (video, grad_cam, '_maps')):
+    for l, see, at in ((learn, attention_rollout, 'patch_shares'), (video, grad_cam, 'feature_maps')):
         before, calls = state(l.model), []
         def forward(x, real=l.model.forward, calls=calls):
             calls.append(1)
