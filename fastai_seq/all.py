@@ -81,7 +81,10 @@ try:
     from fastai_seq.deploy.export import *
     from fastai_seq.deploy.predict import *
     from fastai_seq.deploy.runtime import *
+    from fastai_seq.deploy.stream_memory import *
+    from fastai_seq.deploy.sources import *
     from fastai_seq.deploy.stream import *
+    from fastai_seq.deploy.continue_video import *
     from fastai_seq.deploy.windows import *
     from fastai_seq.deploy.saved_answers import *
     from fastai_seq.deploy.timeline import *

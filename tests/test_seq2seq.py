@@ -15,7 +15,7 @@ from fastai_seq.data.synthetic import MovingDigits, _digits, changing_clips, fra
 from fastai_seq.video.sampling import FirstFrames, RandomClip, UniformFrames
 from fastai_seq.models.seqmodel import head_classes, create_seq_model
 from fastai_seq.models.seq2seq import ConvGRUForecaster, ConvLSTMForecaster, SimVP, TemporalUNet, per_frame
-from fastai_seq.deploy.stream import continue_video
+from fastai_seq.deploy.continue_video import continue_video
 from fastai_seq.train.scheduled import ScheduledSampling
 from fastai_seq.train.forecast import copy_last, forecast_frames, horizon_errors
 from fastai_seq.train.metrics import (edit_score, f1_at, frame_accuracy, frame_mse, frame_ssim, mask_iou,
