@@ -14,6 +14,7 @@ from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
 
+import fastai.callback.all     # gives `Learner` its no_bar, and a learner its progress bar
 import torch
 from fastai.learner import Learner
 from fastai.torch_core import default_device, get_model
@@ -29,7 +30,7 @@ from .reading import clips_config, dls_from_config
 from ..utils import written_whole
 from ..video.sampling import sampler_from_config
 
-# %% ../../nbs/deploy/bundle.ipynb #a26c77e8
+# %% ../../nbs/deploy/bundle.ipynb #7899c440
 bundle_files = _config_file, _weights_file, _card_file = 'bundle.json', 'model.safetensors', 'README.md'
 _format = 1
 
@@ -54,7 +55,7 @@ def _learner_of(config, weights, arch, head, device):
     dls = dls_from_config(config['clips'], targets, target_type, Path(), device)
     return Learner(dls, model.to(device), loss_func=loss_for(task))
 
-# %% ../../nbs/deploy/bundle.ipynb #fa28bbcc
+# %% ../../nbs/deploy/bundle.ipynb #cf8dedac
 def _check_dest(path):
     "Raises ValueError if something else than a bundle would be replaced"
     if not path.exists(): return
@@ -141,7 +142,7 @@ def _read_config(file):
         f"{file} is not the file that was saved: what it says has another digest than it names; get the bundle again")
     return config
 
-# %% ../../nbs/deploy/bundle.ipynb #6e1e41a8
+# %% ../../nbs/deploy/bundle.ipynb #16870182
 def load_bundle(
     path, # Folder that `save_bundle` wrote
     arch=None, # The network's function, if it was given to `save_bundle`
