@@ -78,6 +78,7 @@ try:
     from fastai_seq.deploy.card import *
     from fastai_seq.deploy.bundle import *
     from fastai_seq.deploy.hub import *
+    from fastai_seq.deploy.traceable import *
     from fastai_seq.deploy.export import *
     from fastai_seq.deploy.predict import *
     from fastai_seq.deploy.runtime import *
