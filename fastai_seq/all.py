@@ -69,6 +69,8 @@ try:
     from fastai_seq.judge.grad_cam import *
     from fastai_seq.judge.rollout import *
     from fastai_seq.judge.evidence import *
+    from fastai_seq.judge.report_split import *
+    from fastai_seq.judge.report_curves import *
     from fastai_seq.judge.report import *
     from fastai_seq.data.task import *
     from fastai_seq.deploy.networks import *
