@@ -53,45 +53,37 @@ try:
     from fastai_seq.train.features import *
     from fastai_seq.train.frame_labels import *
     from fastai_seq.train.forecast import *
-    from fastai_seq.judge.evaluation import *
-    from fastai_seq.judge.calibration import *
+    from fastai_seq.judge.evaluation import Evaluation
     from fastai_seq.judge.categories import *
-    from fastai_seq.judge.multilabel import *
+    from fastai_seq.judge.multilabel import MultiCategoryEvaluation
     from fastai_seq.judge.numbers import *
-    from fastai_seq.judge.looks import *
-    from fastai_seq.judge.labelled import *
+    from fastai_seq.judge.looks import GivenLooks, LooksDL, clip_transforms, make_look, predict_clips, predict_looks, read_options
+    from fastai_seq.judge.labelled import clip_task, evaluation_for, evaluation_targets, labelled_items
     from fastai_seq.judge.evaluate import *
     from fastai_seq.judge.folds import *
-    from fastai_seq.judge.shown import *
     from fastai_seq.judge.interpret import *
-    from fastai_seq.judge.question import *
+    from fastai_seq.judge.question import activated
     from fastai_seq.judge.evidence_view import *
-    from fastai_seq.judge.grad_cam import *
-    from fastai_seq.judge.rollout import *
-    from fastai_seq.judge.evidence import *
-    from fastai_seq.judge.report_split import *
-    from fastai_seq.judge.report_curves import *
+    from fastai_seq.judge.grad_cam import grad_cam
+    from fastai_seq.judge.rollout import attention_rollout
+    from fastai_seq.judge.evidence import evidence
     from fastai_seq.judge.report import *
     from fastai_seq.data.task import *
-    from fastai_seq.deploy.networks import *
-    from fastai_seq.deploy.model_config import *
-    from fastai_seq.deploy.reading import *
-    from fastai_seq.deploy.answering import *
-    from fastai_seq.deploy.card import *
-    from fastai_seq.deploy.bundle import *
+    from fastai_seq.deploy.networks import known_networks, library_versions
+    from fastai_seq.deploy.reading import clips_config
+    from fastai_seq.deploy.answering import answer_config
+    from fastai_seq.deploy.bundle import load_bundle, save_bundle
     from fastai_seq.deploy.hub import *
-    from fastai_seq.deploy.traceable import *
     from fastai_seq.deploy.export import *
     from fastai_seq.deploy.predict import *
     from fastai_seq.deploy.runtime import *
-    from fastai_seq.deploy.stream_memory import *
-    from fastai_seq.deploy.sources import *
-    from fastai_seq.deploy.stream import *
+    from fastai_seq.deploy.stream_memory import RecurrentState
+    from fastai_seq.deploy.stream import StreamAnswer, StreamForecast, StreamPredictor, stream_answer
     from fastai_seq.deploy.continue_video import *
     from fastai_seq.deploy.windows import *
     from fastai_seq.deploy.saved_answers import *
     from fastai_seq.deploy.timeline import *
-    from fastai_seq.deploy.label_frames import *
+    from fastai_seq.deploy.label_frames import frame_outputs, label_frames, middles
     from fastai_seq.deploy.predict_timeline import *
     from fastai_seq.deploy.timeline_view import *
     from fastai_seq.deploy.app import *
