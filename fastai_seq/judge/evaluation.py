@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/judge/evaluation.html.md"""
 # %% auto #0
 __all__ = ['group_draws', 'metric_table', 'Evaluation', 'figure_html', 'plot_ranked']
 
-# %% ../../nbs/judge/evaluation.ipynb #c916d84f
+# %% ../../nbs/judge/evaluation.ipynb #752b75fd
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -19,7 +19,7 @@ from fastcore.basics import patch
 
 from ..page import png_base64, write_page
 
-# %% ../../nbs/judge/evaluation.ipynb #45d181e5
+# %% ../../nbs/judge/evaluation.ipynb #75fce28f
 def group_draws(
     groups, # The recording group of each video
     n_boot=1000, # Draws
@@ -30,7 +30,7 @@ def group_draws(
     share = np.full(len(names), 1/len(names))
     for w in np.random.default_rng(seed).multinomial(len(names), share, n_boot): yield w[of_group]
 
-# %% ../../nbs/judge/evaluation.ipynb #b6c16250
+# %% ../../nbs/judge/evaluation.ipynb #dfcf3d1b
 def metric_table(
     scores, # By name: a function from weights `(videos,)` to a number
     groups, # The recording group of each video
@@ -44,7 +44,7 @@ def metric_table(
     ends = dict(low=drawn.quantile(.025), high=drawn.quantile(.975))
     return pd.DataFrame({'value': pd.Series(value), **ends})
 
-# %% ../../nbs/judge/evaluation.ipynb #1adcdc70
+# %% ../../nbs/judge/evaluation.ipynb #5aa3165c
 @dataclass(repr=False)
 class Evaluation:
     "How well a model does on labelled videos. The base of the kinds of targets"
@@ -57,6 +57,7 @@ class Evaluation:
     n_boot: int = 1000 # Draws of the bootstrap
     seed: int = 0      # Of these draws
 
+    targets_are = 'other targets'      # in words, for errors
     measure = None     # column of `to_frame` that tells how good an answer is, and the name of its mean
     worst_first = {}   # columns of `to_frame` that bring the worst video to the top, and whether they ascend
 
@@ -85,7 +86,7 @@ class Evaluation:
         for name, value in self.plain_scores().items(): res.loc[name] = value, np.nan, np.nan
         return res
 
-# %% ../../nbs/judge/evaluation.ipynb #ed0e5641
+# %% ../../nbs/judge/evaluation.ipynb #1889b615
 @patch
 def _check(self:Evaluation):
     "Raises ValueError for lists of unequal length, videos without a group and predictions that are not finite"
@@ -106,7 +107,7 @@ def confusion(self:Evaluation):
         f"a confusion matrix is for clips of one class each, these have {self.targets_are}; see `top_losses`, "
         "`per_group` and `evaluation.report`")
 
-# %% ../../nbs/judge/evaluation.ipynb #dacbc9f3
+# %% ../../nbs/judge/evaluation.ipynb #6ea7a45d
 @patch(as_prop=True)
 def headline(self:Evaluation):
     "The first metric, in words"
@@ -133,7 +134,7 @@ def _repr_html_(self:Evaluation):
     lines = [f'<div style="font-size:85%">{escape(o)}</div>' for o in self._lines()]
     return self.metrics.round(4).to_html(na_rep='') + ''.join(lines)
 
-# %% ../../nbs/judge/evaluation.ipynb #6c17a129
+# %% ../../nbs/judge/evaluation.ipynb #83628f0a
 def figure_html(
     fig, # matplotlib's figure; it is closed
     what # Text for those who do not see it
@@ -164,7 +165,7 @@ def to_html(self:Evaluation,
         self.report.round(4).to_html(),
         self.worst().round(4).to_html(index=False)])
 
-# %% ../../nbs/judge/evaluation.ipynb #55757292
+# %% ../../nbs/judge/evaluation.ipynb #868c6bf9
 def plot_ranked(
     ax, # Axes to draw on
     values, # Series of numbers from 0 to 1, by class
