@@ -7,17 +7,17 @@ Docs: https://fastai-seq.github.io/fastai_seq/deploy/card.html.md"""
 # %% auto #0
 __all__ = ['metric_lines', 'answer_words', 'usage', 'model_card']
 
-# %% ../../nbs/deploy/card.ipynb #f5866c73
+# %% ../../nbs/deploy/card.ipynb #40b0bbcf
 import json
 from functools import singledispatch
 
 import numpy as np
 
 from ..data.task import (ForecastTask, FrameCategoryTask, FrameMaskTask, FrameRegressionTask,
-                                  RegressionTask, Task, task_from_config)
+                                  RegressionTask, task_from_config)
 from ..judge.evaluation import Evaluation
 
-# %% ../../nbs/deploy/card.ipynb #59ee7315
+# %% ../../nbs/deploy/card.ipynb #fe3547fd
 @singledispatch
 def metric_lines(
     metrics # An `Evaluation`, a dict of numbers and texts, or None
@@ -34,7 +34,7 @@ def _(metrics:Evaluation):
     rows = [line(name, r) for name, r in metrics.metrics.iterrows()]
     return [*rows, '', 'Evaluated so:', '', *(f'- {k}: {v}' for k, v in metrics.protocol.items())]
 
-# %% ../../nbs/deploy/card.ipynb #83307662
+# %% ../../nbs/deploy/card.ipynb #c5f13c23
 def _outputs(task): return ', '.join(map(str, task.vocab)) if task.vocab else str(task.n)
 
 @singledispatch
@@ -59,7 +59,7 @@ def _(task:FrameMaskTask): return f'{_outputs(task)}, for each pixel'
 @answer_words.register
 def _(task:ForecastTask): return f'{_outputs(task)} frames to come'
 
-# %% ../../nbs/deploy/card.ipynb #8d035bd0
+# %% ../../nbs/deploy/card.ipynb #7e0603d1
 @singledispatch
 def usage(
     task # A `Task`
@@ -74,9 +74,13 @@ def _(task): return "label_frames(learn, 'clip.mp4')"
 @usage.register
 def _(task:ForecastTask): return "continue_video(learn, 'clip.mp4', 'goes_on.mp4')"
 
-def _hub_task(task:Task): return 'video-to-video' if isinstance(task, ForecastTask) else 'video-classification'
+@singledispatch
+def _hub_task(task): return 'video-classification'
 
-# %% ../../nbs/deploy/card.ipynb #2b3ea734
+@_hub_task.register
+def _(task:ForecastTask): return 'video-to-video'
+
+# %% ../../nbs/deploy/card.ipynb #51670a8d
 def _sampler_words(config):
     args = {k: _sampler_words(v) if isinstance(v, dict) else v for k, v in config['args'].items()}
     return f"{config['name']}({', '.join(f'{k}={v}' for k, v in args.items())})"

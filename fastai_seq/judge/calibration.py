@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/judge/calibration.html.md"""
 # %% auto #0
 __all__ = ['probability_bins', 'calibration_error', 'plot_reliability', 'CalibratedEvaluation']
 
-# %% ../../nbs/judge/calibration.ipynb #e68e482e
+# %% ../../nbs/judge/calibration.ipynb #40e5410c
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,26 +15,26 @@ import pandas as pd
 
 from .evaluation import Evaluation
 
-# %% ../../nbs/judge/calibration.ipynb #09bd5442
+# %% ../../nbs/judge/calibration.ipynb #45b0d2da
 def probability_bins(
-    said, # Probabilities `(n,)`
+    probs, # What was said, `(n,)`
     came_true, # Booleans `(n,)`
     n_bins=15 # Of equal width, from 0 to 1
 )->pd.DataFrame: # A row per bin that is not empty: mean `confidence`, `accuracy`, number of `videos`
     "What was said, and what came true"
-    df = pd.DataFrame({'confidence': said, 'accuracy': came_true, 'videos': 1})
+    df = pd.DataFrame({'confidence': probs, 'accuracy': came_true, 'videos': 1})
     edges = np.linspace(0, 1, n_bins + 1)
     bins = df.groupby(pd.cut(df.confidence, edges, include_lowest=True), observed=True)
     return bins.agg({'confidence': 'mean', 'accuracy': 'mean', 'videos': 'size'}).rename_axis('bin')
 
-# %% ../../nbs/judge/calibration.ipynb #4c7a9bb9
+# %% ../../nbs/judge/calibration.ipynb #0460826d
 def calibration_error(
     bins # What `probability_bins` gave
 )->float:
     "Expected calibration error"
     return float(np.average((bins.accuracy - bins.confidence).abs(), weights=bins.videos))
 
-# %% ../../nbs/judge/calibration.ipynb #549e564c
+# %% ../../nbs/judge/calibration.ipynb #f3e586bc
 def plot_reliability(
     ax, # Axes to draw on
     bins # What `probability_bins` gave
@@ -48,7 +48,7 @@ def plot_reliability(
     ax.set(xlim=(0, 1), ylim=(0, 1), xlabel='probability', ylabel='came true', title=title)
     ax.legend(fontsize=8, loc='upper left')
 
-# %% ../../nbs/judge/calibration.ipynb #6f2957c8
+# %% ../../nbs/judge/calibration.ipynb #3608ddbc
 @dataclass(repr=False)
 class CalibratedEvaluation(Evaluation):
     "Base of evaluations whose predictions are probabilities; a subclass defines `answers`"

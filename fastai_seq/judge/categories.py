@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/judge/categories.html.md"""
 # %% auto #0
 __all__ = ['CategoryEvaluation']
 
-# %% ../../nbs/judge/categories.ipynb #283fd5ca
+# %% ../../nbs/judge/categories.ipynb #5194f23a
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -19,7 +19,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, r
 from .calibration import CalibratedEvaluation, plot_reliability
 from .evaluation import plot_ranked
 
-# %% ../../nbs/judge/categories.ipynb #5361f58b
+# %% ../../nbs/judge/categories.ipynb #2fd1966c
 @dataclass(repr=False)
 class CategoryEvaluation(CalibratedEvaluation):
     "Videos that each belong to one of several classes"
@@ -55,7 +55,7 @@ class CategoryEvaluation(CalibratedEvaluation):
         return [*notes, f"nothing but right answers: the interval cannot show doubt; up to {min(1, 3/n):.0%} of "
                         f"recordings could have an error that these {n} do not show (rule of three)"]
 
-# %% ../../nbs/judge/categories.ipynb #ab25c06b
+# %% ../../nbs/judge/categories.ipynb #1d075350
 @patch
 def _check_probabilities(self:CategoryEvaluation):
     "Raises ValueError for predictions that are not a probability for each class"
@@ -76,7 +76,7 @@ def top_k_accuracy(self:CategoryEvaluation):
     "Share of the videos whose label is among the `top_k` most probable ones; None if there are no more classes"
     return float((self.rank <= self.top_k).mean()) if len(self.vocab) > self.top_k else None
 
-# %% ../../nbs/judge/categories.ipynb #6938d66a
+# %% ../../nbs/judge/categories.ipynb #b33572b9
 @patch(as_prop=True)
 def report(self:CategoryEvaluation):
     "A row per class: precision, recall, f1 and the number of videos"
@@ -90,7 +90,7 @@ def confusion(self:CategoryEvaluation):
     counts = confusion_matrix(self.targets, self.predicted, labels=range(len(self.vocab)))
     return pd.DataFrame(counts, self.vocab, self.vocab)
 
-# %% ../../nbs/judge/categories.ipynb #8f721c19
+# %% ../../nbs/judge/categories.ipynb #a2031c7e
 @patch
 def to_frame(self:CategoryEvaluation):
     "A row per video"
@@ -103,10 +103,10 @@ def to_frame(self:CategoryEvaluation):
 @patch
 def caption(self:CategoryEvaluation, i):
     "What is said of video `i`, and a colour: green if it is right"
-    said, true = (f'{self.vocab[k]} {self.preds[i, k]:.2f}' for k in (self.predicted[i], self.targets[i]))
-    return (said, 'green') if self.rank[i] == 1 else (f'{said}, in truth {true}', 'red')
+    answer, truth = (f'{self.vocab[k]} {self.preds[i, k]:.2f}' for k in (self.predicted[i], self.targets[i]))
+    return (answer, 'green') if self.rank[i] == 1 else (f'{answer}, in truth {truth}', 'red')
 
-# %% ../../nbs/judge/categories.ipynb #d8e3a1b4
+# %% ../../nbs/judge/categories.ipynb #f8880305
 def _plot_confusion(ax, counts, share):
     "Draw the share of each label that got each prediction, and where there is room, names and numbers"
     c = len(counts)

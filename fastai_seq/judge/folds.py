@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/judge/folds.html.md"""
 # %% auto #0
 __all__ = ['compare_splits', 'evaluate_folds']
 
-# %% ../../nbs/judge/folds.ipynb #8ea44138
+# %% ../../nbs/judge/folds.ipynb #84c6ef33
 import hashlib, json, re
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def _fold_summary(ev, settings):
     return dict(asked=settings, metrics=metrics, videos=len(ev.items), groups=len(set(ev.groups)),
                 protocol=ev.protocol, clips=hashlib.sha1(names.encode()).hexdigest())
 
-# %% ../../nbs/judge/folds.ipynb #78f9f27a
+# %% ../../nbs/judge/folds.ipynb #6f0b22a0
 def _fold_result(dest, fold, train, splitter, settings, kwargs):
     "The result of a fold in the folder `dest`; if there is none, trains, evaluates, and writes it"
     file = dest/'result.json'
@@ -74,7 +74,7 @@ def _fold_result(dest, fold, train, splitter, settings, kwargs):
         f"{dest} was evaluated with {res['asked']}, now {settings} are asked for; choose another folder, or delete it")
     return res
 
-# %% ../../nbs/judge/folds.ipynb #186dd5a8
+# %% ../../nbs/judge/folds.ipynb #c8c1d45c
 @delegates(evaluate_clips, but=['learn', 'dl', 'items', 'labels'])
 def evaluate_folds(
     train, # Function that takes a splitter, trains with it, and gives the `Learner`
@@ -85,10 +85,10 @@ def evaluate_folds(
     **kwargs
 )->pd.DataFrame: # A row per fold and one of the mean: metrics, interval of the first, numbers of videos and of groups
     "Train and evaluate on several folds; goes on where it stopped. Raises ValueError for results of other settings."
-    asked = {k: _setting(v) for k, v in {'splitter': splitter, **(settings or {}), **kwargs}.items()}
+    used = {k: _setting(v) for k, v in {'splitter': splitter, **(settings or {}), **kwargs}.items()}
     rows, seen = {}, {}
     for fold in folds:
-        res = _fold_result(Path(path)/f'fold_{fold}', fold, train, splitter, asked, kwargs)
+        res = _fold_result(Path(path)/f'fold_{fold}', fold, train, splitter, used, kwargs)
         if res['clips'] in seen: raise ValueError(
             f"folds {seen[res['clips']]} and {fold} were evaluated on the same videos: does `train` pass its splitter "
             f"on? (Delete their folders in {path})")

@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/judge/multilabel.html.md"""
 # %% auto #0
 __all__ = ['MeanAveragePrecision', 'MultiCategoryEvaluation']
 
-# %% ../../nbs/judge/multilabel.ipynb #56563024
+# %% ../../nbs/judge/multilabel.ipynb #7c0b64ec
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -19,26 +19,26 @@ from sklearn.metrics import average_precision_score, f1_score, precision_recall_
 from .calibration import CalibratedEvaluation, plot_reliability
 from .evaluation import plot_ranked
 
-# %% ../../nbs/judge/multilabel.ipynb #9a8f144c
+# %% ../../nbs/judge/multilabel.ipynb #ca9a4333
 class MeanAveragePrecision:
     "A function from weights `(n,)` of the videos to mAP, for targets 0 and 1 `(n,classes)` and predictions alike"
     def __init__(self, targets, preds):
         self.order = np.argsort(-preds, axis=0, kind='stable')
-        self.hits, said = (np.take_along_axis(o, self.order, 0) for o in (targets, preds))
-        n = len(said)
-        is_last = np.append(said[1:] != said[:-1], np.ones_like(said[:1], bool), 0)
+        self.hits, probs = (np.take_along_axis(o, self.order, 0) for o in (targets, preds))
+        n = len(probs)
+        is_last = np.append(probs[1:] != probs[:-1], np.ones_like(probs[:1], bool), 0)
         ends = np.where(is_last, np.arange(n)[:, None], n)
         self.ends = np.minimum.accumulate(ends[::-1])[::-1]      # of those that are equal, the last
 
     def __call__(self, weights):
         w = weights[self.order]
-        hit, seen = ((o.cumsum(0)) for o in (w*self.hits, w))
+        hit, seen = (w*self.hits).cumsum(0), w.cumsum(0)
         precision = np.take_along_axis(hit, self.ends, 0)/np.take_along_axis(seen, self.ends, 0).clip(1e-9)
         positive = (w*self.hits).sum(0)
         known = positive > 0
         return np.mean((precision*w*self.hits).sum(0)[known]/positive[known]) if known.any() else np.nan
 
-# %% ../../nbs/judge/multilabel.ipynb #af7271b9
+# %% ../../nbs/judge/multilabel.ipynb #1c2d1d02
 @dataclass(repr=False)
 class MultiCategoryEvaluation(CalibratedEvaluation):
     "Videos that each have any number of labels; `preds` are probabilities of each"
@@ -64,7 +64,7 @@ class MultiCategoryEvaluation(CalibratedEvaluation):
 
     def answers(self): return self.preds.ravel(), self.targets.ravel() == 1
 
-# %% ../../nbs/judge/multilabel.ipynb #4f06dcb2
+# %% ../../nbs/judge/multilabel.ipynb #d61a0862
 @patch(as_prop=True)
 def report(self:MultiCategoryEvaluation):
     "A row per label: average precision, precision, recall, f1 and the number of videos"
@@ -82,7 +82,7 @@ def plot(self:MultiCategoryEvaluation, figsize=None):
     fig.suptitle(self.headline)
     return axs
 
-# %% ../../nbs/judge/multilabel.ipynb #8159380f
+# %% ../../nbs/judge/multilabel.ipynb #75242cbc
 @patch
 def to_frame(self:MultiCategoryEvaluation):
     "A row per video"
@@ -96,5 +96,5 @@ def to_frame(self:MultiCategoryEvaluation):
 def caption(self:MultiCategoryEvaluation, i):
     "What is said of video `i`, and a colour: green if it is right"
     def words(on): return ', '.join(f'{self.vocab[k]} {self.preds[i, k]:.2f}' for k in np.flatnonzero(on)) or 'nothing'
-    said, true = words(self.predicted[i]), words(self.targets[i])
-    return (said, 'green') if said == true else (f'{said}, in truth {true}', 'red')
+    answer, truth = words(self.predicted[i]), words(self.targets[i])
+    return (answer, 'green') if answer == truth else (f'{answer}, in truth {truth}', 'red')

@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/judge/numbers.html.md"""
 # %% auto #0
 __all__ = ['RegressionEvaluation']
 
-# %% ../../nbs/judge/numbers.ipynb #abac8d29
+# %% ../../nbs/judge/numbers.ipynb #97fc7c5d
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -18,7 +18,7 @@ from sklearn.metrics import mean_absolute_error, r2_score
 
 from .evaluation import Evaluation
 
-# %% ../../nbs/judge/numbers.ipynb #5676c2fa
+# %% ../../nbs/judge/numbers.ipynb #11ea3c68
 @dataclass(repr=False)
 class RegressionEvaluation(Evaluation):
     "Videos with a number each, or several"
@@ -37,7 +37,7 @@ class RegressionEvaluation(Evaluation):
         def r2(w): return r2_score(self.targets, self.preds, sample_weight=w) if (w > 0).sum() > 1 else np.nan
         return {'MAE': mae, 'R2': r2}
 
-# %% ../../nbs/judge/numbers.ipynb #16dad8a1
+# %% ../../nbs/judge/numbers.ipynb #7a36ee76
 @patch(as_prop=True)
 def report(self:RegressionEvaluation):
     "A row per output: mean absolute error, R2, and the standard deviation of what is true"
@@ -58,7 +58,7 @@ def plot(self:RegressionEvaluation, figsize=None):
     fig.suptitle(self.headline)
     return axs
 
-# %% ../../nbs/judge/numbers.ipynb #71d29910
+# %% ../../nbs/judge/numbers.ipynb #f04a962f
 @patch
 def to_frame(self:RegressionEvaluation):
     "A row per video"
@@ -71,5 +71,5 @@ def to_frame(self:RegressionEvaluation):
 @patch
 def caption(self:RegressionEvaluation, i):
     "What is said of video `i`, and a colour"
-    said, true = (', '.join(f'{v:.3g}' for v in row) for row in (self.preds[i], self.targets[i]))
-    return f'{said}, in truth {true}', 'black'
+    answer, truth = (', '.join(f'{v:.3g}' for v in row) for row in (self.preds[i], self.targets[i]))
+    return f'{answer}, in truth {truth}', 'black'
