@@ -7,19 +7,19 @@ Docs: https://fastai-seq.github.io/fastai_seq/deploy/reading.html.md"""
 # %% auto #0
 __all__ = ['clips_config', 'dls_from_config']
 
-# %% ../../nbs/deploy/reading.ipynb #5916a499
-from fastai.data.all import (DataLoaders, Datasets, IntToFloatTensor, Normalize, TfmdLists, ToTensor)
+# %% ../../nbs/deploy/reading.ipynb #be523a39
+from fastai.data.all import DataLoaders, Datasets, IntToFloatTensor, Normalize, TfmdLists, ToTensor
 from fastai.vision.augment import AffineCoordTfm, CropPad, RandomResizedCrop, Resize
 from fastai.vision.core import TensorImage
 
 from ..core import ImageTuple, TensorVideo
 from ..data.block import ImageTupleTfm, TensorVideoTfm
-from ..data.future import as_reader
 from ..data.load import ClipDL
 from ..data.targets import OfItsFrames, PadTargets
+from ..judge.looks import clip_transforms
 from ..video.sampling import sampler_config, sampler_from_config
 
-# %% ../../nbs/deploy/reading.ipynb #67d6f858
+# %% ../../nbs/deploy/reading.ipynb #17bbe919
 _resizers = {Resize: ('size', 'method', 'pad_mode'),
              RandomResizedCrop: ('size', 'min_scale', 'ratio', 'val_xtra', 'max_scale'),
              CropPad: ('size', 'pad_mode')}
@@ -37,13 +37,12 @@ def _reader(dl):
     "The transform that reads the clips of `dl`, and all that come after it"
     if not isinstance(dl.dataset, Datasets) or dl.n_inp != 1: raise ValueError(
         "expected a learner of clips: fastai's Datasets with one input, as ImageSeqDataLoaders and DataBlock make")
-    fs = [as_reader(t) for t in dl.dataset.tls[0].tfms.fs]
-    at = next((i for i, t in enumerate(fs) if type(t) in (TensorVideoTfm, ImageTupleTfm)), None)
-    if at is None: raise ValueError(
-        f"the clips are read by {', '.join(type(t).__name__ for t in fs)}; expected TensorVideoTfm or ImageTupleTfm")
-    return fs[at], [*fs[at+1:], *dl.after_item.fs, *dl.before_batch.fs, *dl.after_batch.fs]
+    reader, then = clip_transforms(dl)
+    if type(reader) not in (TensorVideoTfm, ImageTupleTfm): raise ValueError(
+        f"the clips are read by {type(reader).__name__}; expected TensorVideoTfm or ImageTupleTfm")
+    return reader, [*then.fs, *dl.after_item.fs, *dl.before_batch.fs, *dl.after_batch.fs]
 
-# %% ../../nbs/deploy/reading.ipynb #50c84af2
+# %% ../../nbs/deploy/reading.ipynb #faa422f3
 def _check_scaling(steps):
     "Raises ValueError unless the `steps` divide by 255 and at most normalise"
     kinds = [type(t) for t in steps]
@@ -67,7 +66,7 @@ def clips_config(
         normalize={k: getattr(t, k).flatten().tolist() for t in scaling[1:] for k in ('mean', 'std')} or None,
         bs=dl.bs)
 
-# %% ../../nbs/deploy/reading.ipynb #e3d0ba9b
+# %% ../../nbs/deploy/reading.ipynb #3f532e22
 def _sizes_as_tuples(args): return {k: tuple(v) if isinstance(v, list) else v for k, v in args.items()}
 
 def _batch_tfms(normalize, device):
