@@ -26,7 +26,8 @@ from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.datasets import motion_clips
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.video.sampling import FirstFrames, UniformFrames
-from fastai_seq.deploy.stream import StreamPredictor, _FrameRing
+from fastai_seq.deploy.stream import StreamPredictor
+from fastai_seq.deploy.stream_memory import FrameRing
 from fastai_seq.deploy.predict_timeline import predict_timeline
 from fastai_seq.video.clip import VideoRange
 from fastai_seq.video.files import write_video
@@ -111,7 +112,7 @@ def stream():
     ):
         learn = learner(arch, head)
         s, whole, ours, theirs = StreamPredictor(learn), StreamPredictor(learn), [], []
-        whole.memory = _FrameRing(learn.model, 8)
+        whole.memory = FrameRing(learn.model, 8)
         for f in frames:
             ours.append(cpu(lambda: s.push(f))[1])
             theirs.append(cpu(lambda: whole.push(f))[1])
@@ -119,7 +120,7 @@ def stream():
         text += (
             row := line([
                 name,
-                {'_State': 'its state', '_FeatureRing': '8 features', '_FrameRing': '8 frames'}[
+                {'RecurrentState': 'its state', 'FeatureRing': '8 features', 'FrameRing': '8 frames'}[
                     type(s.memory).__name__
                 ],
                 f'{a:.1f}',

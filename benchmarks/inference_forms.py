@@ -7,6 +7,7 @@ All forms take turns, clip by clip, on the same made clips; a figure is the medi
 the library's reader, and run the model alone."""
 
 import os, sys, tempfile, time, warnings
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -20,7 +21,10 @@ from fastai_seq.data.task import Prediction
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.find import get_instances
 from fastai_seq.data.datasets import motion_clips
-from fastai_seq.deploy.export import _told_and_graph, export_onnx
+from fastai_seq.deploy.answering import answer_config
+from fastai_seq.deploy.export import export_onnx
+from fastai_seq.deploy.reading import clips_config
+from fastai_seq.deploy.traceable import AnswerGraph
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.deploy.runtime import OnnxPredictor
 from fastai_seq.models.timesformer import MyTimeSformer
@@ -40,7 +44,8 @@ def learners(clips):
 
 def forms(learn, tmp):
     "Functions from a path to probabilities, and the size of the file in MB where there is one"
-    _, graph, *_ = _told_and_graph(learn)
+    stats = clips_config(learn.dls.valid)['normalize']
+    graph = AnswerGraph(deepcopy(learn.model).eval(), stats, answer_config(learn)['activation']).eval()
     sizes = {
         'ONNX': export_onnx(learn, tmp / 'm.onnx')['bytes'],
         'ONNX, int8': export_onnx(learn, tmp / 'm8.onnx', int8=True)['bytes'],

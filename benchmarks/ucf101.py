@@ -26,7 +26,7 @@ from fastai_seq.train.resume import Resumable
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.split import UCF101Splitter
 from fastai_seq.data.datasets import untar_ucf101
-from fastai_seq.judge.evaluate import evaluate_folds
+from fastai_seq.judge.folds import evaluate_folds
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.video.sampling import SegmentFrames
 from fastai_seq.video.files import write_video

@@ -53,14 +53,20 @@ try:
     from fastai_seq.train.progressive import ProgressiveClips
     from fastai_seq.train.learner import seq_learner
     from fastai_seq.train.recipe import train_clips
-    from fastai_seq.judge.evaluate import compare_splits, evaluate_clips, evaluate_folds
-    from fastai_seq.judge.interpret import SeqInterpretation, attention_rollout, evidence, grad_cam
+    from fastai_seq.judge.evaluate import evaluate_clips
+    from fastai_seq.judge.folds import compare_splits, evaluate_folds
+    from fastai_seq.judge.interpret import SeqInterpretation
+    from fastai_seq.judge.grad_cam import grad_cam
+    from fastai_seq.judge.rollout import attention_rollout
+    from fastai_seq.judge.evidence import evidence
     from fastai_seq.judge.report import report
     from fastai_seq.deploy.runtime import OnnxPredictor
-    from fastai_seq.deploy.bundle import from_hub, load_bundle, push_to_hub, save_bundle
+    from fastai_seq.deploy.bundle import load_bundle, save_bundle
+    from fastai_seq.deploy.hub import from_hub, push_to_hub
     from fastai_seq.deploy.predict import predict_video
     from fastai_seq.deploy.export import export_onnx
-    from fastai_seq.deploy.stream import StreamPredictor, continue_video
+    from fastai_seq.deploy.stream import StreamPredictor
+    from fastai_seq.deploy.continue_video import continue_video
     from fastai_seq.deploy.label_frames import label_frames
     from fastai_seq.deploy.predict_timeline import predict_timeline
     from fastai_seq.deploy.app import demo_app

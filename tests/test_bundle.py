@@ -14,8 +14,10 @@ from torch import nn
 from torchvision.models import regnet_y_400mf, squeezenet1_1, video
 
 import fastai_seq.deploy.bundle as bundle
-from fastai_seq.deploy.bundle import from_hub, load_bundle, push_to_hub, save_bundle
+from fastai_seq.deploy.bundle import load_bundle, save_bundle
+from fastai_seq.deploy.hub import from_hub, push_to_hub
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders
+from fastai_seq.walkthrough import get_action_dataloaders
 from fastai_seq.data.find import get_instances
 from fastai_seq.judge.evaluate import evaluate_clips
 from fastai_seq.models.layers import LearnedPositions

@@ -12,19 +12,18 @@ from fastai.vision.augment import aug_transforms
 from sklearn.metrics import accuracy_score, average_precision_score, top_k_accuracy_score
 from torch import nn
 
-from fastai_seq.judge import evaluate as room
+from fastai_seq.judge import looks as room
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders
+from fastai_seq.walkthrough import get_action_dataloaders
 from fastai_seq.data.split import KFoldSplitter
 from fastai_seq.data.block import TensorVideoTfm
 from fastai_seq.data.find import get_instances
 from fastai_seq.data.datasets import motion_clips
-from fastai_seq.judge.evaluate import (
-    CategoryEvaluation,
-    MultiCategoryEvaluation,
-    RegressionEvaluation,
-    evaluate_clips,
-    evaluate_folds,
-)
+from fastai_seq.judge.categories import CategoryEvaluation
+from fastai_seq.judge.evaluate import evaluate_clips
+from fastai_seq.judge.folds import evaluate_folds
+from fastai_seq.judge.multilabel import MultiCategoryEvaluation
+from fastai_seq.judge.numbers import RegressionEvaluation
 from fastai_seq.video.extract import extract_dataset
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.walkthrough import SimpleModel, get_action_dataloaders
@@ -88,7 +87,7 @@ def test_looks_are_averaged_a_video_whatever_the_batch(learn, n_clips, n_crops, 
     e = ev(learn, n_clips=n_clips, n_crops=n_crops, bs=bs)
     dl, tfm = learn.dls.valid, learn.dls.valid.dataset.tls[0].tfms.fs[-1]
     for path, p in list(zip(e.items, e.preds))[::3]:
-        looks = [room._read_looks(tfm, tfm.sampler, path, n_clips, n_crops, [k])[0] for k in range(n_clips*n_crops)]
+        looks = [room.read_looks(tfm, tfm.sampler, path, n_clips, n_crops, [k])[0] for k in range(n_clips*n_crops)]
         assert [l.source[1] for l in looks[::n_crops]] == tfm.sampler.clips(12, n_clips)
         x = dl.after_batch((torch.stack(looks),))[0]
         with torch.no_grad(): by_hand = learn.model.eval()(x).softmax(1).mean(0)
@@ -119,7 +118,7 @@ def test_crops_lie_along_the_longer_side(tmp_path, size, axis):
     clip = get_instances(motion_clips(tmp_path, n_classes=2, n_groups=1, clips_per_group=1, size=size, n_frames=4))[0]
     for want in (32, (32, 32), (48, 32), (32, 40)):
         tfm = TensorVideoTfm(2, want)
-        a, b, c = room._read_looks(tfm, tfm.sampler, clip, 1, 3, range(3))
+        a, b, c = room.read_looks(tfm, tfm.sampler, clip, 1, 3, range(3))
         assert a.shape == b.shape == c.shape == (2, 3, *tfm.size) and torch.equal(b, tfm(clip))
         if want != 32: continue
         whole = torch.from_numpy(read_frames(clip, [0, 3], 32)).permute(0, 3, 1, 2)
@@ -138,7 +137,7 @@ def test_crops_of_folders_of_images(clips, tmp_path):
         workers=0,
     )
     tfm, clip = TensorVideoTfm(2, 32), get_instances(tmp_path/'f')[0]
-    a, b, c = (o.float() for o in room._read_looks(tfm, tfm.sampler, clip, 1, 3, range(3)))
+    a, b, c = (o.float() for o in room.read_looks(tfm, tfm.sampler, clip, 1, 3, range(3)))
     apart = lambda x: (x - tfm(clip).float()).abs().mean()
     assert apart(b) < 3 < min(apart(a), apart(c))
 
@@ -391,7 +390,7 @@ def test_average_precision_is_scikit_learns():
     rng = np.random.default_rng(0)
     t, p = (rng.random((60, 5)) < .3).astype(int), rng.integers(0, 10, (60, 5))/10
     e = MultiCategoryEvaluation(list(range(60)), t, p, list(range(60)), list('abcde'), n_boot=5)
-    f = e._scores()['mAP']
+    f = e.scores()['mAP']
     for w in (np.ones(60), *e.draws()): assert np.isclose(f(w), average_precision_score(t, p, sample_weight=w))
     assert np.isclose(e.metrics.value['mAP'], e.report.AP.mean())
 
@@ -490,7 +489,7 @@ def test_official_folds_of_ucf101(tmp_path):
 
 @pytest.mark.slow
 def test_folds_of_another_training_are_not_taken_for_these(clips, tmp_path):
-    from fastai_seq.judge.evaluate import evaluate_folds
+    from fastai_seq.judge.folds import evaluate_folds
     from fastai_seq.data.split import KFoldSplitter
     def train(splitter):
         return seq_learner(

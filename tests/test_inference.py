@@ -27,7 +27,8 @@ from fastai_seq.train.learner import seq_learner
 from fastai_seq.models.heads import LSTMHead
 from fastai_seq.walkthrough import SimpleModel, get_action_dataloaders
 from fastai_seq.video.sampling import EveryFrame, FirstFrames, RandomClip, SegmentFrames
-from fastai_seq.deploy.stream import StreamPredictor, _FeatureRing, RecurrentState
+from fastai_seq.deploy.stream import StreamPredictor
+from fastai_seq.deploy.stream_memory import FeatureRing, RecurrentState
 from fastai_seq.deploy.timeline import Timeline
 from fastai_seq.deploy.predict_timeline import predict_timeline
 from fastai_seq.models.timesformer import MyTimeSformer
@@ -338,8 +339,8 @@ def test_page_and_video(learn, long, tmp_path):
 
 # --- streams ---
 
-heads = dict(lstm=RecurrentState, gru=RecurrentState, convlstm=RecurrentState, convgru=RecurrentState, mean=_FeatureRing, avg=_FeatureRing, max=_FeatureRing,
-             attention=_FeatureRing, transformer=_FeatureRing, diff=_FeatureRing)
+heads = dict(lstm=RecurrentState, gru=RecurrentState, convlstm=RecurrentState, convgru=RecurrentState, mean=FeatureRing, avg=FeatureRing, max=FeatureRing,
+             attention=FeatureRing, transformer=FeatureRing, diff=FeatureRing)
 
 def offline(learn, frames):
     "The model's answer to `frames` as a clip in a folder, by the loader"

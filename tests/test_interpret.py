@@ -15,18 +15,17 @@ from timesformer_pytorch import timesformer_pytorch as tsf
 from torch import nn
 from torchvision.models.video import mc3_18, mvit_v2_s, r3d_18, s3d, swin3d_t
 
-from fastai_seq.judge import interpret as room
+from fastai_seq.judge import shown as room
+from fastai_seq.judge.known import flash_clips
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders
+from fastai_seq.walkthrough import get_action_dataloaders
 from fastai_seq.data.find import get_instances
-from fastai_seq.data.datasets import draw_letter, motion_clips
-from fastai_seq.judge.interpret import (
-    SeqInterpretation,
-    SpaceEvidence,
-    TimeEvidence,
-    attention_rollout,
-    evidence,
-    grad_cam,
-)
+from fastai_seq.data.datasets import motion_clips
+from fastai_seq.judge.evidence import evidence
+from fastai_seq.judge.evidence_view import SpaceEvidence, TimeEvidence
+from fastai_seq.judge.grad_cam import grad_cam
+from fastai_seq.judge.interpret import SeqInterpretation
+from fastai_seq.judge.rollout import attention_rollout
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.models.heads import head_classes
 from fastai_seq.models.seqmodel import SeqModel
@@ -43,26 +42,12 @@ tiny = partial(SimpleCNN, [3, 8, 16, 32])
 T, SIDE = 8, 32
 
 def flashes(path):
-    "Clips in which an F is seen in three of the frames only, and its colour is the class. Gives those frames and the pixels of each clip"
+    "Clips in which an F is seen in three of the frames only: those frames, and its pixels `(T,SIDE,SIDE)`, of each clip"
     truth = {}
-    for g in range(8):
-        back = Image.fromarray(np.random.default_rng(g).integers(0, 90, (3, 3, 3)).astype(np.uint8)).resize(
-            (SIDE, SIDE), Image.BICUBIC
-        )
-        for k in range(4):
-            for c, (cls, colour) in enumerate((('Blue', (80, 80, 255)), ('Red', (255, 80, 80)))):
-                rng = np.random.default_rng([g, k, c])
-                start, (x, y) = int(rng.integers(0, T-2)), rng.uniform(.25, .75, 2)
-                fs = [
-                    (
-                        draw_letter(back, x + 0.06 * (t - start - 1), y, 0, 0.9, colour)
-                        if start <= t < start + 3
-                        else back
-                    )
-                    for t in range(T)
-                ]
-                f = write_video(path/cls/f'v_{cls}_g{g:02}_c{k:02}.avi', fs)
-                truth[f] = [*range(start, start+3)], np.stack([(np.asarray(o) != np.asarray(back)).any(2) for o in fs])
+    for f, (when, mask) in flash_clips(path, n_groups=8, n_frames=T, side=SIDE).items():
+        pixels = np.zeros((T, SIDE, SIDE), bool)
+        pixels[when] = mask
+        truth[f] = when, pixels
     return truth
 
 @pytest.fixture(scope='module')
@@ -512,7 +497,7 @@ def test_an_error_in_the_middle_leaves_no_hook(flash, monkeypatch):
         ),
     )
     video, f = with_model(flash[0], VideoNet(mc3_18, 2, False)), flash[0].valid.items[0]
-    for l, see, at in ((learn, attention_rollout, '_rollout'), (video, grad_cam, '_maps')):
+    for l, see, at in ((learn, attention_rollout, 'patch_shares'), (video, grad_cam, 'feature_maps')):
         before, calls = state(l.model), []
         def forward(x, real=l.model.forward, calls=calls):
             calls.append(1)

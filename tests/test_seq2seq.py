@@ -16,10 +16,10 @@ from fastai_seq.video.sampling import FirstFrames, RandomClip, UniformFrames
 from fastai_seq.models.heads import head_classes
 from fastai_seq.models.seqmodel import create_seq_model
 from fastai_seq.models.forecaster import ConvGRUForecaster, ConvLSTMForecaster
-from fastai_seq.models.per_frame import per_frame
 from fastai_seq.models.simvp import SimVP
 from fastai_seq.models.unet import TemporalUNet
-from fastai_seq.deploy.stream import continue_video
+from fastai_seq.models.per_frame import per_frame
+from fastai_seq.deploy.continue_video import continue_video
 from fastai_seq.train.scheduled import ScheduledSampling
 from fastai_seq.train.forecast import copy_last, forecast_frames, horizon_errors
 from fastai_seq.train.metrics import (edit_score, f1_at, frame_accuracy, frame_mse, frame_ssim, mask_iou,

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 from torchvision.models import mobilenet_v3_small, squeezenet1_1
 
-from fastai_seq.deploy import stream, label_frames as label_frames_room
+from fastai_seq.deploy import continue_video as continue_video_room, label_frames as label_frames_room
 from fastai_seq.deploy.bundle import _digest, load_bundle, save_bundle
 from fastai_seq.core import TensorVideo
 from fastai_seq.cli import main
@@ -29,14 +29,9 @@ from fastai_seq.models.simvp import SimVP
 from fastai_seq.models.unet import TemporalUNet
 from fastai_seq.train.forecast import forecast_frames
 from fastai_seq.train.learner import seq_learner
-from fastai_seq.deploy.stream import (
-    StreamForecast,
-    StreamPredictor,
-    _FeatureRing,
-    _FrameRing,
-    RecurrentState,
-    continue_video,
-)
+from fastai_seq.deploy.continue_video import continue_video
+from fastai_seq.deploy.stream import StreamForecast, StreamPredictor
+from fastai_seq.deploy.stream_memory import FeatureRing, FrameRing, RecurrentState
 from fastai_seq.data.targets import FrameCategoryBlock, FrameRegressionBlock
 from fastai_seq.data.masks import FrameMaskBlock
 from fastai_seq.data.future import FutureDataLoaders
@@ -130,8 +125,8 @@ def frames_of(clip, n=12): return read_frames(clip, range(n), size=(32,32), meth
 
 sees = (
     dict.fromkeys(('lstm', 'gru', 'convlstm', 'convgru'), RecurrentState)
-    | dict.fromkeys(('mean', 'avg', 'max', 'attention', 'diff', 'transformer'), _FeatureRing)
-    | dict(shift=_FrameRing)
+    | dict.fromkeys(('mean', 'avg', 'max', 'attention', 'diff', 'transformer'), FeatureRing)
+    | dict(shift=FrameRing)
 )
 
 @pytest.mark.parametrize('head', head_classes)
@@ -164,7 +159,7 @@ def test_both_ways_is_a_ring(clips, clip):
     )
     stream, frames = StreamPredictor(learn), frames_of(clip)
     said = [stream.push(f) for f in frames]
-    assert type(stream.memory) is _FeatureRing and np.allclose(
+    assert type(stream.memory) is FeatureRing and np.allclose(
         list(said[7].probs.values()), whole(learn, frames[4:8]).softmax(-1)[-1], atol=1e-5
     )
 
@@ -189,7 +184,7 @@ def test_forecasts_are_those_of_the_frames_so_far(clips, clip, kind):
     learn = settled(made[kind](clips))
     stream, frames = StreamPredictor(learn), frames_of(clip)
     said = [stream.push(f) for f in frames]
-    assert said[:3] == [None]*3 and type(stream.memory) is _FrameRing
+    assert said[:3] == [None]*3 and type(stream.memory) is FrameRing
     for t in range(3, 12):
         assert torch.allclose(
             said[t].frames,
@@ -298,9 +293,9 @@ def alive(monkeypatch, n):
         gc.collect(1)       # plum's and fasttransform's frames are in circles, on Python 3.13
         most[0] = max(most[0], len(here))
         return f
-    for room in (stream, label_frames_room):
+    for room in (continue_video_room, label_frames_room):
         monkeypatch.setattr(room, 'timed_frames', lambda *a: ((None, partial(get, i)) for i in range(n)))
-    monkeypatch.setattr(stream, 'n_frames', lambda p: n)
+    monkeypatch.setattr(continue_video_room, 'n_frames', lambda p: n)
     return most
 
 @pytest.mark.parametrize('head', ['gru', 'shift', 'transformer'])

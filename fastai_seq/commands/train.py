@@ -60,7 +60,7 @@ def train_learner(
     from fastai.torch_core import set_seed
     from fastai_seq.data.split import GroupSplitter
     from fastai_seq.data.dataloaders import ImageSeqDataLoaders
-    from fastai_seq.deploy.bundle import known_networks
+    from fastai_seq.deploy.networks import known_networks
     from fastai_seq.models.encoder import timm_arch
     from fastai_seq.models.seqmodel import video_archs
     from fastai_seq.train.learner import seq_learner

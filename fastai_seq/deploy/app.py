@@ -19,7 +19,38 @@ from ..data.task_of import task_of
 from .stream import StreamPredictor
 from .predict_timeline import predict_timeline
 
+# %% ../../nbs/deploy/app.ipynb #bb69478c
+def _timeline_parts(learn, video, window, stride, dest):
+    "A video with labels at `dest`, a figure, and a table of what is said of the file `video`"
+    tl = predict_timeline(learn, video, window, stride, progress=False)
+    plot = tl.plot().figure
+    plt.close(plot)                   # it is gradio's from here on
+    return str(tl.to_video(dest, px=640)), plot, (tl.df if tl.numbers else tl.segments()).round(3)
+
+# %% ../../nbs/deploy/app.ipynb #b85b7332
+_status = '{seen} frames, {fps} a second; an answer takes {delay_ms} ms'
+
+def _camera_answer(learn, frame, stream, smooth, numbers):
+    "The answer to a frame (None: none yet), a line about the stream, and the stream"
+    if stream is None: stream = StreamPredictor(learn, smooth=smooth, fps=None, stride=1)
+    answer = stream.push(frame)
+    if answer is None: return None, 'waiting for frames', stream
+    return str(answer) if numbers else answer.probs, _status.format(**stream.report()), stream
+
 # %% ../../nbs/deploy/app.ipynb #d4d4c271
+def _video_tab(gr, timeline, options):
+    video = gr.Video(sources=['upload'], label='Video', height=240)
+    shown = [gr.Video(label='With labels', height=360), gr.Plot(label='Timeline'), gr.Dataframe(label='Segments')]
+    video.change(timeline, video, shown, api_name='timeline', **options)
+
+def _camera_tab(gr, camera, numbers, stream_every, options):
+    cam = gr.Image(sources=['webcam'], streaming=True, type='numpy', label='Camera', height=360)
+    stream = gr.State()
+    answer, status = gr.Textbox(label='Answer') if numbers else gr.Label(label='Answer'), gr.Markdown()
+    cam.stream(camera, [cam, stream], [answer, status, stream], stream_every=stream_every, show_progress='hidden',
+               api_name=False, **options)
+
+# %% ../../nbs/deploy/app.ipynb #26972ffc
 def demo_app(
     learn, # A trained `Learner`, also one from a file
     window=None, # Seconds a window of the timeline; as `predict_timeline`, if None
@@ -29,53 +60,19 @@ def demo_app(
     folder=None # For the annotated videos; a temporary one, if None
 ): # gradio's `Blocks`; its `launch()` starts the server
     "A page on which to try `learn`: a video's timeline, or the camera"
-    gr, tmp = (
-        import_extra('gradio', 'the demo page', 'demo'),
-        TemporaryDirectory(),
-    )  # which lasts as long as the page
-    numbers = task_of(learn).numbers
-    to = lambda: Path(folder or tmp.name)/f'{uuid4().hex}.mp4'
+    gr, numbers = import_extra('gradio', 'the demo page', 'demo'), task_of(learn).numbers
+    tmp = TemporaryDirectory()                                # lasts as long as the page
     def timeline(video):
         if not video: return None, None, None
-        try:
-            tl = predict_timeline(learn, video, window, stride, progress=False)
-            plot = tl.plot().figure
-            plt.close(plot)                   # it is gradio's from here on
-            return str(tl.to_video(to(), px=640)), plot, (tl.df if tl.numbers else tl.segments()).round(3)
-        except (ValueError, OSError) as e:
-            raise gr.Error(str(e)) from e
+        dest = Path(folder or tmp.name)/f'{uuid4().hex}.mp4'
+        try: return _timeline_parts(learn, video, window, stride, dest)
+        except (ValueError, OSError) as e: raise gr.Error(str(e)) from e
     def camera(frame, stream):
-        if frame is None: return None, '', None                   # the camera was switched off: begin anew
-        if stream is None: stream = StreamPredictor(learn, smooth=smooth, fps=None, stride=1)
-        answer = stream.push(frame)
-        if answer is None: return gr.skip(), 'waiting for frames', stream
-        return (
-            answer.probs if not numbers else str(answer),
-            '{seen} frames, {fps} a second; an answer takes {delay_ms} ms'.format(**stream.report()),
-            stream,
-        )
-    one = dict(concurrency_id='model', concurrency_limit=1)       # the model answers one question at a time
+        if frame is None: return None, '', None
+        answer, status, stream = _camera_answer(learn, frame, stream, smooth, numbers)
+        return gr.skip() if answer is None else answer, status, stream
+    options = dict(concurrency_id='model', concurrency_limit=1)       # the model answers one question at a time
     with gr.Blocks(title='fastai_seq', analytics_enabled=False) as app:
-        with gr.Tab('Video'):
-            video, show = gr.Video(sources=['upload'], label='Video', height=240), [
-                gr.Video(label='With labels', height=360),
-                gr.Plot(label='Timeline'),
-                gr.Dataframe(label='Segments'),
-            ]
-            video.change(timeline, video, show, api_name='timeline', **one)
-        with gr.Tab('Camera'):
-            cam, stream = (
-                gr.Image(sources=['webcam'], streaming=True, type='numpy', label='Camera', height=360),
-                gr.State(),
-            )
-            said, report = gr.Textbox(label='Answer') if numbers else gr.Label(label='Answer'), gr.Markdown()
-            cam.stream(
-                camera,
-                [cam, stream],
-                [said, report, stream],
-                stream_every=stream_every,
-                show_progress='hidden',
-                api_name=False,
-                **one,
-            )
+        with gr.Tab('Video'): _video_tab(gr, timeline, options)
+        with gr.Tab('Camera'): _camera_tab(gr, camera, numbers, stream_every, options)
     return app

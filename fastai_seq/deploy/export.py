@@ -11,114 +11,47 @@ __all__ = ['export_onnx', 'export_program']
 import json, logging, warnings
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import singledispatch
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from fastai.torch_core import get_model
-from torch import nn
 
-from .bundle import answer_config, clips_config, library_versions
-from ..utils import import_extra
-from ..utils import written_whole
-from ..models.shift import TemporalShift
-from ..models.seqmodel import SeqModel
+from .answering import answer_config
+from .networks import library_versions
+from .reading import clips_config
+from .traceable import AnswerGraph, traceable
+from ..utils import import_extra, written_whole
 from ..video.sampling import sampler_from_config
-from ..models.timesformer import MyTimeSformer
 
-# %% ../../nbs/deploy/export.ipynb #61b41d70
-class _WholeShift(nn.Module):
-    "What `TemporalShift` does to clips of the same length, which `batch` tells"
-    def __init__(self, n_div, batch):
-        super().__init__()
-        self.n_div, self.batch = n_div, batch
+# %% ../../nbs/deploy/export.ipynb #807db952
+@dataclass
+class _Export:
+    "What is exported of a learner"
+    config: dict           # What the file tells
+    graph: AnswerGraph     # The learner's model on the CPU
+    traceable: AnswerGraph # The same, as one that can be traced
+    x: torch.Tensor        # An example, uint8 `(2,T,3,H,W)`
+    varies: bool           # Does the loader give clips of several lengths?
 
-    def forward(self, x): # Frames `(B*T,C,H,W)`
-        k, n = x.shape[1]//self.n_div, x.shape[1]
-        after, before, rest = x.unflatten(0, self.batch.shape).split((k, k, n-2*k), 2)
-        return torch.cat(
-            [F.pad(after[:, :-1], (0,) * 6 + (1, 0)), F.pad(before[:, 1:], (0,) * 6 + (0, 1)), rest], 2
-        ).flatten(0, 1)
+def _random_frames(*shape, seed):
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
-class _WholeClips(nn.Module):
-    "A `SeqModel` for clips without padding"
-    def __init__(self, encoder, head):
-        super().__init__()
-        self.encoder, self.head, self.batch, encoder.shifted = encoder, head, SimpleNamespace(shape=None), False
-        for m in list(encoder.modules()):
-            for name,child in m.named_children():
-                if isinstance(child, TemporalShift): setattr(m, name, _WholeShift(child.n_div, self.batch))
-
-    def forward(self, x): # `(B,T,3,H,W)`
-        self.batch.shape = x.shape[:2]
-        return self.head(self.encoder(x.flatten(0, 1)).unflatten(0, x.shape[:2]))
-
-@singledispatch
-def _traceable(model, x):
-    "A model of the same answers, made of a copy, that can be traced with batches like `x`"
-    return model
-
-@_traceable.register
-def _(model:SeqModel, x): return _WholeClips(model.encoder, model.head)
-
-@_traceable.register
-def _(model:MyTimeSformer, x):
-    if model.use_rotary_emb:
-        tables = model._rotary(
-            x.shape[1], x.shape[-1] // model.patch_size, x.float()
-        )  # its clips have one shape, so these are constants
-        model._rotary = lambda t, side, x: tables
-    return model
-
-# %% ../../nbs/deploy/export.ipynb #fffdfe08
-_activations = {
-    'softmax': lambda x: x.softmax(-1),
-    'sigmoid': torch.sigmoid,
-    'none': lambda x: x,
-    'softmax of pixels': lambda x: x.softmax(1),
-    'clamp': lambda x: x.clamp(0, 1),
-}
-
-class _Graph(nn.Module):
-    "From frames as they are read to the learner's answer"
-    def __init__(self, model, stats, activation):
-        super().__init__()
-        self.model, self.activation = model, _activations[activation]
-        stats = stats or dict(mean=[0.]*3, std=[1.]*3)
-        for k,v in stats.items(): self.register_buffer(k, torch.tensor(v)[:,None,None])
-
-    def forward(self, frames): # uint8 `(B,T,3,H,W)`
-        logits = self.model((frames.float()/255 - self.mean)/self.std)
-        return self.activation(logits), logits
-
-def _told_and_graph(learn):
-    "What the file tells of `learn`, its model on the CPU, and the same as one that can be traced, and an example"
-    told = dict(
-        format=1,
-        library='fastai_seq',
-        clips=clips_config(learn.dls.valid),
-        answer=answer_config(learn),
-        versions=library_versions(''),
-    )
-    clips, model = told['clips'], deepcopy(get_model(learn.model)).cpu().float().eval()
-    sizes = [t['args']['size'] for t in clips['resize']] + ([clips['frames']['size']] if clips['frames'] else [])
+def _export_of(learn):
+    "Raises ValueError for clips that are read as large as they are"
+    config = dict(format=1, library='fastai_seq', clips=clips_config(learn.dls.valid), answer=answer_config(learn),
+                  versions=library_versions(''))
+    clips, activation = config['clips'], config['answer']['activation']
+    sizes = [t['args']['size'] for t in clips['resize']]
+    if clips['frames']: sizes.append(clips['frames']['size'])
     if not sizes: raise ValueError("the clips are read as large as they are; load them with a size")
     sampler = sampler_from_config(clips['sampler'])
-    x = torch.randint(
-        0,
-        256,
-        (2, 8 if sampler.varies else sampler.seq_len, 3, *sizes[0]),
-        dtype=torch.uint8,
-        generator=torch.Generator().manual_seed(0),
-    )
-    graphs = [
-        _Graph(m, clips['normalize'], told['answer']['activation']).eval()
-        for m in (model, _traceable(deepcopy(model), x))
-    ]
-    return told, *graphs, x
+    x = _random_frames(2, 8 if sampler.varies else sampler.seq_len, 3, *sizes[0], seed=0)
+    model = deepcopy(get_model(learn.model)).cpu().float().eval()
+    models = model, traceable(deepcopy(model), x)
+    graph, other = (AnswerGraph(m, clips['normalize'], activation).eval() for m in models)
+    return _Export(config, graph, other, x, sampler.varies)
 
 # %% ../../nbs/deploy/export.ipynb #93fb31d5
 @contextmanager
@@ -132,65 +65,60 @@ def _fresh_kernels():
     finally: forget()
 
 # %% ../../nbs/deploy/export.ipynb #f845313e
-_cannot = (
-    RuntimeError,
-    ValueError,
-    TypeError,
-    AssertionError,
-    torch.onnx.OnnxExporterError,
-)  # what torch's exporters raise for what they cannot trace
+# what torch's exporters raise for what they cannot trace
+_cannot = (RuntimeError, ValueError, TypeError, AssertionError, torch.onnx.OnnxExporterError)
 
-def _written(write, model, varies):
-    "What `write` says of a file for clips of any number of frames, or, if that cannot be had, of the loader's. Raises ValueError if neither can."
-    free, name, error = torch.export.Dim.DYNAMIC, type(model).__name__, None
-    for dims in ({0: free, 1: free}, {0: free}):
-        if len(dims) > 1 and getattr(model, 'clip_shape', None):
-            continue  # it says itself that it takes clips of one shape
-        if len(dims) == 1 and varies: break
+def _lengths(export):
+    "What to try: clips of any length, unless the model says that it takes one shape; clips of the loader's length"
+    if not getattr(export.graph.model, 'clip_shape', None): yield True
+    if not export.varies: yield False
+
+def _written(write, export):
+    """What `write` says of a file for clips of any number of frames, or, if that cannot be had, of the loader's. Raises
+    ValueError if neither can."""
+    free, name, error = torch.export.Dim.DYNAMIC, type(export.graph.model).__name__, None
+    for any_length in _lengths(export):
+        dims = {0: free, 1: free} if any_length else {0: free}
         try:
             with torch.no_grad(), warnings.catch_warnings(action='ignore'), _fresh_kernels():
-                return write((dims,), len(dims) > 1)
-        except _cannot as e:
-            error = e
-    if varies:
-        raise ValueError(
-            f"the loader gives clips of several lengths, and {name} can be exported for one length only; load"
-            " them with another sampler"
-        ) from error
+                return write((dims,), any_length)
+        except _cannot as e: error = e
+    if export.varies: raise ValueError(
+        f"the loader gives clips of several lengths, and {name} can be exported for one length only; load them with "
+        "another sampler") from error
     while error.__cause__: error = error.__cause__          # the exporter's own message only says that it failed
     raise ValueError(
-        f"{name} cannot be exported ({type(error).__name__}: {str(error)[:500]}); a bundle may hold it"
-    ) from error
+        f"{name} cannot be exported ({type(error).__name__}: {str(error)[:500]}); a bundle may hold it") from error
 
-def _check_alike(run, graph, x, any_t, tol, what):
-    "The greatest difference of `run` to `graph`, in batches of other sizes; of numbers above 1 relative to them. Raises ValueError if it is more than `tol`"
-    worst, gen = 0., torch.Generator().manual_seed(1)
-    for b, t in (
-        (2, x.shape[1]),
-        (1, x.shape[1]),
-        (3, x.shape[1] + any_t),
-        (1, x.shape[1] * (4 if any_t else 1)),
-    ):  # much longer too: a window may be burnt in
-        frames = torch.randint(0, 256, (b, t, *x.shape[2:]), dtype=torch.uint8, generator=gen)
-        with torch.no_grad(): expected = graph(frames)
-        for a, e in zip(run(frames), expected):
-            worst = max(
-                worst, float(torch.nan_to_num((a - e).abs() / e.abs().clamp(min=1), nan=torch.inf).max())
-            )
-    if not worst <= tol:
-        raise ValueError(
-            f"{what} does not answer as torch does: they differ by {worst:.2g}, more than {tol:g}"
-        )
+# %% ../../nbs/deploy/export.ipynb #8655d680
+def _difference(a, expected):
+    "The greatest difference; of numbers above 1 relative to them; infinite for what is no number"
+    return float(torch.nan_to_num((a - expected).abs()/expected.abs().clamp(min=1), nan=torch.inf).max())
+
+def _check_alike(run, export, any_length, tol, what):
+    "The greatest difference of `run` to torch, in batches of other sizes. Raises ValueError if it is above `tol`"
+    t, worst = export.x.shape[1], 0.
+    shapes = [(2, t), (1, t), (3, t + 1 if any_length else t), (1, 4*t if any_length else t)]
+    for i, (b, n) in enumerate(shapes):
+        frames = _random_frames(b, n, *export.x.shape[2:], seed=1 + i)
+        with torch.no_grad(): expected = export.graph(frames)
+        worst = max(worst, *(_difference(a, e) for a, e in zip(run(frames), expected)))
+    if not worst <= tol: raise ValueError(
+        f"{what} does not answer as torch does: they differ by {worst:.2g}, more than {tol:g}")
     return worst
 
 # %% ../../nbs/deploy/export.ipynb #9c47ec97
 def _session(path):
+    "A function that runs an ONNX file on frames"
     from onnxruntime import InferenceSession
     session = InferenceSession(str(path), providers=['CPUExecutionProvider'])
     def run(frames):
         try: return [torch.from_numpy(o) for o in session.run(None, {'frames': frames.numpy()})]
-        except Exception as e: raise ValueError(f"onnxruntime cannot run what was exported on clips {tuple(frames.shape)} ({str(e)[:300]})") from e
+        except Exception as e: raise ValueError(
+            f"onnxruntime cannot run what was exported on clips {tuple(frames.shape)} ({str(e)[:300]})") from e
     return run
+
+def _no_advice(record): return 'pre-processing' not in record.getMessage()
 
 def _to_int8(src, dest):
     "Quantise the weights of matrix products and LSTMs to int8"
@@ -199,28 +127,31 @@ def _to_int8(src, dest):
     try: quantize_dynamic(src, dest, weight_type=QuantType.QInt8, op_types_to_quantize=['MatMul', 'Gemm', 'LSTM'])
     finally: logging.getLogger().removeFilter(_no_advice)
 
-def _no_advice(record): return 'pre-processing' not in record.getMessage()
-
+# %% ../../nbs/deploy/export.ipynb #1e7d9340
 def export_onnx(
     learn, # A trained `Learner` of clips
     path, # File to write, `.onnx`
-    int8=False, # Keep the weights of linear layers as int8, and quantise what goes into them as it comes: smaller, less exact
+    int8=False, # Weights of linear layers as int8, and what goes into them quantised as it comes: smaller, less exact
     tol=1e-4 # Greatest difference to torch's answers that is let pass
-)->dict: # `path`, `any_length`: does it take clips of any number of frames? `difference` to torch's answers, and that of int8, `bytes`
-    "Write the learner's model as ONNX, with all that a prediction needs. Raises ValueError if that cannot be done, or the runtime answers otherwise; then nothing is written."
+)->dict: # `path`, `any_length` (of clips), `difference` to torch's answers, `int8_difference`, `bytes`
+    """Write the learner's model as ONNX, with all that a prediction needs. Raises ValueError if that cannot be done, or
+    the runtime answers otherwise; then nothing is written."""
     for package in ('onnx', 'onnxruntime', 'onnxscript'): import_extra(package, 'export_onnx', 'onnx')
-    told, graph, traceable, x = _told_and_graph(learn)
-    def write(dims, any_t):
-        made = torch.onnx.export(traceable, (x,), dynamo=True, dynamic_shapes=dims, external_data=False, input_names=['frames'], output_names=['answer', 'logits'], verbose=False)
-        made.model.metadata_props['fastai_seq'] = json.dumps(told | dict(any_length=any_t))
+    export = _export_of(learn)
+    def write(dims, any_length):
+        made = torch.onnx.export(
+            export.traceable, (export.x,), dynamo=True, dynamic_shapes=dims, external_data=False,
+            input_names=['frames'], output_names=['answer', 'logits'], verbose=False)
+        made.model.metadata_props['fastai_seq'] = json.dumps(export.config | dict(any_length=any_length))
         with written_whole(path) as tmp:
             made.save(tmp, external_data=False)
-            res = dict(path=Path(path), any_length=any_t, difference=_check_alike(_session(tmp), graph, x, any_t, tol, 'onnxruntime'))
+            difference = _check_alike(_session(tmp), export, any_length, tol, 'onnxruntime')
+            res = dict(path=Path(path), any_length=any_length, difference=difference)
             if int8:
                 with written_whole(tmp) as small: _to_int8(tmp, small)
-                res['int8_difference'] = _check_alike(_session(tmp), graph, x, any_t, np.inf, 'int8')
+                res['int8_difference'] = _check_alike(_session(tmp), export, any_length, np.inf, 'int8')
             return res | dict(bytes=tmp.stat().st_size)
-    return _written(write, graph.model, sampler_from_config(told['clips']['sampler']).varies)
+    return _written(write, export)
 
 # %% ../../nbs/deploy/export.ipynb #4a62f2b4
 def export_program(
@@ -228,20 +159,15 @@ def export_program(
     path, # File to write, `.pt2`
     tol=1e-4 # Greatest difference to the model's answers that is let pass
 )->dict: # `path`, `any_length`, `difference`, `bytes`
-    "Write the learner's model as a program of `torch.export`, with the same input, outputs and metadata as `export_onnx`. Raises ValueError if that cannot be done."
-    told, graph, traceable, x = _told_and_graph(learn)
-    def write(dims, any_t):
-        program = torch.export.export(traceable, (x,), dynamic_shapes=dims, strict=False)
+    """Write the learner's model as a program of `torch.export`, with the input, outputs and metadata of `export_onnx`.
+    Raises ValueError if that cannot be done."""
+    export = _export_of(learn)
+    def write(dims, any_length):
+        program = torch.export.export(export.traceable, (export.x,), dynamic_shapes=dims, strict=False)
+        config = json.dumps(export.config | dict(any_length=any_length))
         with written_whole(path) as tmp:
-            with open(tmp, 'wb') as f:
-                torch.export.save(
-                    program, f, extra_files={'fastai_seq.json': json.dumps(told | dict(any_length=any_t))}
-                )
+            with open(tmp, 'wb') as f: torch.export.save(program, f, extra_files={'fastai_seq.json': config})
             with open(tmp, 'rb') as f: run = torch.export.load(f).module()
-            return dict(
-                path=Path(path),
-                any_length=any_t,
-                difference=_check_alike(run, graph, x, any_t, tol, 'the program'),
-                bytes=tmp.stat().st_size,
-            )
-    return _written(write, graph.model, sampler_from_config(told['clips']['sampler']).varies)
+            difference = _check_alike(run, export, any_length, tol, 'the program')
+            return dict(path=Path(path), any_length=any_length, difference=difference, bytes=tmp.stat().st_size)
+    return _written(write, export)

@@ -9,6 +9,7 @@ __all__ = ['model_for_windows', 'predict_timeline']
 
 # %% ../../nbs/deploy/predict_timeline.ipynb #c00f127b
 import math, warnings
+from dataclasses import dataclass
 from functools import singledispatch
 from pathlib import Path
 
@@ -17,18 +18,19 @@ import torch
 from fastai.torch_core import Module
 
 from ..core import stack_frames
-from ..data.task import FrameCategoryTask, FrameRegressionTask
 from ..data.task_of import task_of
-from .label_frames import label_frames
-from .predict import GivenLooks, read_options, timed_frames
+from .label_frames import answers_per_frame, label_frames
+from .predict import timed_frames
 from .saved_answers import SavedAnswers, weights_digest
 from .timeline import Timeline, answers_table, with_progress
 from .timeline_view import class_colors     # its room gives `Timeline` plot, to_html, to_video
 from .windows import warn_of_gaps, windows_of
-from ..judge.evaluate import clip_task, clip_transforms, make_look, predict_looks
+from ..judge.labelled import clip_task
+from ..judge.looks import GivenLooks, clip_transforms, make_look, predict_looks, read_options
 from ..models.seqmodel import SeqModel
-from ..video.clip import VideoRange
+from ..video.sampling import FrameSampler
 from ..video.files import VideoError
+from ..video.clip import VideoRange
 from ..video.read import read_clip, video_info
 
 # %% ../../nbs/deploy/predict_timeline.ipynb #545d6192
@@ -41,7 +43,7 @@ class _EachFrameOnce(Module):
         shape, frames = frames.shape[:2], frames.flatten(0, 1)
         transformed = not torch.equal(frames, frames[first[which]])           # transforms made them differ
         if transformed: first = which = np.arange(len(idxs))
-        few = 8 if frames.device.type == 'cpu' else len(first)  # what fits into a processor's cache is faster
+        few = 8 if frames.device.type == 'cpu' else len(first)      # what fits into a processor's cache is faster
         features = torch.cat([self.model.features(o[None])[0] for o in frames[first].split(few)])
         return self.model.head(features[which].unflatten(0, shape))
 
@@ -64,56 +66,64 @@ def _window_preds(learn, looks, idxs, then, act):
     finally: learn.model = model
 
 # %% ../../nbs/deploy/predict_timeline.ipynb #b10275ab
-def _query(learn, path, window, stride, sampler, act):
-    "All that the answers depend on"
-    tfm, then = clip_transforms(learn.dls.valid)
-    def names(pipeline): return ', '.join(t.name for t in pipeline.fs)
-    stat, dl = path.stat(), learn.dls.valid
-    return dict(
-        video=path.name,
-        bytes=stat.st_size,
-        mtime_ns=stat.st_mtime_ns,
-        window=window,
-        stride=stride,
-        sampler=repr(sampler),
-        read=tfm.name,
-        transforms=names(then) + names(dl.after_item) + names(dl.after_batch),
-        act=getattr(act, '__qualname__', str(act)),
-        model=weights_digest(learn.model),
-    )
+def _names(pipeline): return ', '.join(t.name for t in pipeline.fs)
 
+@dataclass
+class _Windows:
+    "The windows of a video, and how a learner is asked about them"
+    learn: object
+    path: Path
+    fps: float       # Of the video
+    window: float    # Seconds
+    stride: float    # Seconds from one window to the next
+    sampler: FrameSampler
+    act: object      # As in `predict_timeline`
+
+    def __post_init__(self): self.tfm, self.then = clip_transforms(self.learn.dls.valid)
+
+    def query(self):
+        "All that the answers depend on, as plain data"
+        stat, dl = self.path.stat(), self.learn.dls.valid
+        return dict(
+            video=self.path.name, bytes=stat.st_size, mtime_ns=stat.st_mtime_ns,
+            window=self.window, stride=self.stride, sampler=repr(self.sampler), read=self.tfm.name,
+            transforms=_names(self.then) + _names(dl.after_item) + _names(dl.after_batch),
+            act=getattr(self.act, '__qualname__', str(self.act)),
+            model=weights_digest(self.learn.model))
+
+    def pick(self, n):
+        "Frames of a window that has `n`"
+        try: return self.sampler(n, self.fps)
+        except ValueError as e: raise VideoError(f"{self.path}, a window of {n} frames: {e}") from e
+
+# %% ../../nbs/deploy/predict_timeline.ipynb #2ea74d64
 def _counted(frames, count):
     "`frames`; `count[0]` is how many there were so far"
     for frame in frames:
         count[0] += 1
         yield frame
 
-# %% ../../nbs/deploy/predict_timeline.ipynb #2ea74d64
-def _ask_windows(saved, learn, path, info, window, stride, sampler, bs, on_error, act, progress):
-    "Ask about the windows that are not `saved` yet"
-    (tfm, then), count = clip_transforms(learn.dls.valid), [0]
-    looks, spans, idxs_of = [], [], []
+def _ask_windows(windows, saved, bs, on_error, duration, progress):
+    "Ask about the windows that are not `saved` yet, `bs` at a time"
+    w, count, batch = windows, [0], []
     def answer(n_frames=None):
-        preds = _window_preds(learn, looks, idxs_of, then, act).tolist() if looks else []
+        looks, spans, idxs = zip(*batch) if batch else ((), (), ())
+        preds = _window_preds(w.learn, list(looks), list(idxs), w.then, w.act).tolist() if batch else []
         saved.add([[*span, p] for span, p in zip(spans, preds)], n_frames)
-        for o in (looks, spans, idxs_of): o.clear()
-    def pick(n):
-        try: return sampler(n, info.fps)
-        except ValueError as e: raise VideoError(f"{path}, a window of {n} frames: {e}") from e
-    frames = warn_of_gaps(_counted(timed_frames(path, tfm, on_error), count), path, info.fps, stride/2)
-    windows = windows_of(frames, window, stride, info.fps, pick, len(saved.rows))
-    if progress: windows = with_progress(windows, ((info.duration or 0) - window)/stride)
-    for _, start, end, idxs, seen in windows:
-        if seen is None: seen = read_clip(path, idxs, on_error=on_error, **read_options(tfm))
-        looks.append(make_look(tfm, path, list(seen), idxs, None))
-        spans.append([start, end])
-        idxs_of.append(idxs)
-        if len(looks) == bs: answer()
+        batch.clear()
+    frames = warn_of_gaps(_counted(timed_frames(w.path, w.tfm, on_error), count), w.path, w.fps, w.stride/2)
+    found = windows_of(frames, w.window, w.stride, w.fps, w.pick, len(saved.rows))
+    if progress: found = with_progress(found, ((duration or 0) - w.window)/w.stride)
+    for _, start, end, idxs, seen in found:
+        if seen is None: seen = read_clip(w.path, idxs, on_error=on_error, **read_options(w.tfm))
+        batch.append((make_look(w.tfm, w.path, list(seen), idxs, None), [start, end], idxs))
+        if len(batch) == bs: answer()
     answer(count[0])
 
 # %% ../../nbs/deploy/predict_timeline.ipynb #579cfa2a
 def _check_windows(path, fps, window, stride, sampler):
-    "Raises VideoError for a video without a rate, ValueError for windows that make no sense; warns of windows that are too short"
+    """Raises VideoError for a video without a rate, ValueError for windows that make no sense; warns of windows that
+    are too short"""
     if not fps: raise VideoError(
         f"{path} does not tell its frames a second, so it has no windows by time; ask predict_video about the whole")
     if not (window*fps >= 1 and stride > 0): raise ValueError(
@@ -122,6 +132,13 @@ def _check_windows(path, fps, window, stride, sampler):
     if need > n: warnings.warn(f"{sampler} takes {need} frames, a window of {window} s has {n}: "
                                f"each is filled up (short={sampler.short!r}); pass window={need/fps:.3g} or more")
 
+def _check_no_windows(**options):
+    given = [name for name, v in options.items() if v is not None]
+    if given: raise ValueError(
+        f"{', '.join(given)}: the learner answers for each frame, without windows; leave them out "
+        "(what there is to choose has `label_frames`)")
+
+# %% ../../nbs/deploy/predict_timeline.ipynb #7b597aa2
 def predict_timeline(
     learn, # A trained `Learner`, also one from a file
     path, # A video, or a folder of frames that knows its frames per second
@@ -135,29 +152,20 @@ def predict_timeline(
     act=None, # Function from the model's outputs to probabilities; the loss function's `activation`, if None
     progress=True # Show a progress bar?
 )->Timeline:
-    """What `learn` says of each window of a long video; of each frame, as `label_frames`, if that was learnt. Raises VideoError for a video that
-    cannot be read, ValueError for bad arguments."""
+    """What `learn` says of each window of a long video; of each frame, as `label_frames`, if that was learnt. Raises
+    VideoError for a video that cannot be read, ValueError for bad arguments."""
     if isinstance(path, VideoRange): raise ValueError(
         f"{path}: a timeline is of a whole video; pass its path, or predict_video for a part")
-    if isinstance(task_of(learn), FrameCategoryTask|FrameRegressionTask):
+    if answers_per_frame(task_of(learn)):
         _check_no_windows(window=window, stride=stride, sampler=sampler, bs=bs, save=save)
         return label_frames(learn, path, thresh=thresh, on_error=on_error, act=act, progress=progress)
     task, path = clip_task(learn), Path(path)
-    info = video_info(path)
+    info, dl = video_info(path), learn.dls.valid
     window, stride = 2. if window is None else window, .5 if stride is None else stride
-    tfm, _ = clip_transforms(learn.dls.valid)
-    sampler, bs = sampler or tfm.sampler, bs or learn.dls.valid.bs
-    if sampler.varies:
-        bs = 1  # windows may differ by a frame: each is asked about by itself, nothing is filled up
+    sampler, bs = sampler or clip_transforms(dl)[0].sampler, bs or dl.bs
+    if sampler.varies: bs = 1      # windows may differ by a frame: each is asked by itself, nothing is filled up
     _check_windows(path, info.fps, window, stride, sampler)
-    saved = SavedAnswers(save, _query(learn, path, window, stride, sampler, act) if save else None, bs)
-    if saved.n_frames is None: _ask_windows(saved, learn, path, info, window, stride, sampler, bs, on_error, act, progress)
+    windows = _Windows(learn, path, info.fps, window, stride, sampler, act)
+    saved = SavedAnswers(save, windows.query() if save else None, bs)
+    if saved.n_frames is None: _ask_windows(windows, saved, bs, on_error, info.duration, progress)
     return Timeline(path, answers_table(saved.rows, task, thresh), task.numbers, info.fps, saved.n_frames)
-
-def _check_no_windows(**options):
-    given = [name for name, v in options.items() if v is not None]
-    if given:
-        raise ValueError(
-            f"{', '.join(given)}: the learner answers for each frame, without windows; leave them out "
-            "(what there is to choose has `label_frames`)"
-        )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from fastcore.basics import patch
 
 from ..data.task import Prediction, task_from_config
 from ..video.sampling import PartOf, sampler_from_config
@@ -30,6 +31,33 @@ def _resized(frame, size, method):
     return np.asarray(img.resize((w,h), Image.BILINEAR))
 
 # %% ../../nbs/deploy/runtime.ipynb #a8d2ff4e
+def _opened(path, threads, providers):
+    "onnxruntime's session"
+    try: from onnxruntime import InferenceSession, SessionOptions
+    except ImportError as e: raise ImportError("onnxruntime is not installed: pip install onnxruntime") from e
+    if not Path(path).is_file(): raise FileNotFoundError(f"{path}: no such file; export_onnx(learn, path) makes one")
+    options = SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    try: return InferenceSession(str(path), options, providers=list(providers))
+    except Exception as e: raise ValueError(
+        f"{path} is no ONNX file that onnxruntime can open ({str(e)[:200]})") from e
+
+def _needs_fastai(t): return t['name'] != 'Resize' or t['args']['method'] not in ('crop', 'squish')
+
+def _metadata(path, session):
+    "What `export_onnx` wrote of how clips are read and what the answers mean. Raises ValueError for what is not known"
+    text = session.get_modelmeta().custom_metadata_map.get('fastai_seq')
+    try: config = json.loads(text) if text else {}
+    except ValueError as e: raise ValueError(f"{path} has metadata that are damaged ({e}); export it again") from e
+    if config.get('format') != 1: raise ValueError(
+        f"{path} has format {config.get('format')!r} of metadata, this version of the library reads format 1; "
+        + ("another version wrote it" if config else "export_onnx did not write it"))
+    if wrong := [t['name'] for t in config['clips']['resize'] if _needs_fastai(t)]: raise ValueError(
+        f"{path}: its clips go through {', '.join(wrong)} in validation too, which needs fastai; load them with size=, "
+        "or Resize by 'crop' or 'squish'")
+    return config
+
+# %% ../../nbs/deploy/runtime.ipynb #e12171df
 class OnnxPredictor:
     "Predicts clips with a file of `export_onnx`. Raises ValueError for a file that it does not know."
     def __init__(self,
@@ -37,56 +65,46 @@ class OnnxPredictor:
         threads=None, # Of onnxruntime; one a core, if None
         providers=('CPUExecutionProvider',) # onnxruntime's, in order of preference
     ):
-        try: from onnxruntime import InferenceSession, SessionOptions
-        except ImportError as e: raise ImportError("onnxruntime is not installed: pip install onnxruntime") from e
-        if not Path(path).is_file(): raise FileNotFoundError(f"{path}: no such file; export_onnx(learn, path) makes one")
-        options = SessionOptions()
-        options.intra_op_num_threads = threads or 0
-        try: self.session = InferenceSession(str(path), options, providers=list(providers))
-        except Exception as e: raise ValueError(f"{path} is no ONNX file that onnxruntime can open ({str(e)[:200]})") from e
-        self._take(path, self.session.get_modelmeta().custom_metadata_map.get('fastai_seq'))
-
-    def _take(self, path, told):
-        "Take from the metadata `told` how clips are read and what the answers mean"
-        try: told = json.loads(told) if told else {}
-        except ValueError as e: raise ValueError(f"{path} has metadata that are damaged ({e}); export it again") from e
-        if told.get('format') != 1: raise ValueError(f"{path} has format {told.get('format')!r} of metadata, this version of the library reads format 1; "
-                                                     + ("another version wrote it" if told else "export_onnx did not write it"))
-        self.clips, self.sampler = told['clips'], sampler_from_config(told['clips']['sampler'])
-        self.task = task_from_config(told['answer'])
-        self.vocab = self.task.vocab
-        if isinstance(self.sampler, PartOf): self.sampler = self.sampler.at_end()      # to predict what comes, the last frames are seen
-        self.any_length = told['any_length']
-        if wrong := [t['name'] for t in self.clips['resize'] if t['name'] != 'Resize' or t['args']['method'] not in ('crop', 'squish')]: raise ValueError(
-            f"{path}: its clips go through {', '.join(wrong)} in validation too, which needs fastai; load them with size=, or Resize by 'crop' or 'squish'")
+        self.session = _opened(path, threads, providers)
+        config = _metadata(path, self.session)
+        self.clips, self.any_length = config['clips'], config['any_length']
+        self.task = task_from_config(config['answer'])
+        self.vocab, self.sampler = self.task.vocab, sampler_from_config(self.clips['sampler'])
+        if isinstance(self.sampler, PartOf): self.sampler = self.sampler.at_end()      # of what comes, the end is seen
 
     def read(self,
         path, # A video, a folder of frames, or a `VideoRange`
-        draw=None # To look elsewhere than in validation (or at the end, where frames to come were learnt): a number from 0 to 1, see `FrameSampler`
+        draw=None # To look elsewhere than in validation: a number from 0 to 1, see `FrameSampler`
     )->np.ndarray: # uint8 `(T,3,H,W)`
         "The frames that the network sees. Raises FileNotFoundError or VideoError."
         sampler = self.sampler if draw is None else self.sampler.moving()
         def pick(n, rate=None): return sampler(n, rate, None if draw is None else lambda: draw)
         pick.fps = sampler.fps
-        frames = self.clips['frames']
-        frames = read_clip(path, pick, tuple(frames['size']), frames['method']) if frames else read_clip(path, pick)
+        how = self.clips['frames']
+        frames = read_clip(path, pick, tuple(how['size']), how['method']) if how else read_clip(path, pick)
         for t in self.clips['resize']: frames = [_resized(f, t['args']['size'], t['args']['method']) for f in frames]
         return np.ascontiguousarray(np.stack(frames).transpose(0,3,1,2))
 
-    def preds(self,
-        frames # uint8 `(B,T,3,H,W)`
-    )->np.ndarray: # Probabilities `(B,classes)`, or numbers; a sequence of them, or frames, if that was learnt
-        "The network's answer to a batch that is read already"
-        return self.session.run(['answer'], {'frames': frames})[0]
+# %% ../../nbs/deploy/runtime.ipynb #13c61b74
+@patch
+def preds(self:OnnxPredictor,
+    frames # uint8 `(B,T,3,H,W)`
+)->np.ndarray: # Probabilities `(B,classes)`, or numbers; a sequence of them, or frames, if that was learnt
+    "The network's answer to a batch that is read already"
+    return self.session.run(['answer'], {'frames': frames})[0]
 
-    def __call__(self,
-        path, # A video, a folder of frames, or a `VideoRange`
-        n_clips=1, # Looks in time, averaged
-        thresh=None # Least probability of a label; None: as in the learner that was exported
-    )->Prediction:
-        "What is in a clip: the answer of `learn.predict`, and with `n_clips` that of `evaluate_clips`. Raises ValueError for a model that answers with a sequence."
-        if not self.task.per_clip: raise ValueError(f"the model was trained for {self.task.kind}: it answers with a sequence, and not once for a clip; ask for its numbers, preds(read(path)[None])")
-        if n_clips < 1: raise ValueError(f"n_clips={n_clips}: expected at least one look")
-        looks = [self.read(path, (i+.5)/n_clips if n_clips > 1 else None) for i in range(n_clips)]
-        p = np.mean([self.preds(f[None])[0] for f in looks], axis=0)
-        return self.task.predict(p, thresh)
+@patch
+def __call__(self:OnnxPredictor,
+    path, # A video, a folder of frames, or a `VideoRange`
+    n_clips=1, # Looks in time, averaged
+    thresh=None # Least probability of a label; None: as in the learner that was exported
+)->Prediction:
+    """What is in a clip: the answer of `learn.predict`, and with `n_clips` that of `evaluate_clips`. Raises ValueError
+    for a model that answers with a sequence."""
+    if not self.task.per_clip: raise ValueError(
+        f"the model was trained for {self.task.kind}: it answers with a sequence, and not once for a clip; ask for its "
+        "numbers, preds(read(path)[None])")
+    if n_clips < 1: raise ValueError(f"n_clips={n_clips}: expected at least one look")
+    looks = [self.read(path, (i+.5)/n_clips if n_clips > 1 else None) for i in range(n_clips)]
+    p = np.mean([self.preds(f[None])[0] for f in looks], axis=0)
+    return self.task.predict(p, thresh)

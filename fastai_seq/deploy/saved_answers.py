@@ -26,7 +26,7 @@ def weights_digest(model):
 
 # %% ../../nbs/deploy/saved_answers.ipynb #afee38c8
 def _difference(have, wanted):
-    "What differs in two questions, as text"
+    "What differs in two queries, as text"
     if not isinstance(have, dict): return 'no such file'
     return ', '.join(f'{k}: {have.get(k)!r}, not {v!r}' for k, v in wanted.items() if have.get(k) != v)
 
@@ -40,12 +40,8 @@ class SavedAnswers:
         self.path, self.rows, self.n_frames = path and Path(path), [], None
         if not path: return
         head, *lines = (self.path.read_bytes() if self.path.exists() else b'').split(b'\n')
-        if lines:
-            self._read(
-                head, lines[:-1], json.loads(json.dumps(query)), bs
-            )  # behind the last line end is what was not written whole
-        else:
-            head = json.dumps(query).encode()
+        if lines: self._read(head, lines[:-1], json.loads(json.dumps(query)), bs)
+        else: head = json.dumps(query).encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if not self.n_frames: self.path.write_bytes(b''.join(o + b'\n' for o in (head, *lines[:len(self.rows)])))
 

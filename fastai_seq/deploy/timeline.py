@@ -26,14 +26,14 @@ def answers_table(
     task, # The learner's `Task`
     thresh=None # Least probability of a label
 )->pd.DataFrame:
-    "A row per window: `start` and `end` in seconds, `label`, and a column `p_…` for each class, or one for each number"
+    """A row per window: `start` and `end` in seconds, `label` (several joined by `;`, empty below `thresh`), and a
+    column `p_…` for each class, or one for each number"""
     predictions = [task.predict(np.array(p, dtype=np.float32), thresh) for _, _, p in rows]
     prefix = '' if task.numbers else 'p_'
     values = [{f'{prefix}{name}': v for name, v in o.probs.items()} for o in predictions]
     df = pd.DataFrame([dict(start=start, end=end, label=None) | v for (start, end, _), v in zip(rows, values)])
-    df['label'] = pd.Series(
-        [label_as_text(o.label) for o in predictions], dtype=object
-    )  # in a column of text None would be nan
+    labels = [label_as_text(o.label) for o in predictions]
+    df['label'] = pd.Series(labels, dtype=object)          # in a column of text None would be nan
     return df
 
 # %% ../../nbs/deploy/timeline.ipynb #6c00f250
@@ -41,9 +41,7 @@ def answers_table(
 class Timeline:
     "The answers for the windows of a video, or for its frames; `predict_timeline` and `label_frames` make it"
     path: Path       # The video
-    df: (
-        pd.DataFrame
-    )  # A row per window: `start`, `end` in seconds, `label` (several joined by `;`, empty below `thresh`), and a column `p_…` for each class, or one for each number
+    df: pd.DataFrame # A row per window, as `answers_table` makes it
     numbers: bool    # Are the outputs numbers, and not probabilities?
     fps: float       # Frames per second
     frames: int      # Frames of the video
@@ -73,23 +71,18 @@ class Timeline:
 
 # %% ../../nbs/deploy/timeline.ipynb #23d833dc
 @patch
-def segments(
-    self: Timeline, thresh=0.0  # Windows whose greatest probability is less say nothing
-) -> (
-    pd.DataFrame
-):  # A row per segment: `start`, `end` in seconds, `label`, `confidence`: the greatest probability, on average
+def segments(self:Timeline,
+    thresh=0. # Windows whose greatest probability is less say nothing
+)->pd.DataFrame: # A row per segment: `start`, `end`, `label`, `confidence`: the greatest probability, on average
     "Neighbours that say the same, merged. Raises ValueError where numbers were predicted."
     if self.numbers: raise ValueError("numbers make no segments; see `df`")
     best, bounds = self.values.max(axis=1), self.bounds()
-    df = self.df.assign(confidence=best, label=self.df.label.where(best >= thresh), start=bounds[:,0], end=bounds[:,1])
-    label = df.label.fillna('')
-    is_new = (label != label.shift()) | (df.start > df.end.shift() + 1e-6)
-    of_segment = dict(
-        start=('start', 'first'),
-        end=('end', 'last'),
-        label=('label', 'first'),
-        confidence=('confidence', 'mean'),
-    )
+    label = self.df.label.where(best >= thresh)
+    df = self.df.assign(confidence=best, label=label, start=bounds[:,0], end=bounds[:,1])
+    text = label.fillna('')
+    is_new = (text != text.shift()) | (df.start > df.end.shift() + 1e-6)
+    of_segment = dict(start=('start', 'first'), end=('end', 'last'), label=('label', 'first'),
+                      confidence=('confidence', 'mean'))
     res = df.groupby(is_new.cumsum()).agg(**of_segment)
     return res[res.label.fillna('') != ''].reset_index(drop=True)
 

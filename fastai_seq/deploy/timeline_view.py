@@ -40,11 +40,8 @@ def _film_strip(ax, timeline, n_max, figsize):
     "Draw `n_max` frames of the video, from its start to its end"
     idxs = [int((i+.5)*timeline.frames/n_max) for i in range(n_max)]
     width = max(16, int(96*figsize[0]/figsize[1]*3.5/n_max))
-    ax.imshow(
-        np.concatenate(read_frames(timeline.path, idxs, size=(96, width)), 1),
-        extent=(0, timeline.seconds, 0, 1),
-        aspect='auto',
-    )
+    film = np.concatenate(read_frames(timeline.path, idxs, size=(96, width)), 1)
+    ax.imshow(film, extent=(0, timeline.seconds, 0, 1), aspect='auto')
     ax.axis('off')
     ax.set_title(timeline.path.name)
 
@@ -90,7 +87,7 @@ def to_video(self:Timeline,
     path, # File to write: .mp4, or another that `write_video` knows
     px=None # Greatest height and width in pixels; None: as the video is
 )->Path: # `path`
-    "The video with its labels burnt in, without sound. Raises ValueError if that is to be written over the video itself."
+    "The video with its labels burnt in, without sound. Raises ValueError if it would be written over the video itself."
     if Path(path).resolve() == self.path.resolve(): raise ValueError(f"{path} is the video itself; choose another name")
     info = video_info(self.path)
     scale = min(1, px/max(info.height, info.width)) if px else 1

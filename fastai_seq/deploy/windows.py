@@ -22,6 +22,14 @@ def window_span(
     end = round(start + window, 6)
     return start, end, math.ceil(start*rate - 1e-6), math.ceil(end*rate - 1e-6)
 
+# %% ../../nbs/deploy/windows.ipynb #d42c72e3
+def _last_window(k, window, stride, rate, n):
+    "Start and first frame of a window that the end of the video cuts short; None if there is none, or too little of it"
+    start, _, first, last = window_span(k, window, stride, rate)
+    if k == 0: return start, first
+    covered = window_span(k-1, window, stride, rate)[3] >= n
+    return None if covered or 2*(n - first) < last - first else (start, first)
+
 # %% ../../nbs/deploy/windows.ipynb #d7de6feb
 def windows_of(
     frames, # Functions that give a frame, in order
@@ -30,8 +38,7 @@ def windows_of(
     pick, # Function from the length of a window to the numbers of the frames that are wanted
     k=0 # Number of the first window
 ): # Of each window `(number, start, end, numbers of its frames, frames)`
-    """The windows from the `k`-th on. The frames of a last, shorter window are None: that it is short was not known in time. A rest of less
-    than half a window is left out."""
+    "The windows from the `k`-th on. The frames of a last, shorter window are None: it was not known in time"
     waiting, cache, n, new = deque(), {}, 0, k
     for i, get in enumerate(frames):
         n = i + 1
@@ -52,13 +59,6 @@ def windows_of(
         start, first = rest
         yield k, start, round(n/rate, 6), [first + o for o in pick(n - first)], None
 
-def _last_window(k, window, stride, rate, n):
-    "Start and first frame of a window that the end of the video cuts short; None if there is none, or too little of it"
-    start, _, first, last = window_span(k, window, stride, rate)
-    if k == 0: return start, first
-    covered = window_span(k-1, window, stride, rate)[3] >= n
-    return None if covered or 2*(n - first) < last - first else (start, first)
-
 # %% ../../nbs/deploy/windows.ipynb #f9b93e04
 def warn_of_gaps(
     frames, # Pairs of a time stamp in seconds, or None, and what belongs to it
@@ -75,9 +75,7 @@ def warn_of_gaps(
         seen = stamp - first
         worst = max(worst, (abs(seen - i/rate), i, seen))
     off, i, seen = worst
-    if off > limit:
-        warnings.warn(
-            f"{path}: its time stamps have gaps: frame {i} is shown at {seen:.2f} s, at {rate:.3g} frames a"
-            f" second it would be at {i/rate:.2f} s. Windows, and the times in the table, count frames; if"
-            " time matters, convert it to a constant rate first (ffmpeg -i IN -fps_mode cfr OUT)"
-        )
+    if off > limit: warnings.warn(
+        f"{path}: its time stamps have gaps: frame {i} is shown at {seen:.2f} s, at {rate:.3g} frames a second it "
+        f"would be at {i/rate:.2f} s. Windows, and the times in the table, count frames; if time matters, convert it "
+        "to a constant rate first (ffmpeg -i IN -fps_mode cfr OUT)")

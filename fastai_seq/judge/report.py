@@ -8,152 +8,91 @@ Docs: https://fastai-seq.github.io/fastai_seq/judge/report.html.md"""
 __all__ = ['report']
 
 # %% ../../nbs/judge/report.ipynb #d2699e01
-import platform, time, warnings
+import platform, time
 from copy import copy
+from functools import singledispatch
 from html import escape
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import torch
 from fastai.torch_basics import is_listy
 from fastcore.meta import delegates
 
 from ..data.find import group_of
-from ..data.split import check_leakage
-from .evaluate import CategoryEvaluation, evaluate_clips, labelled_items
+from .categories import CategoryEvaluation
+from .evaluate import evaluate_clips
+from .evaluation import figure_html
 from .interpret import SeqInterpretation, playing_clips
-from ..page import png_base64, write_page
+from .report_curves import curves_html
+from .report_split import split_html
+from ..page import write_page
 from ..train.callbacks import KeepRecord
 
-# %% ../../nbs/judge/report.ipynb #885cf1cf
-def _sides(learn, dl, group_func):
-    "A row a clip: which `side` of the split, its `path`, recording `group` (None if its name tells none) and `label`"
-    rows = []
-    for side,o in (('training', learn.dls.train), ('validation', learn.dls.valid if dl is None else dl)):
-        if not len(o.dataset): continue                     # a learner from a file does not know what it was trained on
-        _, paths, labels = labelled_items(learn, o, None, None)
-        rows += [dict(side=side, path=p, group=group_func(p), label=l) for p,l in zip(paths, labels)]
-    return pd.DataFrame(rows, columns=['side', 'path', 'group', 'label'])
-
-def _leaks(df, group_func):
-    "What there is to say about recordings on both sides, and whether it is bad"
-    splits = [[*np.flatnonzero(df.side == o)] for o in ('training', 'validation')]
-    if not splits[0]:
-        return (
-            (
-                'What it was trained on is not known (a learner from a file): nothing can be said of'
-                ' recordings on both sides.'
-            ),
-            True,
-        )
-    with warnings.catch_warnings(action='ignore'):          # it is said on the page
-        shared = sorted(map(str, check_leakage(list(df.path), splits, group_func)))
-    unknown = int(df.group.isna().sum())
-    of_unknown = f' Of {unknown} of {len(df)} clips the recording is not known.' if unknown else ''
-    if shared:
-        return (
-            (
-                f"{len(shared)} recording groups are on both sides, so the numbers flatter:"
-                f" {', '.join(shared[:10])}{' …' if len(shared) > 10 else ''}.{of_unknown}"
-            ),
-            True,
-        )
-    return (
-        f'No recording group is on both sides.{of_unknown}'
-        if unknown < len(df)
-        else 'The names tell no recordings: whether one is on both sides is not known.'
-    ), unknown > 0
-
-def _split_html(df, group_func):
-    by = df.groupby('side', sort=False)
-    total = by.agg(clips=('path', 'size'), recordings=('group', 'nunique'))
-    text, bad = _leaks(df, group_func)
-    res = f'{total.to_html()}<p style="color:{"#b00" if bad else "#070"}">{escape(text)}</p>'
-    numbers = [l for l in df.label if isinstance(l, float) or is_listy(l) and len(l) and isinstance(l[0], float)]
-    if numbers:
-        return (
-            res
-            + pd.DataFrame([np.atleast_1d(l) for l in numbers])
-            .set_axis(df.side)
-            .groupby(level=0, sort=False)
-            .agg(['min', 'mean', 'max'])
-            .round(3)
-            .to_html()
-        )
-    classes = (
-        df.explode('label')
-        .groupby(['label', 'side'])
-        .agg(clips=('path', 'size'), recordings=('group', 'nunique'))
-        .unstack(fill_value=0)
-    )
-    return res + classes.to_html()
-
-# %% ../../nbs/judge/report.ipynb #18c1f211
-def _curves_html(learn):
-    rec = getattr(learn, 'recorder', None)
-    if (
-        not getattr(rec, 'losses', None)
-        or not rec.values
-        or any(None in v or len(v) < len(rec.metric_names) - 2 for v in rec.values)
-    ):
-        return (
-            "<p>No training is on record. (A plain Learner forgets it when it predicts or validates, unless"
-            " it has the callback KeepRecord, as learners of seq_learner have.)</p>"
-        )
-    table = pd.DataFrame([list(v) for v in rec.values]).astype(float)
-    table.columns = list(rec.metric_names)[1:1+table.shape[1]]
-    metrics = [c for c in table if c not in ('train_loss', 'valid_loss')]
-    fig, axs = plt.subplots(
-        1, 1 + bool(metrics), figsize=(5 * (1 + bool(metrics)), 3), layout='constrained', squeeze=False
-    )
-    axs[0, 0].plot(
-        range(1, len(rec.losses) + 1),
-        [float(o) for o in rec.losses],
-        c='lightsteelblue',
-        label='training, smoothed',
-    )
-    if 'valid_loss' in table: axs[0,0].plot(list(rec.iters), table.valid_loss, 'o-', c='tab:orange', label='validation')
-    axs[0,0].set(xlabel='step', ylabel='loss')
-    axs[0,0].legend()
-    for m in metrics: axs[0,1].plot(table.index+1, table[m], 'o-', label=m)
-    if metrics:
-        axs[0,1].set(xlabel='epoch')
-        axs[0,1].legend()
-    return _image(fig, 'curves of the training') + table.set_axis(table.index+1).rename_axis('epoch').round(4).to_html()
-
-def _image(fig, what): return f'<img alt="{escape(what)}" src="data:image/png;base64,{png_base64(fig)}">'
-
 # %% ../../nbs/judge/report.ipynb #a197c511
+def _table(rows): return pd.Series(rows).rename('').to_frame().to_html(header=False)
+
+def _name(f): return getattr(f, '__name__', type(f).__name__)
+
 def _model_html(learn):
-    n = sum(p.numel() for p in learn.model.parameters())
-    trained = sum(p.numel() for p in learn.model.parameters() if p.requires_grad)
-    head, encoder = (getattr(learn.model, o, None) for o in ('head', 'encoder'))
-    parts = ', '.join(getattr(o, 'name', type(o).__name__) for o in (encoder, head) if o is not None)
-    rows = {
-        'model': type(learn.model).__name__ + (f' ({parts})' if parts else ''),
-        'parameters': f'{n:,}, {trained:,} of them trained',
-        'loss': getattr(learn.loss_func, '__name__', type(learn.loss_func).__name__),
+    "What the model is, and where it was made"
+    sizes = [(p.numel(), p.requires_grad) for p in learn.model.parameters()]
+    parts = [getattr(learn.model, o, None) for o in ('encoder', 'head')]
+    names = ', '.join(getattr(o, 'name', type(o).__name__) for o in parts if o is not None)
+    return _table({
+        'model': type(learn.model).__name__ + (f' ({names})' if names else ''),
+        'parameters': f'{sum(n for n, _ in sizes):,}, {sum(n for n, trained in sizes if trained):,} of them trained',
+        'loss': _name(learn.loss_func),
         'optimiser': getattr(learn.opt_func, '__name__', str(learn.opt_func)),
         'device': str(next(learn.model.parameters()).device),
         'machine': f'{platform.system()} {platform.machine()}, torch {torch.__version__}',
-        'made': time.strftime('%Y-%m-%d %H:%M'),
-    }
-    return pd.Series(rows).rename('').to_frame().to_html(header=False)
+        'made': time.strftime('%Y-%m-%d %H:%M')})
 
-def _section(title, *parts): return f'<h2>{escape(title)}</h2>' + ''.join(parts)
+@singledispatch
+def _confused_html(ev, interp):
+    "Which classes are taken for which, where a clip has one"
+    return ''
 
+@_confused_html.register
+def _(ev:CategoryEvaluation, interp):
+    confused = interp.most_confused()[:10]
+    return pd.DataFrame(confused, columns=['label', 'taken for', 'clips']).to_html(index=False) if confused else ''
+
+# %% ../../nbs/judge/report.ipynb #1c000f87
 def _clips_html(interp, k, max_bytes):
     "The worst `k` clips and the best, playing; none twice"
     order = interp.top_losses(None)[1].tolist()
-    worst, best = order[:k], order[len(order)-min(k, len(order)-k):][::-1] if len(order) > k else []
-    return ''.join(
-        f'<h3>{name}</h3>{playing_clips(interp, idxs, max_bytes=max_bytes//2)}'
-        for name, idxs in (('Worst', worst), ('Best', best))
-        if idxs
-    )
+    n_best = min(k, max(0, len(order) - k))
+    parts = ('Worst', order[:k]), ('Best', order[len(order)-n_best:][::-1])
+    return ''.join(f'<h3>{name}</h3>{playing_clips(interp, idxs, max_bytes=max_bytes//2)}'
+                   for name, idxs in parts if idxs)
 
+def _groups_html(interp, n_max=30):
+    "The worst recordings"
+    groups = interp.per_group()
+    more = f'<p>the worst {n_max} of {len(groups)}</p>' if len(groups) > n_max else ''
+    return more + groups[:n_max].round(3).to_html()
+
+def _head_html(title, notes, ev):
+    lines = ''.join(f'<p>{escape(o)}</p>' for o in ev.notes)
+    own = f'<pre style="white-space:pre-wrap">{escape(notes)}</pre>' if notes else ''
+    return f'<h1>{escape(title)}</h1><p><b>{escape(ev.headline)}</b></p>{lines}{own}'
+
+# %% ../../nbs/judge/report.ipynb #0917a18f
+def _sections(learn, ev, playing, k, max_bytes):
+    "The parts of the page by title; `playing` are the answers to a single look, `ev` the averages"
+    averaged = copy(playing)
+    averaged.evaluation = ev
+    return {
+        'Evaluation': [ev.metrics.round(4).to_html(na_rep=''), figure_html(ev.plot().flat[0].figure, 'evaluation'),
+                       _confused_html(ev, averaged), ev.report.round(3).to_html()],
+        'Recordings': [_groups_html(averaged)],
+        'Clips': ['<p>From a single look at each clip, the one that is shown.</p>', _clips_html(playing, k, max_bytes)],
+        'Protocol': [_table(ev.protocol), _model_html(learn)]}
+
+def _section(title, parts): return f'<h2>{escape(title)}</h2>' + ''.join(parts)
+
+# %% ../../nbs/judge/report.ipynb #1301981b
 @delegates(evaluate_clips, but=['items', 'labels', 'learn', 'dl', 'n_clips', 'group_func', 'act'])
 def report(
     learn, # A trained `Learner`
@@ -168,53 +107,17 @@ def report(
     max_bytes=3_000_000, # Greatest size of the clips that play, together
     **kwargs
 )->Path: # `path`
-    "One self-contained page of a run: numbers, data and split, curves, classes, recordings, clips, protocol. Raises ValueError for clips without labels."
-    if Path(path).suffix.lower() != '.html':
-        raise ValueError(f"path={str(path)!r}: a report is a page, choose a file that ends in .html")
+    """One self-contained page of a run: numbers, data and split, curves, classes, recordings, clips, protocol. Raises
+    ValueError for clips without labels."""
+    if Path(path).suffix.lower() != '.html': raise ValueError(
+        f"path={str(path)!r}: a report is a page, choose a file that ends in .html")
     if k < 1: raise ValueError(f"k={k}: expected at least 1 clip to show")
     if is_listy(dl): dl = learn.dls.test_dl(list(dl), with_labels=True)
-    curves = _curves_html(learn)
+    curves = curves_html(learn)
     with learn.no_bar(), learn.added_cbs([] if hasattr(learn, 'keep_record') else KeepRecord()):
         ev = evaluate_clips(learn, dl, n_clips=n_clips, group_func=group_func, act=act, **kwargs)
         interp = SeqInterpretation.from_learner(learn, dl, act, group_func)
-    playing, interp = interp, copy(interp)
-    interp.evaluation = ev                      # tables from the averaged answers, as all numbers of the page
-    groups, n_max = interp.per_group(), 30
-    more = f'<p>the worst {n_max} of {len(groups)}</p>' if len(groups) > n_max else ''
-    confused = interp.most_confused()[:10] if isinstance(ev, CategoryEvaluation) else []
-    who = (
-        pd.DataFrame(
-            [(a, b, int(n)) for a, b, n in confused], columns=['label', 'taken for', 'clips']
-        ).to_html(index=False)
-        if confused
-        else ''
-    )
-    return write_page(
-        path,
-        title,
-        [
-            f'<h1>{escape(title)}</h1><p><b>{escape(ev.headline)}</b></p>'
-            + ''.join(f'<p>{escape(o)}</p>' for o in ev.notes)
-            + (f'<pre style="white-space:pre-wrap">{escape(notes)}</pre>' if notes else ''),
-            _section('Data and split', _split_html(_sides(learn, dl, group_func), group_func)),
-            _section('Training', curves),
-            _section(
-                'Evaluation',
-                ev.metrics.round(4).to_html(na_rep=''),
-                _image(ev.plot().flat[0].figure, 'evaluation'),
-                who,
-                ev.report.round(3).to_html(),
-            ),
-            _section('Recordings', more, groups[:n_max].round(3).to_html()),
-            _section(
-                'Clips',
-                '<p>From a single look at each clip, the one that is shown.</p>',
-                _clips_html(playing, k, max_bytes),
-            ),
-            _section(
-                'Protocol',
-                pd.Series(ev.protocol).rename('').to_frame().to_html(header=False),
-                _model_html(learn),
-            ),
-        ],
-    )
+    sections = {'Data and split': [split_html(learn, dl, group_func)], 'Training': [curves]}
+    sections |= _sections(learn, ev, interp, k, max_bytes)
+    head = _head_html(title, notes, ev)
+    return write_page(path, title, [head, *(_section(name, parts) for name, parts in sections.items())])
