@@ -59,7 +59,7 @@ try:
     from fastai_seq.judge.grad_cam import grad_cam
     from fastai_seq.judge.rollout import attention_rollout
     from fastai_seq.judge.evidence import evidence
-    from fastai_seq.judge.report import report
+    from fastai_seq.judge.report import write_report
     from fastai_seq.deploy.runtime import OnnxPredictor
     from fastai_seq.deploy.bundle import load_bundle, save_bundle
     from fastai_seq.deploy.hub import from_hub, push_to_hub

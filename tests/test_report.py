@@ -14,13 +14,13 @@ from fastai_seq.data.dataloaders import ImageSeqDataLoaders
 from fastai_seq.data.find import get_instances
 from fastai_seq.judge.evaluate import evaluate_clips
 from fastai_seq.train.learner import seq_learner
-from fastai_seq.judge.report import report
+from fastai_seq.judge.report import write_report
 from fastai_seq.video.sampling import EveryFrame
 from matplotlib import pyplot as plt
 
 matplotlib.use('agg')
 load = partial(ImageSeqDataLoaders.from_folder, seq_len=3, size=32, bs=4, seed=0, num_workers=0)
-quick = partial(report, n_boot=10, n_clips=1, k=2)
+quick = partial(write_report, n_boot=10, n_clips=1, k=2)
 
 def learner(dls, **kwargs):
     learn = seq_learner(dls, partial(SimpleCNN, [3, 4, 8]), pretrained=False, **kwargs)
@@ -163,9 +163,9 @@ def test_size_is_bounded_and_no_clip_is_shown_twice(learn, tmp_path):
     assert three.count('image/webp') == len(learn.dls.valid_ds)
 
 def test_what_does_not_fit(learn, tmp_path):
-    with pytest.raises(ValueError, match=r'ends in \.html'): report(learn, tmp_path/'r.pdf')
-    with pytest.raises(ValueError, match='k=0'): report(learn, tmp_path/'r.html', k=0)
-    with pytest.raises(TypeError, match='n_looks'): report(learn, tmp_path/'r.html', n_looks=3)
+    with pytest.raises(ValueError, match=r'ends in \.html'): write_report(learn, tmp_path/'r.pdf')
+    with pytest.raises(ValueError, match='k=0'): write_report(learn, tmp_path/'r.html', k=0)
+    with pytest.raises(TypeError, match='n_looks'): write_report(learn, tmp_path/'r.html', n_looks=3)
 
 def test_it_opens_in_a_browser(learn, tmp_path):
     browser = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)

@@ -42,9 +42,9 @@ def report_training(
     rows # Of the table
 ):
     "Write the report with the table at its top, and print the table"
-    from fastai_seq.judge.report import report
+    from fastai_seq.judge.report import write_report
     notes = f'{text_table(rows)}\n\n{text}'
-    report(
+    write_report(
         learn, path, title=title, notes=notes, n_clips=1
     )  # one look, so that page and table agree on the accuracy
     print(f'\n{notes}\nreport: {path}')
