@@ -35,7 +35,7 @@ try:
     from fastai_seq.models.defaults import model_splitter, normalize_stats
     from fastai_seq.models.speed import model_table, plot_models
     from fastai_seq.models.timesformer import MyTimeSformer
-    from fastai_seq.models.vit_timesformer import timesformer_from_vit, vit_timesformer_splitter
+    from fastai_seq.models.vit_timesformer import timesformer_from_vit
     from fastai_seq.models.hf_video import hf_video_model, timesformer_from_hf
     from fastai_seq.models.motion import MotionNet
     from fastai_seq.models.per_frame import PerFrame
@@ -55,6 +55,7 @@ try:
     from fastai_seq.train.recipe import train_clips
     from fastai_seq.judge.evaluate import evaluate_clips
     from fastai_seq.judge.folds import compare_splits, evaluate_folds
+    from fastai_seq.judge.floor import beside_floor
     from fastai_seq.judge.interpret import SeqInterpretation
     from fastai_seq.judge.grad_cam import grad_cam
     from fastai_seq.judge.rollout import attention_rollout

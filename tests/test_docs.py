@@ -22,7 +22,8 @@ smaller = {
     r'n_in=10, n_out=10': 'n_in=4, n_out=4',
     r'n_clips=10': 'n_clips=2',
     'rtsp://camera': 'new.mp4', r'image_size=\d+': 'image_size=64', r'num_frames=\d+': 'num_frames=4',
-    r'fastai-seq train videos': 'fastai-seq train videos --force --epochs 1 --size 32 --seq_len 2',
+    r'minutes=10': 'minutes=.1',
+    r'fastai-seq train videos': 'fastai-seq train videos --force --minutes .1 --size 32 --seq_len 4',
 }
 
 def small(code):

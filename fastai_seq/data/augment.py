@@ -152,7 +152,7 @@ def safe_tfms(
     max_lighting=.2 # Change of brightness and contrast
 )->list: # Transforms of batches
     "Augmentation that changes no label, for any clips: small turns, shifts, zoom and light, one draw a clip"
-    shift = AffineCoordTfm(aff_fs=partial(random_shift, max_shift=max_shift))
+    shift = AffineCoordTfm(aff_fs=partial(random_shift, max_shift=max_shift), align_corners=True)
     others = aug_transforms(do_flip=False, max_rotate=max_rotate, min_zoom=1/max_zoom, max_zoom=max_zoom,
                             max_warp=0, max_lighting=max_lighting)
     return [shift, *others]
