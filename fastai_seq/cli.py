@@ -52,8 +52,8 @@ def command_parser():
 def main(
     args:list=None # Words of the command line; the shell's, if None
 )->int: # Exit status
-    """The command `fastai-seq`. Its exit status is 0 if all went well, 1 if `doctor`, `extract` or `predict` found clips unfit,
-    2 for bad input, which is named, and 130 if it was interrupted."""
+    """The command `fastai-seq`. Its exit status is 0 if all went well, 1 if `doctor`, `extract` or `predict`
+    found clips unfit, 2 for bad input, which is named, and 130 if it was interrupted."""
     args = vars(command_parser().parse_args(args))
     run = args.pop('run')
     try:

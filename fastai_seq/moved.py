@@ -29,9 +29,10 @@ def find_moved(
     return getattr(import_module(rooms[0]), name)
 
 # %% ../nbs/moved.ipynb #fa3b9c77
-flat_modules = '''answer app archive attention augment bundle callbacks clips console datasets digits evaluate export extract files
-    inference interpret layers learner quiet report runtime sampling seq2seq seq2seq_learner speed stream targets timeline
-    timesformer videonets'''.split()
+flat_modules = '''
+    answer app archive attention augment bundle callbacks clips console datasets digits evaluate export extract files
+    inference interpret layers learner quiet report runtime sampling seq2seq seq2seq_learner speed stream targets
+    timeline timesformer videonets'''.split()
 
 class MovedModules(MetaPathFinder, Loader):
     "Makes a module of version 0.1.0, in which every name is looked up when it is asked for"

@@ -17,7 +17,9 @@ onnx_mark = '\n\nfastai_seq\x12'       # as the key of the metadata stands in th
 
 
 def export(
-    model: str,  # A bundle, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only what you trust
+    # A bundle, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only
+    # what you trust
+    model: str,
     onnx: str = None,  # File to write: the model as ONNX, with all that a prediction needs
     bundle: str = None,  # Folder to write: safetensors, JSON and a model card, which are safe to open
     int8: bool = False,  # Keep the weights of the ONNX file's linear layers as int8

@@ -29,14 +29,16 @@ def open_learner(
     try:
         with warnings.catch_warnings(action='ignore'): return load_learner(path)
     except OSError: raise
-    except Exception as e: raise ValueError(f"{path} is no learner saved by `fastai-seq train` or `learn.export` ({e})") from e
+    except Exception as e:
+        raise ValueError(f"{path} is no learner saved by `fastai-seq train` or `learn.export` ({e})") from e
 
 # %% ../../nbs/commands/predict.ipynb #6eb39545
 def predictor(
     path, # A model
     timeline # Answers for windows of time, instead of one per clip?
 ): # Function from the path of a clip, and options, to its answer
-    "What answers for a clip: an ONNX file without torch, or a learner. Raises ValueError for a timeline of an ONNX file."
+    """What answers for a clip: an ONNX file without torch, or a learner. Raises ValueError for a timeline of an
+    ONNX file."""
     if Path(path).suffix.lower() == '.onnx':
         if timeline: raise ValueError(
             f"{path}: an ONNX file answers once for a clip; --timeline and --html take the learner or its bundle")
@@ -111,10 +113,14 @@ def check_predict(forms, timeline, window, stride, n_clips):
 
 # %% ../../nbs/commands/predict.ipynb #0dc9caba
 def predict(
-    model:str, # A bundle or an ONNX file, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only what you trust
+    # A bundle or an ONNX file, in which nothing is run; or a learner saved by `train` or `learn.export`, a
+    # pickle: open only what you trust
+    model:str,
     files:list, # Clips: videos or folders of frames
     timeline:bool=False, # Long videos: an answer for each window of time, merged to segments
-    window:float=None, # Seconds per window of a timeline; 2 if not given. (Where a label per frame was learnt each frame has its own)
+    # Seconds per window of a timeline; 2 if not given. (Where a label per frame was learnt each frame has its
+    # own)
+    window:float=None,
     stride:float=None, # Seconds from one window to the next; 0.5 if not given
     n_clips:int=1, # Looks at each clip, averaged
     thresh:float=None, # Least probability of a label

@@ -12,7 +12,9 @@ from .predict import open_learner
 
 # %% ../../nbs/commands/serve.ipynb #3c40946b
 def serve(
-    model: str,  # A bundle, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only what you trust
+    # A bundle, in which nothing is run; or a learner saved by `train` or `learn.export`, a pickle: open only
+    # what you trust
+    model: str,
     host: str = '127.0.0.1',  # Address to listen on; 0.0.0.0 for all, which lets others in
     port: int = 7860,  # Port to listen on
     window: float = None,  # Seconds per window of a timeline; 2 if not given

@@ -18,8 +18,8 @@ from ..utils import check_replaceable, page_mark, written_whole
 
 # %% ../../nbs/commands/train.ipynb #b767f08b
 def check_train(out, split, force, minutes, of_network):
-    """Raises OSError for files in `out` that must not be replaced, ValueError for arguments that make no sense; `of_network`: those
-    that hold for a network of one's choice, by name"""
+    """Raises OSError for files in `out` that must not be replaced, ValueError for arguments that make no sense;
+    `of_network`: those that hold for a network of one's choice, by name"""
     model = out/'model.pkl'
     check_replaceable(model, '', force=True)              # a folder is refused in any case
     if model.exists() and not force:
@@ -27,7 +27,8 @@ def check_train(out, split, force, minutes, of_network):
     check_replaceable(out/'report.html', page_mark, force)
     given = [name for name, value in of_network.items() if value is not None]
     if minutes is not None and given:
-        raise ValueError(f"minutes={minutes} beside {given[0]}: --minutes tries several models by itself; leave one of both out")
+        raise ValueError(
+            f"minutes={minutes} beside {given[0]}: --minutes tries several models by itself; leave one of both out")
     if minutes is not None and minutes <= 0: raise ValueError(f"minutes={minutes}: expected some time, above 0")
     epochs = of_network.get('epochs')
     if epochs is not None and epochs < 1: raise ValueError(f"epochs={epochs}: expected at least one")
@@ -54,7 +55,8 @@ def train_loaders(
     from fastai_seq.video.sampling import SegmentFrames
     set_seed(seed)
     if split == 'random':
-        if group is not None: raise ValueError(f"group={group!r} beside split='random': one of both says what is held out")
+        if group is not None:
+            raise ValueError(f"group={group!r} beside split='random': one of both says what is held out")
         kwargs['splitter'] = GroupSplitter(str, .2 if valid_pct is None else valid_pct, seed)
     else: kwargs.update(valid_pct=valid_pct, group=group)
     return ImageSeqDataLoaders.from_folder(path, sampler=SegmentFrames, seed=seed, **kwargs)
@@ -168,35 +170,51 @@ def save_learner(learn, path):
 def train(
     path: str,  # Folder of videos (or of folders of frames), one folder per class
     out: str = 'fastai_seq_train',  # Folder for the learner, model.pkl, and the report
-    minutes: float = None,  # Time to take: several models are tried, and those that help are joined (see `train_clips`); 10 if no network is chosen
-    group: str = None,  # Pattern of the group in a clip's path, such as '(person[0-9]+)'; as in UCF101's names if not given
-    arch: str = None,  # To train a network of your choice instead: name of an image network of torchvision or timm, or of a video network of torchvision
-    head: str = None,  # What joins the frames of an image network: mean, avg, max, attention, lstm, gru, convlstm, convgru, transformer, shift or diff; lstm if not given
-    epochs: int = None,  # Epochs of a network of your choice, 8 if not given; with weights five times as many, of the head alone (see `fit_head`)
+    # Time to take: several models are tried, and those that help are joined (see `train_clips`); 10 if no
+    # network is chosen
+    minutes: float = None,
+    # Pattern of the group in a clip's path, such as '(person[0-9]+)'; as in UCF101's names if not given
+    group: str = None,
+    # To train a network of your choice instead: name of an image network of torchvision or timm, or of a video
+    # network of torchvision
+    arch: str = None,
+    # What joins the frames of an image network: mean, avg, max, attention, lstm, gru, convlstm, convgru,
+    # transformer, shift or diff; lstm if not given
+    head: str = None,
+    # Epochs of a network of your choice, 8 if not given; with weights five times as many, of the head alone
+    # (see `fit_head`)
+    epochs: int = None,
     fine_tune: int = None,  # Further epochs in which all of the network of your choice learns; pays with many clips
     lr: float = None,  # Highest learning rate of a network of your choice; 4e-3 if not given
-    weights: str = 'download',  # The network's weights: download, none, or a local file (of MobileNetV2, if no network is chosen)
+    # The network's weights: download, none, or a local file (of MobileNetV2, if no network is chosen)
+    weights: str = 'download',
     seq_len: int = None,  # Frames per clip; 16 if not given, 8 for a network of your choice
     size: int = 112,  # Height and width in pixels
     exclude: str = None,  # A text file of clips to leave out, such as `fastai-seq doctor` writes
-    method: str = None,  # A frame that is not square: squish the whole, or crop its centre, as is done for a network of your choice if not given
+    # A frame that is not square: squish the whole, or crop its centre, as is done for a network of your choice
+    # if not given
+    method: str = None,
     bs: int = 8,  # Clips per batch
     valid_pct: float = None,  # Share of the clips held out; 0.2 if not given
-    split: str = 'group',  # What is held out: group, whole recordings where names tell them (the clips of `path/valid`, where the data come split); or random, single clips
+    # What is held out: group, whole recordings where names tell them (the clips of `path/valid`, where the data
+    # come split); or random, single clips
+    split: str = 'group',
     seed: int = 0,  # Of split and training
-    force: bool = False,  # Replace the model of an earlier training in `out`, and a report.html that this library has not written
+    # Replace the model of an earlier training in `out`, and a report.html that this library has not written
+    force: bool = False,
 ) -> list:  # The row of the table
     "Train on your clips, report the accuracy on held-out ones, and save the learner"
     out, of_network = Path(out), dict(arch=arch, head=head, epochs=epochs, fine_tune=fine_tune, lr=lr)
     check_train(out, split, force, minutes, of_network)
     by_minutes = all(value is None for value in of_network.values())
     seq_len, method = seq_len or (16 if by_minutes else 8), method or ('squish' if by_minutes else 'crop')
-    dls = train_loaders(path, seed, split, valid_pct, group, exclude=exclude, seq_len=seq_len, size=size, method=method, bs=bs)
+    clips = dict(exclude=exclude, seq_len=seq_len, size=size, method=method, bs=bs)
+    dls = train_loaders(path, seed, split, valid_pct, group, **clips)
     out.mkdir(parents=True, exist_ok=True)
     if by_minutes: learn, row = train_by_minutes(dls, out, 10 if minutes is None else minutes, group, weights, seed)
     else: learn, row = train_network(dls, out, weights=weights, **of_network)
     save_learner(learn, out/'model.pkl')
-    text = f"{path}: {seq_len} frames per clip at {size} pixels, {dls.c} classes (chance is {1/dls.c:.2f}), seed {seed}."
+    text = f"{path}: {seq_len} frames per clip at {size} pixels, {dls.c} classes, seed {seed}."
     title = f'fastai_seq: {Path(path).resolve().name}'
     report_training(learn, out/'report.html', title, f'{text}\n\n{floor_text(learn, group)}', [row])
     print(f"model: {out/'model.pkl'}  (fastai-seq predict {out/'model.pkl'} FILE...)")

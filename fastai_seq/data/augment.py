@@ -99,7 +99,8 @@ def _check_batch(x):
 
 @patch
 def affine_coord(x:TensorVideo, *args, **kwargs):
-    "Affine and coordinate transforms of fastai's `TensorImage.affine_coord`, one a clip: time is folded into the channels"
+    """Affine and coordinate transforms of fastai's `TensorImage.affine_coord`, one a clip: time is folded into
+    the channels"""
     _check_batch(x)
     return TensorImage.affine_coord(x.flatten(1,2), *args, **kwargs).unflatten(1, x.shape[1:3]).as_subclass(TensorVideo)
 
@@ -308,7 +309,8 @@ class DropFrames(TemporalTfm):
 
 # %% ../../nbs/data/augment.ipynb #1121954b
 class RandomStride(TemporalTfm):
-    "Show every `s`-th frame for `s` places, as if the clip were shot at a lower rate; `s` and where it begins are drawn"
+    """Show every `s`-th frame for `s` places, as if the clip were shot at a lower rate; `s` and where it begins
+    are drawn"""
     def __init__(self,
         max_stride=3, # `s` is drawn from 2 to `max_stride`
         p=0.5 # Probability of changing a clip
@@ -325,7 +327,8 @@ class RandomStride(TemporalTfm):
 
 # %% ../../nbs/data/augment.ipynb #1b7944a1
 class LabelledFlip(ItemTransform):
-    "Mirror each clip of a batch with probability `p`, and give it (or its frames) the labels it has in the mirror. In training only, among `batch_tfms`."
+    """Mirror each clip of a batch with probability `p`, and give it (or its frames) the labels it has in the
+    mirror. In training only, among `batch_tfms`."""
     split_idx = 0
     def __init__(self,
         swaps, # Labels that become each other: `{'left': 'right'}`; all others stay
@@ -344,7 +347,9 @@ class LabelledFlip(ItemTransform):
 
     def encodes(self, b):
         if len(b) < 2: return b     # clips without labels
-        x, y, *rest = b  # `(B,T,C,H,W)` or an `ImageTuple` of T; a class `(B,)`, a class a frame `(B,T)` or pixel `(B,T,H,W)`, or which ones `(B,classes)`, float
+        # `x`: `(B,T,C,H,W)` or an `ImageTuple` of T; `y`: a class `(B,)`, one per frame `(B,T)` or pixel `(B,T,H,W)`,
+        # or which ones, `(B,classes)`, float
+        x, y, *rest = b
         clips, idxs = _whole(x) if isinstance(x, ImageTuple) else x.clone(), self.idxs.to(y.device)
         do = torch.rand(len(clips), device=clips.device) < self.p
         new = (

@@ -79,8 +79,11 @@ class ImageTupleTfm(ClipTfm):
     def __init__(
         self,
         seq_len=None,  # Number of frames; the sampler's own, or 20, if None
-        sampler=FirstFrames,  # Which frames: a sampler class, called with `seq_len` and `short`; or a sampler, which knows them
-        short=None,  # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'; the sampler's own, or 'repeat_last', if None
+        # Which frames: a sampler class, called with `seq_len` and `short`; or a sampler, which knows them
+        sampler=FirstFrames,
+        # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'; the sampler's own, or 'repeat_last', if
+        # None
+        short=None,
     ):
         super().__init__(sampler, seq_len, short, 20)
         if self.sampler.varies:
@@ -113,8 +116,11 @@ class TensorVideoTfm(ClipTfm):
         self,
         seq_len=None,  # Number of frames; the sampler's own, or 16, if None
         size=112,  # Height and width in pixels, or `(height, width)`
-        sampler=UniformFrames,  # Which frames: a sampler class, called with `seq_len` and `short`; or a sampler, which knows them
-        short=None,  # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'; the sampler's own, or 'repeat_last', if None
+        # Which frames: a sampler class, called with `seq_len` and `short`; or a sampler, which knows them
+        sampler=UniformFrames,
+        # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'; the sampler's own, or 'repeat_last', if
+        # None
+        short=None,
         method='crop',  # A frame of another shape: 'crop' its centre, or 'squish' the whole
     ):
         super().__init__(sampler, seq_len, short, 16)

@@ -42,8 +42,8 @@ def check_clips(
     sampler=None, # The sampler to be used, to know that no clip is too short for it
     label_func=parent_label # Gives the class of a clip; None if there are no classes
 ):
-    """Open every clip, and count the classes. Raises VideoError that counts the clips that cannot be read and names the first 20,
-    ValueError for no clips, or if there are not two classes to tell apart."""
+    """Open every clip, and count the classes. Raises VideoError that counts the clips that cannot be read and
+    names the first 20, ValueError for no clips, or if there are not two classes to tell apart."""
     if not files: raise ValueError("no clips to learn from")
     labels = {label_func(f) for f in files} if label_func else ()
     if len(labels) == 1: raise ValueError(

@@ -44,10 +44,16 @@ class ImageSeqDataLoaders(DataLoaders):
         size=112,  # Height and width in pixels, or `(height, width)`
         valid_pct=None,  # Share of the clips to validate on; 0.2, if None
         seed=None,  # Fixes the split, where it is drawn
-        group=None,  # Function from a clip to its group, or a pattern such as r'(person\d+)'; as UCF101's names tell it, if None
+        # Function from a clip to its group, or a pattern such as r'(person\d+)'; as UCF101's names tell it, if
+        # None
+        group=None,
         splitter=None,  # Function from clips to indices `(train, valid)`, or these; whole groups are held out, if None
-        sampler=UniformFrames,  # Which frames: a sampler class, or a sampler with its own `seq_len` and `short`, e.g. `RandomClip(8, stride=4)`
-        short=None,  # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'; the sampler's own, or 'repeat_last', if None
+        # Which frames: a sampler class, or a sampler with its own `seq_len` and `short`, e.g. `RandomClip(8,
+        # stride=4)`
+        sampler=UniformFrames,
+        # For a clip of fewer frames: 'repeat_last', 'wrap' or 'error'; the sampler's own, or 'repeat_last', if
+        # None
+        short=None,
         method='crop',  # A frame of another shape: 'crop' its centre, or 'squish' the whole
         y_block=None,  # fastai's block for the labels; by their type, if None
         item_tfms=None,  # Transforms for each item
@@ -56,8 +62,8 @@ class ImageSeqDataLoaders(DataLoaders):
         on_error='raise',  # A clip that breaks during training: 'raise', or 'replace' it by another of its label
         **kwargs,
     ) -> DataLoaders:  # `x`: TensorVideo `(bs,seq_len,3,size,size)`
-        """Clips, labelled by `label_func`. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError for clips that
-        cannot be read."""
+        """Clips, labelled by `label_func`. Raises ValueError for bad arguments, TypeError for unknown ones,
+        VideoError for clips that cannot be read."""
         check_arguments(kwargs, cls.from_path_func)
         check_choice('on_error', on_error, 'raise', 'replace')
         block, fnames = ImageSeqBlock(seq_len, size, sampler=sampler, short=short, method=method), L(fnames)
@@ -88,8 +94,8 @@ def from_folder(cls:ImageSeqDataLoaders,
     exclude=None, # Clips to leave out: a list, or a text file such as `fastai-seq doctor` writes
     **kwargs
 )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
-    """Clips of `path/Class/clip`. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError for clips that cannot
-    be read."""
+    """Clips of `path/Class/clip`. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError
+    for clips that cannot be read."""
     check_arguments(kwargs, cls.from_folder)
     parts = train_valid_folders(path, train, valid)
     files = L(parts or [path]).map(get_instances).concat()
@@ -125,8 +131,8 @@ def from_lists(cls:ImageSeqDataLoaders,
     labels, # Their labels: one each, or a list each (several at once), or a number each
     **kwargs
 )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
-    """Clips and their labels, from two lists. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError for clips
-    that cannot be read."""
+    """Clips and their labels, from two lists. Raises ValueError for bad arguments, TypeError for unknown ones,
+    VideoError for clips that cannot be read."""
     fnames = L(fnames).map(clip_path)
     _check_labels(fnames, labels)
     return cls.from_path_func(path, fnames, _Labels(zip(fnames, labels)), **kwargs)
@@ -168,7 +174,8 @@ def from_df(cls:ImageSeqDataLoaders,
     valid_col=None, # Column that is True for clips to validate on
     **kwargs
 )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
-    "Clips of a data frame. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError for clips that cannot be read."
+    """Clips of a data frame. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError for
+    clips that cannot be read."""
     check_arguments(kwargs, cls.from_df)
     files = [Path(path)/str(f) for f in _column(df, fn_col)]
     if start_col is not None or end_col is not None:
@@ -197,6 +204,6 @@ def from_csv(cls:ImageSeqDataLoaders,
     header='infer', delimiter=',', # To `pandas.read_csv`
     **kwargs
 )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
-    """Clips of a table in a file. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError for clips that cannot be
-    read."""
+    """Clips of a table in a file. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError
+    for clips that cannot be read."""
     return cls.from_df(pd.read_csv(Path(path)/csv_fname, header=header, delimiter=delimiter), path=path, **kwargs)

@@ -72,7 +72,8 @@ def motion_clips(
     fps=25, # Frames a second
     seed=0 # The same seed gives the same frames, byte for byte
 )->Path: # `dest`
-    "Make clips that differ in nothing but motion. What is there already is kept, so an interrupted run goes on. Raises ValueError if `dest` holds clips made otherwise."
+    """Make clips that differ in nothing but motion. What is there already is kept, so an interrupted run goes
+    on. Raises ValueError if `dest` holds clips made otherwise."""
     if n_classes not in (2, 4, 6, 8):
         raise ValueError(f"n_classes={n_classes}: the classes come in pairs; choose 2, 4, 6 or 8")
     size = (size,size) if isinstance(size, int) else tuple(size)
@@ -105,7 +106,8 @@ def check_settings(path, settings):
 
 # %% ../../nbs/data/datasets.ipynb #24d9c2eb
 def _version(r):
-    "What tells one version of a file from the next: tag and size in bytes, each None where the response `r` does not say"
+    """What tells one version of a file from the next: tag and size in bytes, each None where the response `r`
+    does not say"""
     tag = r.headers.get('ETag', 'W/')        # a weak tag does not promise the same bytes
     size = (
         r.headers.get('Content-Range', '').rpartition('/')[2]
@@ -154,14 +156,16 @@ def _fetch(url, part, note):
                 f.write(chunk)
                 bar.update(f.tell() - start)
         finally: bar.on_iter_end()
-    if new['size'] not in (None, part.stat().st_size): raise OSError(f"{part.stat().st_size:,} of {new['size']:,} bytes came")
+    came = part.stat().st_size
+    if new['size'] not in (None, came): raise OSError(f"{came:,} of {new['size']:,} bytes came")
 
 # %% ../../nbs/data/datasets.ipynb #5fdf8374
 def download_file(
     url, # Address of a file that is no web page
     dest # Path to give it; until it is whole it is `.name.part` beside that
 )->Path: # `dest`
-    "Download `url`, going on where an earlier call stopped; does nothing if `dest` is there. Raises OSError that says how to go on."
+    """Download `url`, going on where an earlier call stopped; does nothing if `dest` is there. Raises OSError
+    that says how to go on."""
     dest = Path(dest)
     if dest.exists(): return dest
     part, note = (dest.with_name(f'.{dest.name}.{o}') for o in ('part', 'part.json'))
@@ -170,9 +174,11 @@ def download_file(
     except OSError as e:
         why = f"the server's certificate could not be verified ({e})" if 'CERTIFICATE_VERIFY_FAILED' in str(e) else e
         have = part.stat().st_size if part.exists() else 0
-        kept = f"{have:,} bytes are kept in {part}: call again, and it goes on from there if the server can. Or else f" if have else "F"
+        again = f"{have:,} bytes are kept in {part}: call again, and it goes on from there if the server can. Or else f"
+        kept = again if have else "F"
         raise OSError(f"{url} was not downloaded to {dest}: {why}\n{kept}etch it by hand, with a browser, or with\n"
-                      f"    curl -fL -C - -o '{dest}' '{url}'\nand when it stands whole at {dest}, call again: it goes on from that file") from e
+                      f"    curl -fL -C - -o '{dest}' '{url}'\n"
+                      f"and when it stands whole at {dest}, call again: it goes on from that file") from e
     part.replace(dest)
     note.unlink()
     return dest
@@ -184,7 +190,8 @@ _urls = dict(
     hmdb51_splits='https://serre-lab.clps.brown.edu/wp-content/uploads/2013/10/test_train_splits.rar') # 0.2 MB
 
 def _untar(url, dest, archive, sign, extract):
-    "`dest`, a folder in which something matches `sign`; if it is not there, extracted from the archive at `url`, itself downloaded if need be"
+    """`dest`, a folder in which something matches `sign`; if it is not there, extracted from the archive at
+    `url`, itself downloaded if need be"""
     dest, name = Path(dest), url.rpartition('/')[2]
     if next(dest.glob(sign), None): return dest
     if dest.exists() and (dest.is_file() or any(dest.iterdir())): raise ValueError(
@@ -196,7 +203,8 @@ def untar_ucf101(
     dest=None, # Folder that gets a folder a class; fastai's data folder / 'UCF-101' if None
     archive=None # Folder that has or gets `UCF101.rar`, which stays there; fastai's archive folder if None
 )->Path: # `dest`, with `Class/v_Class_gNN_cNN.avi`
-    "Download and extract UCF101, about 13 GB with the archive. What is there is not done again; raises OSError or ValueError that says how to go on."
+    """Download and extract UCF101, about 13 GB with the archive. What is there is not done again; raises
+    OSError or ValueError that says how to go on."""
     return _untar(_urls['ucf101'], dest or fastai_path('data')/'UCF-101', archive, '*/v_*_g??_c??.avi', unrar)
 
 # %% ../../nbs/data/datasets.ipynb #eca998ac
@@ -204,7 +212,8 @@ def ucf101_fold(
     files, # Clips named as in UCF101: `v_Class_gNN_cNN`, with any extension or none
     fold=1 # 1, 2 or 3
 )->tuple: # Indices to train on, indices to test on: two `L`s
-    "An official fold of UCF101; a part of the data set is split alike. Raises ValueError for another fold, and for other names."
+    """An official fold of UCF101; a part of the data set is split alike. Raises ValueError for another fold,
+    and for other names."""
     if fold not in (1,2,3): raise ValueError(f"fold={fold}: the official folds are 1, 2 and 3")
     found = [re.fullmatch(r'v_\w+_g(0[1-9]|1\d|2[0-5])_c\d+(\.\w+)?', Path(f).name) for f in files]
     bad = [str(f) for f,m in zip(files, found) if not m]
@@ -231,10 +240,14 @@ def _unrar_classes(fname, dest):
 
 # %% ../../nbs/data/datasets.ipynb #c3d971c7
 def untar_hmdb51(
-    dest=None,  # Folder that gets a folder a class; the split files go beside it. fastai's data folder / 'hmdb51' if None
-    archive=None,  # Folder that has or gets `hmdb51_org.rar` and `test_train_splits.rar`, which stay there; fastai's archive folder if None
+    # Folder that gets a folder a class; the split files go beside it. fastai's data folder / 'hmdb51' if None
+    dest=None,
+    # Folder that has or gets `hmdb51_org.rar` and `test_train_splits.rar`, which stay there; fastai's archive
+    # folder if None
+    archive=None,
 ) -> tuple:  # Path of the clips, `dest`; path of the split files, for `hmdb51_fold`
-    "Download and extract HMDB51, about 4 GB with the archive, and 6 meanwhile. What is there is not done again; raises OSError or ValueError that says how to go on."
+    """Download and extract HMDB51, about 4 GB with the archive, and 6 meanwhile. What is there is not done
+    again; raises OSError or ValueError that says how to go on."""
     dest = Path(dest or fastai_path('data')/'hmdb51')
     splits = _untar(_urls['hmdb51_splits'], dest.with_name(f'{dest.name}_splits'), archive, '*_test_split1.txt', unrar)
     return _untar(_urls['hmdb51'], dest, archive, '*/*_np?_*.avi', _unrar_classes), splits
@@ -262,7 +275,8 @@ def hmdb51_fold(
     splits, # Folder of the split files, as `untar_hmdb51` gives it
     fold=1 # 1, 2 or 3
 )->tuple: # Indices to train on, indices to test on: two `L`s; clips that the fold does not use are in neither
-    "An official fold of HMDB51. Raises ValueError or FileNotFoundError naming what is unknown; warns if `files` lacks clips of the fold."
+    """An official fold of HMDB51. Raises ValueError or FileNotFoundError naming what is unknown; warns if
+    `files` lacks clips of the fold."""
     if fold not in (1,2,3): raise ValueError(f"fold={fold}: the official folds are 1, 2 and 3")
     files = L(files).map(Path)
     marks = {

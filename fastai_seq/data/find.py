@@ -26,7 +26,9 @@ expected_layout = "expected path/Class/clip, where a clip is a video file or a f
 
 def get_instances(
     path,  # Folder of a data set, `path/Class/clip`
-    exclude=None,  # Clips to leave out, below `path` or absolute: a list, or a text file of one a line, such as `fastai-seq doctor` writes
+    # Clips to leave out, below `path` or absolute: a list, or a text file of one a line, such as `fastai-seq
+    # doctor` writes
+    exclude=None,
 ) -> L:  # Paths of the clips, sorted: video files and folders of frames
     "Every clip of a data set. Raises FileNotFoundError or ValueError when there is none."
     path = Path(path)
@@ -89,8 +91,8 @@ def group_of(
 other_valid_names = ['val', 'validation', 'dev', 'test', 'testing']
 
 def train_valid_folders(path, train='train', valid='valid'):
-    """The folders of training and validation clips of a data set that comes split, if this is one. Raises ValueError for a data set
-    that comes split under other names."""
+    """The folders of training and validation clips of a data set that comes split, if this is one. Raises
+    ValueError for a data set that comes split under other names."""
     path = Path(path)
     if (path/train).is_dir() and (path/valid).is_dir(): return [path/train, path/valid]
     folders = [p.name for p in path.iterdir() if p.is_dir()] if path.is_dir() else []
@@ -109,8 +111,9 @@ def examine_clips(
     workers=None,  # Processes; None: one a core; 0: this one
 ) -> (
     pd.DataFrame
-):  # A row a clip, indexed by its path: cls, group, frames (counted), header, fps, height, width, problem, verdict ('' if it is fit for use)
-    "Read every clip of a data set whole, and judge it"
+):
+    """Read every clip of a data set whole, and judge it: a row per clip, indexed by its path, with cls, group, frames (counted),
+    header, fps, height, width, problem, and verdict ('' if it is fit for use)"""
     files = L(train_valid_folders(path) or [path]).map(get_instances).concat()
     found = progress_bar(
         in_processes(examine, files, num_cpus() if workers is None else workers),

@@ -36,8 +36,8 @@ from ..video.sampling import FirstFrames, PartOf, RandomClip
 
 # %% ../../nbs/data/future.ipynb #243586c6
 class FutureFrames:
-    """Splits a clip: `n_in` frames to see, and the `n_out` that follow to predict. Raises ValueError when a clip is too short for
-    both."""
+    """Splits a clip: `n_in` frames to see, and the `n_out` that follow to predict. Raises ValueError when a
+    clip is too short for both."""
 
     def __init__(
         self,
@@ -45,7 +45,9 @@ class FutureFrames:
         n_out,  # Frames of the target
         stride=1,  # Take each `stride`-th frame
         fps=None,  # Or as many as make `fps` per second
-        sampler=RandomClip,  # Where the part begins: a sampler class that takes frames at a fixed distance, `RandomClip` or `FirstFrames`
+        # Where the part begins: a sampler class that takes frames at a fixed distance, `RandomClip` or
+        # `FirstFrames`
+        sampler=RandomClip,
     ):
         if n_in < 1 or n_out < 1: raise ValueError(f"n_in={n_in}, n_out={n_out}: expected at least 1 frame of each")
         if not isinstance(sampler, type) or not issubclass(sampler, FirstFrames): raise ValueError(
@@ -107,7 +109,8 @@ class FutureDataLoaders(DataLoaders):
         bs=8, # Clips per batch
         **kwargs
     )->DataLoaders: # `x`: TensorVideo `(bs,n_in,3,H,W)`, `y`: TensorVideo `(bs,n_out,3,H,W)`, 0 to 1
-        "Clips to be continued. Raises VideoError naming clips that cannot be read or are too short, ValueError for bad arguments."
+        """Clips to be continued. Raises VideoError naming clips that cannot be read or are too short,
+        ValueError for bad arguments."""
         check_arguments(kwargs, cls.from_files)
         check_future_tfms(L(item_tfms) + L(batch_tfms))
         fnames, cut = L(fnames), FutureFrames(n_in, n_out, stride, fps, sampler)
@@ -125,7 +128,8 @@ class FutureDataLoaders(DataLoaders):
 
 # %% ../../nbs/data/future.ipynb #3a096d95
 def _clips_below(path):
-    "Videos and folders of frames at any depth below `path`; a folder that has videos in or below it is no folder of frames"
+    """Videos and folders of frames at any depth below `path`; a folder that has videos in or below it is no
+    folder of frames"""
     path, videos = Path(path), get_videos(path)
     def is_hidden(f): return any(o[0] == '.' for o in f.relative_to(path).parts)      # such as what is not finished
     folders = {f.parent for f in [*get_image_files(path), *path.rglob(array_file)] if not is_hidden(f)}
@@ -141,7 +145,8 @@ def from_folder(cls:FutureDataLoaders,
     exclude=None, # Clips to leave out: a list, or a text file such as `fastai-seq doctor` writes
     **kwargs
 )->DataLoaders: # `x`: TensorVideo `(bs,n_in,3,H,W)`, `y`: TensorVideo `(bs,n_out,3,H,W)`, 0 to 1
-    "All clips below a folder. Raises VideoError naming clips that cannot be read or are too short, ValueError for bad arguments."
+    """All clips below a folder. Raises VideoError naming clips that cannot be read or are too short, ValueError
+    for bad arguments."""
     check_arguments(kwargs, cls.from_folder)
     parts = train_valid_folders(path, train, valid)
     files = L(parts or [path]).map(_clips_below).concat()

@@ -45,7 +45,8 @@ def label_classes(label):
 
 # %% ../../nbs/data/labels.ipynb #0b7f291d
 class FrameTarget:
-    "Base of transforms that make a target for each frame. `classes(path, label)` are those of a clip's frames; None: they have none."
+    """Base of transforms that make a target for each frame. `classes(path, label)` are those of a clip's
+    frames; None: they have none."""
     classes = None
 
 def no_classes(clip):

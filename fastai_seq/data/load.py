@@ -27,8 +27,8 @@ from ..utils import check_choice
 # %% ../../nbs/data/load.ipynb #568246ab
 @contextmanager
 def seeded(seed):
-    """Seed all random generators of the CPU, and restore them afterwards (fastai's `no_random` asks the GPU too, which a forked
-    worker must not)"""
+    """Seed all random generators of the CPU, and restore them afterwards (fastai's `no_random` asks the GPU
+    too, which a forked worker must not)"""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -48,7 +48,9 @@ class ClipDL(TfmdDL):
     "A `TfmdDL` that draws alike whatever the number of workers, and can go on past a clip that cannot be read"
     def __init__(self,
         dataset, # `Datasets` of clips
-        on_error='raise', # A clip that cannot be read: 'raise', or in training 'replace' it by another of its label, and warn at the epoch's end
+        # A clip that cannot be read: 'raise', or in training 'replace' it by another of its label, and warn at
+        # the epoch's end
+        on_error='raise',
         **kwargs # To fastai's `TfmdDL`
     ):
         check_choice('on_error', on_error, 'raise', 'replace')
@@ -74,7 +76,8 @@ class ClipDL(TfmdDL):
         with seeded(hash((self.epoch_seed, place))):
             try: return super().do_item(s)
             except (VideoError, OSError) as e:
-                in_training = split_index(self.dataset) == 0         # elsewhere an answer for another clip would be wrong
+                # elsewhere an answer for another clip would be wrong
+                in_training = split_index(self.dataset) == 0
                 if self.on_error == 'raise' or s is None or not in_training: raise
                 return self._another(s, e)
 

@@ -76,5 +76,6 @@ def show_batch(x:ImageTuple, y, samples, **kwargs):
 
 @dispatch
 def show_batch(x:TensorVideo, y, samples, **kwargs):
-    "Clips as strips of frames with their times, in a grid; with `animate=True` as clips that play, `fps` frames per second"
+    """Clips as strips of frames with their times, in a grid; with `animate=True` as clips that play, `fps`
+    frames per second"""
     return _show_clips(x, y, samples, **kwargs)

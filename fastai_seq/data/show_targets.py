@@ -71,12 +71,14 @@ def _show_labelled(x, y, samples, ctxs=None, max_n=6, n_frames=8, figsize=None, 
 
 @dispatch
 def show_batch(x:TensorVideo, y:TensorFrameCategory, samples, **kwargs):
-    "Clips as strips of `n_frames` frames, the class of each below it; with `animate=True` as clips that play, `fps` frames per second"
+    """Clips as strips of `n_frames` frames, the class of each below it; with `animate=True` as clips that play,
+    `fps` frames per second"""
     return _show_labelled(x, y, samples, **kwargs)
 
 @dispatch
 def show_batch(x:TensorVideo, y:TensorFrameNumbers, samples, **kwargs):
-    "Clips as strips of `n_frames` frames, the numbers of each below it; with `animate=True` as clips that play, `fps` frames per second"
+    """Clips as strips of `n_frames` frames, the numbers of each below it; with `animate=True` as clips that
+    play, `fps` frames per second"""
     return _show_labelled(x, y, samples, **kwargs)
 
 # %% ../../nbs/data/show_targets.ipynb #1efe1a1b
@@ -93,7 +95,8 @@ def show_batch(
     fps=8,
     **kwargs,
 ):
-    "Clips as strips of `n_frames` frames, the masks of each over it; with `animate=True` as clips that play, `fps` frames per second"
+    """Clips as strips of `n_frames` frames, the masks of each over it; with `animate=True` as clips that play,
+    `fps` frames per second"""
     samples = own_frames(x, samples[:max_n])
     clips = [overlay_mask(clip, mask[:len(clip)]) for clip, mask, *_ in samples]
     if animate: return display(HTML(clips_html(clips, fps=fps)))

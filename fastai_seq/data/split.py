@@ -31,7 +31,9 @@ def _match(clip, pattern):
 
 
 def as_group_func(
-    group,  # Function from a clip to its group; a pattern (see `re`) of it, with one pair of brackets; or None: as in UCF101's names
+    # Function from a clip to its group; a pattern (see `re`) of it, with one pair of brackets; or None: as in
+    # UCF101's names
+    group,
 ):  # A function from a clip to its group, None for a clip without one
     "What gives the group of a clip. Raises ValueError for what is neither function nor pattern."
     if group is None: return group_of
@@ -117,8 +119,8 @@ def GroupSplitter(
     seed=None, # Fixes the choice
     label_func=parent_label # Gives the class of a clip, to keep classes in proportion
 ):
-    """Split clips between train and validation by whole groups. Raises ValueError for a clip without a group, and for too few
-    groups."""
+    """Split clips between train and validation by whole groups. Raises ValueError for a clip without a group,
+    and for too few groups."""
     group_func = as_group_func(group_func)
     if not 0 < valid_pct < 1: raise ValueError(f"valid_pct={valid_pct}: expected a share between 0 and 1")
     def _inner(o):
@@ -143,12 +145,14 @@ def GroupSplitter(
 def KFoldSplitter(
     n_folds=5,  # Number of folds
     fold=0,  # Which one to validate on, 0 to `n_folds-1`
-    group_func=group_of,  # Gives the group of a clip, or a pattern; a clip without one is a group by itself, parts of one video together
+    # Gives the group of a clip, or a pattern; a clip without one is a group by itself, parts of one video
+    # together
+    group_func=group_of,
     seed=0,  # The same for all folds
     label_func=parent_label,  # Gives the class of a clip, to keep classes in proportion
 ):
-    """Split clips by whole groups into folds, of which one is held out; scikit-learn's `StratifiedGroupKFold`. Raises ValueError
-    for too few groups."""
+    """Split clips by whole groups into folds, of which one is held out; scikit-learn's `StratifiedGroupKFold`.
+    Raises ValueError for too few groups."""
     group_func = as_group_func(group_func)
     if not 0 <= fold < n_folds: raise ValueError(f"fold={fold}: expected 0 to {n_folds-1}, for n_folds={n_folds}")
     def _inner(o):
@@ -253,7 +257,8 @@ def split_clips(
     drop_last=True, # Is a last, smaller batch of training left out?
     classes=_label_set # Gives the set of classes of a clip
 ): # Indices of the clips to train on, and to validate on
-    "The split of `clips`. Raises ValueError if it cannot be trained on in batches of `bs`; warns of classes that are not held out."
+    """The split of `clips`. Raises ValueError if it cannot be trained on in batches of `bs`; warns of classes
+    that are not held out."""
     splits = splitter(clips) if callable(splitter) else splitter
     _check_indices(clips, splits)
     _check_batches(*map(len, splits), bs, drop_last)

@@ -33,7 +33,8 @@ def _digits(valid):
 
 # %% ../../nbs/data/synthetic.ipynb #c83867cc
 def _interpolate(at, n_from, size, n_to):
-    "Matrices `(…,n_to,n_from)` that draw `n_from` values over the `size` pixels from `at (…)` on, linearly between them"
+    """Matrices `(…,n_to,n_from)` that draw `n_from` values over the `size` pixels from `at (…)` on, linearly
+    between them"""
     places = (np.arange(n_to) + .5 - at[..., None])*n_from/size - .5
     return np.clip(1 - np.abs(places[..., None] - np.arange(n_from)), 0, None).astype(np.float32)
 
@@ -59,7 +60,8 @@ def _digit_frames(rng, times, valid, size, n_digits, digit_size, speed):
 
 # %% ../../nbs/data/synthetic.ipynb #b0ba215d
 class MovingDigits(Transform):
-    "The number of a clip to `TensorVideo`, uint8 `(T,3,size,size)`, grey. In training to a clip that is drawn at random."
+    """The number of a clip to `TensorVideo`, uint8 `(T,3,size,size)`, grey. In training to a clip that is drawn
+    at random."""
     input_types = int
     def __init__(self,
         frames=range(20), # Times of the frames to draw, whole or not
@@ -138,7 +140,8 @@ def changing_clips(
     size=(64,64), # Width and height in pixels; or one number for both
     seed=0 # The same seed gives the same clips
 )->Path: # `dest`
-    "Make clips of a letter that goes left, right, up or down, and changes its mind once or twice. What is there already is kept. Raises ValueError if `dest` holds clips made otherwise."
+    """Make clips of a letter that goes left, right, up or down, and changes its mind once or twice. What is
+    there already is kept. Raises ValueError if `dest` holds clips made otherwise."""
     dest, size = Path(dest), (size,size) if isinstance(size, int) else tuple(size)
     check_settings(
         dest / 'changing_clips.json',

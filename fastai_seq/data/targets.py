@@ -64,7 +64,8 @@ def check_frame_targets(
 class LazyTargets: "Targets of a whole video that are too large to read all: has a length, and `read(idxs, clip)`"
 
 class OfItsFrames(ItemTransform):
-    "Takes, of the targets for all frames of a video, those of the frames in the clip beside them. Raises ValueError if they do not fit."
+    """Takes, of the targets for all frames of a video, those of the frames in the clip beside them. Raises
+    ValueError if they do not fit."""
     order, _retain = -1, False           # before anything else is done to the clip
     def encodes(self, o):
         clip, *_ = o
@@ -116,7 +117,8 @@ def _check_list(labels, path='a clip'):
     return labels
 
 class FrameCategorize(FrameTarget, DisplayedTransform):
-    "Names of the frames' classes, a list, to `TensorFrameCategory`. Raises KeyError for a class that was not seen in training."
+    """Names of the frames' classes, a list, to `TensorFrameCategory`. Raises KeyError for a class that was not
+    seen in training."""
     loss_func, order = CrossEntropyLossFlat(axis=-1), 1
     def __init__(self,
         vocab=None # The classes; those of the training clips, sorted, if None

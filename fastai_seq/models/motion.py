@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/models/motion.html.md"""
 # %% auto #0
 __all__ = ['small_grey', 'MotionNet']
 
-# %% ../../nbs/models/motion.ipynb #0bb4e985
+# %% ../../nbs/models/motion.ipynb #79f73c30
 import torch
 from fastai.torch_core import Module
 from torch import nn
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..core import stack_frames
 from .module import MadeWith
 
-# %% ../../nbs/models/motion.ipynb #04756253
+# %% ../../nbs/models/motion.ipynb #5f1099c7
 def small_grey(
     x, # Clips `(B,T,C,H,W)`, or an `ImageTuple` of T frames `(B,C,H,W)`
     size # `(height, width)` in pixels
@@ -27,7 +27,7 @@ def small_grey(
     mean, std = x.mean((1,2,3), keepdim=True), x.std((1,2,3), keepdim=True)
     return (x - mean)/(std + .01)
 
-# %% ../../nbs/models/motion.ipynb #a898ade5
+# %% ../../nbs/models/motion.ipynb #6a6a5a0d
 def _conv(n_in, n_out, kernel_size, stride):
     conv = nn.Conv2d(n_in, n_out, kernel_size, stride, kernel_size//2, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(n_out), nn.ReLU())
@@ -54,7 +54,8 @@ class MotionNet(MadeWith, Module):
 
     def scores(self, x): # `(B,T,height,width)`. Raises ValueError for clips of one frame
         "What `forward` says of clips that are small and grey already"
-        if x.shape[1] < 2: raise ValueError("a MotionNet sees differences between frames: expected clips of at least 2, got 1")
+        if x.shape[1] < 2:
+            raise ValueError("a MotionNet sees differences between frames: expected clips of at least 2, got 1")
         pairs = torch.stack([x[:,1:], 4*(x[:,1:] - x[:,:-1])], 2)
         frames = self.frame(self.convs(pairs.flatten(0, 1))).unflatten(0, pairs.shape[:2])
         steps = self.rnn(frames)[0]

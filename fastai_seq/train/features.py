@@ -78,7 +78,8 @@ def fit_head(self:Learner,
     progress=None, # Draw a bar while the encoder is asked; as the learner does, if None
     **kwargs
 ):
-    "Train the head, in one cycle, on features of the encoder, which stays as it is, computed once. Raises ValueError for models that are not an encoder and a `Head`, and for callbacks that need more."
+    """Train the head, in one cycle, on features of the encoder, which stays as it is, computed once. Raises
+    ValueError for models that are not an encoder and a `Head`, and for callbacks that need more."""
     train, head = self.dls.train, getattr(self.model, 'head', None)
     if not isinstance(head, Head) or not isinstance(self.model, SeqModel):
         raise ValueError(

@@ -34,7 +34,9 @@ def copy_last(
 def horizon_errors(
     forecast,  # A `Learner`, or a function from `(B,n_in,C,H,W)` to `(B,n_out,C,H,W)`
     dl=None,  # Batches of inputs and targets; the learner's validation set, if None
-    measures=None,  # Further measures: name to a function of both `(B,T,C,H,W)` that gives `(B,T)`, such as `dict(lpips=frame_lpips())`
+    # Further measures: name to a function of both `(B,T,C,H,W)` that gives `(B,T)`, such as
+    # `dict(lpips=frame_lpips())`
+    measures=None,
 ) -> (
     pd.DataFrame
 ):  # A row for each predicted frame, 1 to `n_out`: columns mse, mae, psnr, ssim, and those of `measures`
@@ -111,7 +113,8 @@ def show_results(
     fps=8,
     **kwargs,
 ):
-    "Input, target, prediction and difference as strips of `n_frames` frames; with `animate=True` side by side as clips that play"
+    """Input, target, prediction and difference as strips of `n_frames` frames; with `animate=True` side by side
+    as clips that play"""
     samples = own_frames(x, samples[:max_n])
     if animate:
         clips = []
@@ -155,7 +158,8 @@ def forecast_frames(
     clip, # Frames that are seen, float `(T,C,H,W)`, 0 to 1; the last `n_in` count
     n_out=None # Frames to predict; as many as the model does at once, if None
 ): # `(n_out,C,H,W)`, 0 to 1
-    "What comes after `clip`. Raises ValueError for a clip that is too short or not float, and for a model that does not tell its `n_in`."
+    """What comes after `clip`. Raises ValueError for a clip that is too short or not float, and for a model
+    that does not tell its `n_in`."""
     n_in = getattr(learn.model, 'n_in', None)
     if n_in is None:
         raise ValueError(

@@ -50,12 +50,14 @@ def _show_words(x, y, samples, outs, ctxs=None, max_n=6, n_frames=8, figsize=Non
 
 @dispatch
 def show_results(x:TensorVideo, y:TensorFrameCategory, samples, outs, **kwargs):
-    "Clips as strips of `n_frames` frames; below each its predicted class, red with the true one where it is wrong; with `animate=True` as clips that play"
+    """Clips as strips of `n_frames` frames; below each its predicted class, red with the true one where it is
+    wrong; with `animate=True` as clips that play"""
     return _show_words(x, y, samples, outs, **kwargs)
 
 @dispatch
 def show_results(x:TensorVideo, y:TensorFrameNumbers, samples, outs, **kwargs):
-    "Clips as strips of `n_frames` frames; below each its predicted numbers, and the true ones; with `animate=True` as clips that play"
+    """Clips as strips of `n_frames` frames; below each its predicted numbers, and the true ones; with
+    `animate=True` as clips that play"""
     return _show_words(x, y, samples, outs, **kwargs)
 
 
@@ -73,7 +75,8 @@ def show_results(
     fps=8,
     **kwargs,
 ):
-    "Clips as strips of `n_frames` frames, with the true masks over them and beside it the predicted ones; with `animate=True` as clips that play"
+    """Clips as strips of `n_frames` frames, with the true masks over them and beside it the predicted ones;
+    with `animate=True` as clips that play"""
     samples = own_frames(x, samples[:max_n])
     if animate:
         clips = [overlay_mask(s[0], m[:len(s[0])]) for s,o in zip(samples, outs) for m in (s[1], o[0])]

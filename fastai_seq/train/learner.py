@@ -53,7 +53,8 @@ def build_model(
     dls, arch, head, n_out, pretrained, # As in `seq_learner`
     **kwargs # To the model
 )->nn.Module:
-    "The network for a task; here, for one answer per clip. Raises ValueError for arguments that do not apply to the task"
+    """The network for a task; here, for one answer per clip. Raises ValueError for arguments that do not apply
+    to the task"""
     n_out = n_out or get_c(dls)
     if not n_out: raise ValueError("the number of classes could not be inferred from `dls`; pass `n_out`")
     return create_seq_model(arch, n_out, head or 'mean', pretrained, **kwargs)
@@ -185,8 +186,12 @@ def check_answer(learn, task):
 @delegates(create_seq_model)
 def seq_learner(
     dls,  # `DataLoaders` of clips
-    arch=None,  # Image network that encodes a frame (torchvision's function, or timm's name); a video network; what makes a forecaster; or a network that is made
-    head=None,  # What joins the frames: 'mean', 'lstm', 'attention' …, or a class (see `create_seq_model`); 'mean' if None, for a label per frame 'lstm'
+    # Image network that encodes a frame (torchvision's function, or timm's name); a video network; what makes a
+    # forecaster; or a network that is made
+    arch=None,
+    # What joins the frames: 'mean', 'lstm', 'attention' …, or a class (see `create_seq_model`); 'mean' if None,
+    # for a label per frame 'lstm'
+    head=None,
     n_out=None,  # Classes; the data's, if None
     pretrained=True,  # False, True, or the path of a local state dict
     normalize=True,  # Normalise as the network was trained (ImageNet's statistics mostly), unless `dls` does so already
@@ -205,8 +210,9 @@ def seq_learner(
     moms=(0.95, 0.85, 0.95),
     **kwargs,  # To the model, and by it to the head: `hidden_size`, `pool_size`, …
 ) -> Learner:
-    """A `Learner` for clips. Warns if `dls` normalises otherwise than a pretrained network expects. Raises ValueError if the model cannot take its
-    clips, if its answer is not of the targets' shape, and for arguments that do not apply."""
+    """A `Learner` for clips. Warns if `dls` normalises otherwise than a pretrained network expects. Raises
+    ValueError if the model cannot take its clips, if its answer is not of the targets' shape, and for arguments
+    that do not apply."""
     task, made = learner_task(dls), isinstance(arch, nn.Module)
     if made: _check_made(arch, head, n_out, pretrained, kwargs)
     model = arch if made else _with_hint(build_model, task, dls, arch, head, n_out, pretrained, **kwargs)

@@ -68,7 +68,8 @@ def frame_lpips(
     net='alex', # Network of the package: 'alex', 'vgg' or 'squeeze'
     **kwargs # To `lpips.LPIPS`
 ): # A function of `(B,T,C,H,W)` both, 0 to 1, that gives `(B,T)`: 0 for frames that are equal
-    "Makes the perceptual distance of each frame (LPIPS, arXiv 1801.03924). Raises ImportError without the package `lpips`."
+    """Makes the perceptual distance of each frame (LPIPS, arXiv 1801.03924). Raises ImportError without the
+    package `lpips`."""
     model = import_extra('lpips', 'frame_lpips').LPIPS(net=net, verbose=False, **kwargs).eval().requires_grad_(False)
     def lpips(pred, targ):
         pred, targ = _pair(pred, targ)
@@ -126,7 +127,8 @@ def segmental_f1(
     preds, targs, # Labels of the frames of each clip, predicted and true: lists of clips
     overlap=.5 # Least share of the union that a segment and its match have in common
 )->float: # 0 to 1
-    "F1 of the segments of all clips (arXiv 1611.05267). Raises ValueError unless there are as many predicted clips as true ones."
+    """F1 of the segments of all clips (arXiv 1611.05267). Raises ValueError unless there are as many predicted
+    clips as true ones."""
     return _f1(sum((_hits(p, t, overlap) for p,t in zip(preds, targs, strict=True)), np.zeros(3)))
 
 # %% ../../nbs/train/metrics.ipynb #716aa5e3
@@ -179,7 +181,8 @@ def frame_numbers_mae():
 
 # %% ../../nbs/train/metrics.ipynb #6c47b85c
 def _overlaps(inp, targ):
-    "Pixels in the intersection and in the union of what is predicted and what is true, `(2,classes-1)`: the first class is the background"
+    """Pixels in the intersection and in the union of what is predicted and what is true, `(2,classes-1)`: the
+    first class is the background"""
     pred, targ = inp.as_subclass(Tensor).argmax(1), targ.as_subclass(Tensor)
     both = [
         (((pred == c) & (targ == c)).sum(), (((pred == c) | (targ == c)) & (targ >= 0)).sum())

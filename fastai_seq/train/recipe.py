@@ -7,7 +7,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/train/recipe.html.md"""
 # %% auto #0
 __all__ = ['class_numbers', 'take_look', 'LinearWay', 'GreyClips', 'vary', 'rate_at', 'MotionWay', 'OnGrey', 'grouped_folds',
            'log_probs', 'judge_way', 'Finished', 'image_network', 'usual_ways', 'take_looks', 'settings_digest',
-           'try_ways', 'train_clips']
+           'try_ways', 'fit_chosen', 'train_clips']
 
 # %% ../../nbs/train/recipe.ipynb #277f9185
 import os, time
@@ -264,7 +264,7 @@ def try_ways(
     folds, # From `grouped_folds`
     seconds, # To take, more or less
     finished # `Finished` values
-): # DataFrame with a row for each way; what each said of the judged clips; its plan
+): # DataFrame with a row for each way, and the plan of each
     "Judge each way on the folds"
     rows, said, plans = [], [], []
     judged = labels[np.concatenate([o for _, o in folds])]
@@ -278,9 +278,27 @@ def try_ways(
         plans.append(plan)
     table = pd.DataFrame(rows).set_index('way')
     table['weight'] = best_weights(said, judged).round(3)
-    return table, said, plans
+    return table, plans
 
 # %% ../../nbs/train/recipe.ipynb #de8e9dcb
+def fit_chosen(
+    ways, plans, # What was tried, and the plan of each
+    tried, # Table of `try_ways`
+    looks, labels, n_out, # A dict of tensors for each look; class of each clip; number of classes
+    finished # `Finished` values
+)->Averaged: # From clips to scores
+    "Those ways that have a weight, fitted to all training clips and joined"
+    models = []
+    for way, plan in zip(ways, plans):
+        if not tried.weight[way.name]: continue
+        part = [look[way.name] for look in looks]
+        state = finished(f'fit of {way.name}', lambda: way.fit(part, labels, n_out, **plan).state_dict())
+        fitted = way.unfitted(state, n_out)
+        fitted.load_state_dict(state)
+        models.append(way.model(fitted))
+    return Averaged(models, tried.weight[tried.weight > 0])
+
+# %% ../../nbs/train/recipe.ipynb #31af0868
 def train_clips(
     dls, # `DataLoaders` of clips with one class each
     minutes=10, # To take, more or less
@@ -290,14 +308,16 @@ def train_clips(
     path=None, # Folder of the learner, and of what is finished of an interrupted call
     metrics=accuracy # Of the learner
 ): # `Learner`, whose `tried` is the table of what was tried
-    """A trained learner for `dls`: several ways are judged on folds of the training clips, and those that help are joined. Call it again
-    after an interruption, and it goes on. Raises ValueError for labels that are not one class per clip."""
+    """A trained learner for `dls`: several ways are judged on folds of the training clips, and those that help are
+    joined. Call it again after an interruption, and it goes on. Raises ValueError for labels that are not one class per
+    clip."""
     start, seconds = time.time(), 60*minutes
     if seconds <= 0: raise ValueError(f"minutes={minutes}: expected some time, above 0")
     set_seed(seed)
     learn = seq_learner(dls, MotionNet(dls.c), metrics=metrics, path=path)       # normalises `dls`, if nobody has
-    if type(task_of(learn)) is not CategoryTask:
-        raise ValueError(f"train_clips takes clips of one class each; these are {type(task_of(learn)).__name__}: use seq_learner")
+    kind = type(task_of(learn))
+    if kind is not CategoryTask:
+        raise ValueError(f"train_clips takes clips of one class each; these have {kind.__name__}: use seq_learner")
     labels, ways = class_numbers(dls), usual_ways(weights)
     name = settings_digest(dls, minutes=minutes, weights=str(weights), seed=seed, group=str(group))
     finished = Finished(learn.path/learn.model_dir/f'train_clips_{name}.pt')
@@ -305,17 +325,9 @@ def train_clips(
     groups = [recording_of(clip, as_group_func(group)) for clip in dls.train_ds.items]
     folds = grouped_folds(groups, labels, seed=seed)
     left = .8*seconds - (time.time() - start)
-    learn.tried, _, plans = try_ways(ways, looks, labels, dls.c, folds, left, finished)
+    learn.tried, plans = try_ways(ways, looks, labels, dls.c, folds, left, finished)
     print(learn.tried.to_string(), flush=True)
-    models = []
-    for way, plan in zip(ways, plans):
-        if not learn.tried.weight[way.name]: continue
-        part = [look[way.name] for look in looks]
-        state = finished(f'fit of {way.name}', lambda: way.fit(part, labels, dls.c, **plan).state_dict())
-        fitted = way.unfitted(state, dls.c)
-        fitted.load_state_dict(state)
-        models.append(way.model(fitted))
-    learn.model = Averaged(models, learn.tried.weight[learn.tried.weight > 0]).to(dls.device)
+    learn.model = fit_chosen(ways, plans, learn.tried, looks, labels, dls.c, finished).to(dls.device)
     finished.remove()
     print(f'trained in {human_duration(time.time() - start)}, on {len(looks)} looks at {len(labels)} clips')
     return learn

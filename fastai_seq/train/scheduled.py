@@ -15,7 +15,8 @@ from ..models.forecaster import Forecaster
 
 # %% ../../nbs/train/scheduled.ipynb #01a33ff9
 class ScheduledSampling(Callback):
-    "In training, show a `Forecaster` the true frame in place of its guess with a probability that falls to 0 (arXiv 1506.03099, sec. 2.4, linear decay)"
+    """In training, show a `Forecaster` the true frame in place of its guess with a probability that falls to 0
+    (arXiv 1506.03099, sec. 2.4, linear decay)"""
     def __init__(self,
         start=1., # Probability at the beginning
         pct=.5 # Share of the training, above 0, after which it is 0
@@ -49,7 +50,8 @@ def sampling_callbacks(
     model, # A network
     sampled=None # `ScheduledSampling(…)`; False for none; True or None: the usual one, for a `Forecaster`
 )->list:
-    "The callback for the scheduled sampling of `model`, if it is to have one. Raises ValueError for a network that is no `Forecaster`"
+    """The callback for the scheduled sampling of `model`, if it is to have one. Raises ValueError for a network
+    that is no `Forecaster`"""
     if sampled is False: return []
     if not isinstance(model, Forecaster):
         if sampled is None: return []
