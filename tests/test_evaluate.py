@@ -23,7 +23,7 @@ from fastai_seq.judge.categories import CategoryEvaluation
 from fastai_seq.judge.evaluate import evaluate_clips
 from fastai_seq.judge.folds import evaluate_folds
 from fastai_seq.judge.multilabel import MultiCategoryEvaluation
-from fastai_seq.judge.numbers import RegressionEvaluation
+from fastai_seq.judge.regression import RegressionEvaluation
 from fastai_seq.video.extract import extract_dataset
 from fastai_seq.train.learner import seq_learner
 from fastai_seq.walkthrough import SimpleModel, get_action_dataloaders

@@ -14,18 +14,18 @@ import torch
 
 from ..data.find import group_of
 from .evaluate import evaluation_group
-from .evaluation import metric_table
+from .intervals import metric_table
 from ..models.linear import ClipPixels, LinearModel
-from ..train.recipe import LinearWay, class_numbers, take_look
+from ..train.recipe import LinearCandidate, class_numbers, take_look
 
 # %% ../../nbs/judge/floor.ipynb #c9082f21
 def linear_floor(
     dls # `DataLoaders` of clips with one class each
 )->LinearModel: # From clips to scores of classes
     "A logistic regression of small grey pixels, fitted to one look at the training clips"
-    way = LinearWay('linear floor', ClipPixels())
-    look = take_look(dls, {way.name: way.part})
-    return way.model(way.fit([look[way.name]], class_numbers(dls), dls.c))
+    candidate = LinearCandidate('linear floor', ClipPixels())
+    look = take_look(dls, {candidate.name: candidate.part})
+    return candidate.model(candidate.fit([look[candidate.name]], class_numbers(dls), dls.c))
 
 # %% ../../nbs/judge/floor.ipynb #9ac4c785
 @torch.no_grad()

@@ -22,7 +22,7 @@ from ..data.task import (CategoryTask, EncodedMultiCategoryTask, MultiCategoryTa
 from ..data.task_of import task_of
 from .categories import CategoryEvaluation
 from .multilabel import MultiCategoryEvaluation
-from .numbers import RegressionEvaluation
+from .regression import RegressionEvaluation
 from ..video.clip import clip_path
 
 # %% ../../nbs/judge/labelled.ipynb #e1ed3b48

@@ -23,10 +23,10 @@ from fastprogress.fastprogress import progress_bar
 
 from ..utils import written_whole
 from .archive_members import check_members, list_members, name_parts, top_names
-from .archive_rar import rar_members
-from .archive_tar import tar_members, tar_openers
+from .rar_list import rar_members
+from .tar_list import tar_members, tar_openers
 from .archive_tools import extract_by_tool
-from .archive_zip import zip_members
+from .zip_list import zip_members
 
 # %% ../../nbs/video/archive.ipynb #c1a5da94
 @contextmanager
