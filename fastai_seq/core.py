@@ -23,6 +23,7 @@ from fastcore.basics import patch
 # %% ../nbs/core.ipynb #a0473ec5
 def spread_indices(n, n_max):
     "Numbers of `n_max` of `n` frames, evenly spaced, first and last among them"
+    if n_max == 1: return [n//2]
     return [*range(n)] if n <= n_max else [round(i*(n-1)/(n_max-1)) for i in range(n_max)]
 
 def frame_strip(frames, n_max=3):

@@ -43,12 +43,13 @@ def report_training(
     path, # HTML file to write
     title, # Of the page
     text, # Below the table
-    rows # Of the table
+    rows, # Of the table
+    group=None # Gives the group of a clip: a function or a pattern; as in UCF101's names, if None
 ):
     "Write the report with the table at its top, and print the table"
+    from fastai_seq.data.split import as_group_func
     from fastai_seq.judge.report import write_report
     notes = f'{text_table(rows)}\n\n{text}'
-    write_report(
-        learn, path, title=title, notes=notes, n_clips=1
-    )  # one look, so that page and table agree on the accuracy
+    # one look, so that page and table agree on the accuracy
+    write_report(learn, path, title=title, notes=notes, n_clips=1, group_func=as_group_func(group))
     print(f'\n{notes}\nreport: {path}')

@@ -216,6 +216,6 @@ def train(
     save_learner(learn, out/'model.pkl')
     text = f"{path}: {seq_len} frames per clip at {size} pixels, {dls.c} classes, seed {seed}."
     title = f'fastai_seq: {Path(path).resolve().name}'
-    report_training(learn, out/'report.html', title, f'{text}\n\n{floor_text(learn, group)}', [row])
+    report_training(learn, out/'report.html', title, f'{text}\n\n{floor_text(learn, group)}', [row], group)
     print(f"model: {out/'model.pkl'}  (fastai-seq predict {out/'model.pkl'} FILE...)")
     return [row]

@@ -57,7 +57,8 @@ def recording_of(
     group_func=group_of # Gives the group of a clip, or None
 ):
     "The group of a clip; a clip without one is a group by itself, but parts of one video are of one recording"
-    return group_func(clip) or str(getattr(clip, 'path', clip))
+    group = group_func(clip)
+    return str(getattr(clip, 'path', clip)) if group is None else group
 
 # %% ../../nbs/data/split.ipynb #e3b69acb
 def _ranks(groups_of, seed):

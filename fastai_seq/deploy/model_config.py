@@ -25,6 +25,9 @@ from ..models.hf_video import HFVideoModel, hf_classes, hf_video_model
 from ..models.timesformer import MyTimeSformer
 from ..models.vit_timesformer import VitTimeSformer, timesformer_from_vit
 from ..models.videonets import VideoNet
+from ..models.motion import MotionNet
+from ..models.ensemble import Averaged
+from ..models.linear import ClipPixels, ClipStats, LinearModel
 
 # %% ../../nbs/deploy/model_config.ipynb #19fe7900
 _known_heads = {c.__name__: c for c in (Head, *head_classes.values())}
@@ -76,7 +79,7 @@ def head_from_config(
     return PerFrame(head) if config.get('per_frame') else head
 
 # %% ../../nbs/deploy/model_config.ipynb #1ab7131e
-_plain_models = (Forecaster, ConvLSTMForecaster, ConvGRUForecaster, SimVP, TemporalUNet, MyTimeSformer)
+_plain_models = (Forecaster, ConvLSTMForecaster, ConvGRUForecaster, SimVP, TemporalUNet, MyTimeSformer, MotionNet, ClipPixels)
 _known_models = {c.__name__: c for c in _plain_models}      # made of their arguments alone
 
 @singledispatch
@@ -121,6 +124,20 @@ def _(model:VitTimeSformer):
 def _(model:HFVideoModel):
     return dict(kind='HFVideoModel', config=type(model.net.config).__name__, args=model.net.config.to_dict())
 
+# %% ../../nbs/deploy/model_config.ipynb #fc5dd714
+@model_to_config.register
+def _(model:ClipStats):
+    return dict(kind='ClipStats', net=network_to_config(_arguments(model.encoder)['arch']), places=model.places)
+
+@model_to_config.register
+def _(model:LinearModel):
+    n_out, n_in = model.classify.weight.shape
+    return dict(kind='LinearModel', features=model_to_config(model.features), n_in=n_in, n_out=n_out)
+
+@model_to_config.register
+def _(model:Averaged):
+    return dict(kind='Averaged', models=[model_to_config(m) for m in model.models], weights=model.weights)
+
 # %% ../../nbs/deploy/model_config.ipynb #446cf0b9
 def _seq_model(config, arch=None, head=None):
     encoder = FrameEncoder(network_from_config(config['net'], arch), False)
@@ -137,7 +154,21 @@ def _hf_model(config):
 
 def _plain_model(config): return _known_models[config['kind']](**config['args'])
 
-_makers = dict(SeqModel=_seq_model, VideoNet=_video_net, VitTimeSformer=_vit_model, HFVideoModel=_hf_model)
+def _clip_stats(config):
+    return ClipStats(FrameEncoder(network_from_config(config['net']), False), config['places'])
+
+def _linear_model(config):
+    return LinearModel(_part(config['features']), config['n_in'], config['n_out'])
+
+def _averaged(config): return Averaged([_part(o) for o in config['models']], config['weights'])
+
+def _part(config):
+    "A model that is a part of another"
+    if config['kind'] == 'Averaged': raise ValueError("an Averaged model is made of single ones, not of Averaged ones")
+    return model_from_config(config)
+
+_makers = dict(SeqModel=_seq_model, VideoNet=_video_net, VitTimeSformer=_vit_model, HFVideoModel=_hf_model,
+               ClipStats=_clip_stats, LinearModel=_linear_model, Averaged=_averaged)
 _makers |= dict.fromkeys(_known_models, _plain_model)
 _own_parts = dict(SeqModel=('arch', 'head'), VideoNet=('arch',))
 

@@ -13,7 +13,9 @@ import pandas as pd
 import torch
 
 from ..data.find import group_of
-from .evaluate import evaluation_group
+from ..data.split import as_group_func, recording_of
+from ..data.task import CategoryTask
+from ..data.task_of import task_of
 from .intervals import metric_table
 from ..models.linear import ClipPixels, LinearModel
 from ..train.recipe import LinearCandidate, class_numbers, take_look
@@ -29,10 +31,10 @@ def linear_floor(
 
 # %% ../../nbs/judge/floor.ipynb #9ac4c785
 @torch.no_grad()
-def _right(model, dl):
-    "For each clip of `dl`, whether `model` names its class"
-    device = next(model.parameters()).device
-    return np.concatenate([(model(x.to(device)).argmax(1).cpu() == y.cpu()).numpy() for x, y in dl])
+def _answers(models, dl):
+    "The class of each clip of `dl`, and what each of `models` takes it for, in one pass"
+    rows = [(y.cpu(), *(m(x).argmax(1).cpu() for m in models)) for x, y in dl]
+    return [torch.cat(o).numpy() for o in zip(*rows)]
 
 def beside_floor(
     learn, # A trained `Learner` of clips with one class each, with its data
@@ -42,16 +44,19 @@ def beside_floor(
     seed=0 # Of these draws
 )->pd.DataFrame: # Rows 'model', 'linear floor', 'majority class', 'chance'; columns `value`, `low` and `high`
     "The accuracy on the held-out clips beside what can be had without a network, with 95% intervals over recordings"
-    dls = learn.dls
-    floor = (floor or linear_floor(dls)).to(dls.device).eval()
-    labels = torch.cat([y.cpu() for _, y in dls.valid]).numpy()
+    dls, task = learn.dls, task_of(learn)
+    if type(task) is not CategoryTask: raise ValueError(f"a floor takes one class per clip; these are {type(task).__name__}")
+    if not len(dls.train_ds) or not len(dls.valid_ds):
+        raise ValueError("a floor takes clips to train on and to validate on; a learner from a file has none: give it `learn.dls = …`")
+    floor = (linear_floor(dls) if floor is None else floor).to(dls.device).eval()
+    labels, by_model, by_floor = _answers([learn.model.eval(), floor], dls.valid)
     majority = np.bincount(class_numbers(dls), minlength=dls.c).argmax()
-    right = {'model': _right(learn.model.eval(), dls.valid), 'linear floor': _right(floor, dls.valid),
+    right = {'model': labels == by_model, 'linear floor': labels == by_floor,
              'majority class': labels == majority, 'chance': np.full(len(labels), 1/dls.c)}
     scores = {name: lambda weights, o=o: np.average(o, weights=weights) for name, o in right.items()}
     best = max(list(right)[1:], key=lambda name: right[name].mean())
     scores['above'] = lambda weights: np.average(right['model'] - right[best].astype(float), weights=weights)
-    groups = [evaluation_group(clip, group_func) for clip in dls.valid_ds.items]
+    groups = [recording_of(clip, as_group_func(group_func)) for clip in dls.valid_ds.items]
     table = metric_table(scores, groups, n_boot, seed)
     table.attrs['verdict'] = floor_verdict(table.loc['above'], best)
     return table.drop('above').round(3)

@@ -22,7 +22,7 @@ from ..core import clips_html
 from ..data.find import group_of
 from ..data.load import split_index
 from ..data.show import clip_grid, show_clip
-from .evaluate import evaluation_group
+from ..data.split import as_group_func, recording_of
 from .labelled import evaluation_targets, labelled_items
 from .shown import batch_and_frames, show_or_save
 
@@ -74,7 +74,7 @@ def from_learner(cls:SeqInterpretation,
         f"the loader numbers its classes {', '.join(map(str, dl.vocab))}, the learner {', '.join(map(str, vocab))}; "
         "make it with learn.dls.test_dl(items, with_labels=True)")
     preds = preds.float().numpy().reshape(len(paths), -1)
-    evaluation = kind(paths, targets, preds, [evaluation_group(p, group_func) for p in paths], vocab)
+    evaluation = kind(paths, targets, preds, [recording_of(p, as_group_func(group_func)) for p in paths], vocab)
     return cls(learn, dl, losses.as_subclass(torch.Tensor), act, evaluation)
 
 # %% ../../nbs/judge/interpret.ipynb #875a3791

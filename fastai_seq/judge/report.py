@@ -20,6 +20,7 @@ from fastai.torch_basics import is_listy
 from fastcore.meta import delegates
 
 from ..data.find import group_of
+from ..data.split import as_group_func
 from .categories import CategoryEvaluation
 from .evaluate import evaluate_clips
 from .evaluation import figure_html
@@ -113,7 +114,7 @@ def write_report(
         f"path={str(path)!r}: a report is a page, choose a file that ends in .html")
     if k < 1: raise ValueError(f"k={k}: expected at least 1 clip to show")
     if is_listy(dl): dl = learn.dls.test_dl(list(dl), with_labels=True)
-    curves = curves_html(learn)
+    group_func, curves = as_group_func(group_func), curves_html(learn)
     with learn.no_bar(), learn.added_cbs([] if hasattr(learn, 'keep_record') else KeepRecord()):
         ev = evaluate_clips(learn, dl, n_clips=n_clips, group_func=group_func, act=act, **kwargs)
         interp = SeqInterpretation.from_learner(learn, dl, act, group_func)

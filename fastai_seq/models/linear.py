@@ -13,16 +13,16 @@ import torch
 from fastai.torch_core import Module
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.nn import functional as F
 
-from ..core import stack_frames
+from .batch import whole_clips
+from .module import MadeWith
 from .motion import small_grey
 from .encoder import FrameEncoder
 
 # %% ../../nbs/models/linear.ipynb #0d74aa28
-class ClipPixels(Module):
+class ClipPixels(MadeWith, Module):
     "Clips `(B,T,C,H,W)` as vectors of the grey values of `shape`, without the clip's brightness and contrast"
     def __init__(self,
         shape=(12,18,18) # Frames, height and width
@@ -49,7 +49,7 @@ class ClipStats(Module):
     ): self.encoder, self.places = encoder, places
 
     def forward(self, x):
-        x = torch.as_tensor(stack_frames(x)).as_subclass(torch.Tensor)
+        x = whole_clips(x, 'ClipStats')
         maps = self.encoder(x.flatten(0, 1))
         places = F.adaptive_avg_pool2d(maps, self.places).flatten(1)
         return time_stats(places.unflatten(0, x.shape[:2]))
@@ -72,14 +72,15 @@ def fit_linear(
     n_components=300 # Most principal components
 )->nn.Linear: # From vectors to scores of classes
     "A logistic regression of `vectors` as a layer; a class that `labels` lack is never answered"
-    scaler = StandardScaler().fit(vectors)
-    scaled = np.clip(scaler.transform(vectors), -10, 10)
+    mean, std = vectors.mean(0), vectors.std(0)
+    std = np.maximum(std, .01*std.mean() + 1e-9)                    # what hardly varies is not blown up
+    scaled = (vectors - mean)/std
     pca = PCA(min(n_components, *scaled.shape), random_state=0).fit(scaled)
     parts = pca.transform(scaled)
     unit = parts.std() + 1e-9
     lr = LogisticRegression(C=C, max_iter=500).fit(parts/unit, labels)
-    weight = lr.coef_ @ pca.components_/unit/(scaler.scale_ + 1e-9)
-    bias = lr.intercept_ - weight @ scaler.mean_ - lr.coef_ @ (pca.components_ @ pca.mean_)/unit
+    weight = lr.coef_ @ pca.components_/unit/std
+    bias = lr.intercept_ - weight @ mean - lr.coef_ @ (pca.components_ @ pca.mean_)/unit
     return _as_layer(weight, bias, lr.classes_, n_out)
 
 def _as_layer(weight, bias, classes, n_out):

@@ -13,7 +13,7 @@ from fastai.torch_core import Module
 from torch import nn
 from torch.nn import functional as F
 
-from ..core import stack_frames
+from .batch import whole_clips
 from .module import MadeWith
 
 # %% ../../nbs/models/motion.ipynb #5f1099c7
@@ -21,8 +21,9 @@ def small_grey(
     x, # Clips `(B,T,C,H,W)`, or an `ImageTuple` of T frames `(B,C,H,W)`
     size # `(height, width)` in pixels
 )->torch.Tensor: # `(B,T,height,width)`, mean 0 and spread 1 in each clip
-    "Grey frames of a small size, without the clip's brightness and contrast"
-    x = torch.as_tensor(stack_frames(x)).as_subclass(torch.Tensor).mean(2)
+    """Grey frames of a small size, without the clip's brightness and contrast. Raises ValueError for clips that were filled
+    up."""
+    x = whole_clips(x, 'a small grey clip').mean(2)
     if tuple(x.shape[2:]) != tuple(size): x = F.interpolate(x, size=tuple(size), mode='area')
     mean, std = x.mean((1,2,3), keepdim=True), x.std((1,2,3), keepdim=True)
     return (x - mean)/(std + .01)

@@ -48,11 +48,12 @@ def take_look(
     augment=() # Batch transforms
 )->dict: # Name -> tensor, a row for each training clip in order
     "What each of `parts` says of the training clips, read once"
-    n, plain = len(dls.train_ds), dls.valid.after_batch
+    n, held = len(dls.train_ds), {name: [] for name in parts}
     dl = dls.train.new(shuffle=False, drop_last=False, get_idxs=lambda: list(range(n)), after_batch=[])
-    augment, held = Pipeline(augment, split_idx=0), {name: [] for name in parts}
+    # the loader's transforms and `augment`, in the order of fastai: light is changed before frames are normalised
+    tfms = Pipeline([*dls.valid.after_batch.fs, *augment], split_idx=0 if augment else 1)
     for x, *_ in dl:
-        x = augment(plain((x.to(dls.device),))[0])
+        x = tfms((x.to(dls.device),))[0]
         for name, part in parts.items(): held[name].append(part(x).cpu())
     return {name: torch.cat(rows) for name, rows in held.items()}
 
@@ -119,9 +120,10 @@ class MotionCandidate:
         size=(36,36), # Frames are shrunk to, `(height, width)`
         bs=16, # Clips per batch
         lr=3e-3, # Highest learning rate
-        max_epochs=60 # More do not help
+        max_epochs=60, # More do not help
+        device='cpu' # Where it is trained
     ):
-        self.name, self.size, self.bs, self.lr, self.max_epochs = name, size, bs, lr, max_epochs
+        self.name, self.size, self.bs, self.lr, self.max_epochs, self.device = name, size, bs, lr, max_epochs, device
         self.part = GreyClips(size)
 
     def plan(self, looks, labels, n_out, seconds):
@@ -136,21 +138,21 @@ class MotionCandidate:
 
     def fit(self, looks, labels, n_out, epochs):
         "The trained network, from rows of a look to scores"
-        net, labels = MotionNet(n_out, self.size), torch.as_tensor(labels)
+        net, labels = MotionNet(n_out, self.size).to(self.device), torch.as_tensor(labels)
         n_steps = max(1, len(labels)//self.bs)
         optimizer = torch.optim.AdamW(net.parameters(), self.lr, weight_decay=.05)
         cycle = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step/(n_steps*epochs)))
         for _ in range(epochs):
             for idxs in torch.randperm(len(labels))[:n_steps*self.bs].chunk(n_steps):
                 look = looks[torch.randint(len(looks), ()).item()]
-                scores = net.scores(vary(look[idxs].float()))
-                loss = F.cross_entropy(scores, labels[idxs], label_smoothing=.1)
+                scores = net.scores(vary(look[idxs].float()).to(self.device))
+                loss = F.cross_entropy(scores, labels[idxs].to(self.device), label_smoothing=.1)
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(net.parameters(), 1.)
                 optimizer.step()
                 cycle.step()
-        return OnGrey(net.eval())
+        return OnGrey(net.cpu().eval())
 
     def unfitted(self, state, n_out): return OnGrey(MotionNet(n_out, self.size)).eval()
 
@@ -166,14 +168,19 @@ def grouped_folds(
     groups, # The group of each clip
     labels, # Its class
     n_folds=3, # Number of folds
-    seed=0 # Of the first one's draw
+    seed=0 # Of the draw
 )->list: # Pairs of arrays: the clips to fit to, the clips to judge
-    "Folds in which whole groups are judged, and of each class that is judged some are left to fit to"
-    folds, groups = [], np.array(list(map(str, groups)))
-    for i in range(n_folds):
-        judged = np.isin(groups, list(held_out_groups(groups.tolist(), labels.tolist(), 1/3, seed + i)))
-        known = np.isin(labels, labels[~judged])
-        folds.append((np.where(~judged)[0], np.where(judged & known)[0]))
+    """Folds that share no group and no clip; of each class that is judged some clips are left to fit to. Raises ValueError
+    if nothing can be judged."""
+    groups, rest, folds = np.array(list(map(str, groups))), np.arange(len(labels)), []
+    for left in range(n_folds, 0, -1):
+        held = set(groups[rest])
+        if left > 1: held = held_out_groups(groups[rest].tolist(), labels[rest].tolist(), 1/left, seed)
+        in_fold = np.isin(groups, list(held)) & np.isin(np.arange(len(labels)), rest)
+        rest = rest[~in_fold[rest]]
+        judged = in_fold & np.isin(labels, labels[~in_fold])
+        if judged.any(): folds.append((np.where(~in_fold)[0], np.where(judged)[0]))
+    if not folds: raise ValueError("there is one recording per class to train on, so nothing can be judged: record more")
     return folds
 
 # %% ../../nbs/train/recipe.ipynb #d20f906c
@@ -232,11 +239,14 @@ def image_network(
         print(f"no weights could be downloaded ({str(e).splitlines()[0]}): going on without an image network; "
               "weights='FILE' takes local ones")
 
-def usual_candidates(weights):
+def usual_candidates(
+    weights, # As in `image_network`
+    device='cpu' # Where networks are trained
+)->list:
     "What is tried"
     encoder = image_network(weights)
     of_images = [LinearCandidate('image network, linear', ClipStats(encoder))] if encoder else []
-    return [LinearCandidate('pixels, linear', ClipPixels()), *of_images, MotionCandidate()]
+    return [LinearCandidate('pixels, linear', ClipPixels()), *of_images, MotionCandidate(device=device)]
 
 # %% ../../nbs/train/recipe.ipynb #27075a7c
 def take_looks(
@@ -252,10 +262,15 @@ def take_looks(
     for _ in progress_bar(range(n_more), leave=False): looks.append(take_look(dls, parts, safe_tfms()))
     return looks
 
-def settings_digest(dls, **settings):
-    "A name that holds for these clips, labels and settings"
-    clips = [(str(o), os.path.getsize(o)) for o in dls.train_ds.items if os.path.isfile(o)]
-    text = repr((clips, list(map(str, dls.train_ds.items)), class_numbers(dls).tolist(), settings))
+def settings_digest(
+    dls, # `DataLoaders` of clips
+    **settings # Plain data
+)->str:
+    "A name that holds for these clips, labels, groups, ways to read them, and settings"
+    items = dls.train_ds.items
+    sizes = [os.path.getsize(o) if os.path.isfile(o) else None for o in items]
+    read = [str(t) for t in [*dls.train_ds.tls[0].tfms.fs, *dls.valid.after_item.fs, *dls.valid.after_batch.fs]]
+    text = repr((list(map(str, items)), sizes, class_numbers(dls).tolist(), read, sorted(settings.items())))
     return sha256(text.encode()).hexdigest()[:12]
 
 # %% ../../nbs/train/recipe.ipynb #ba691d2b
@@ -317,16 +332,16 @@ def train_clips(
     start, seconds = time.time(), 60*minutes
     if seconds <= 0: raise ValueError(f"minutes={minutes}: expected some time, above 0")
     set_seed(seed)
-    learn = seq_learner(dls, MotionNet(dls.c), metrics=metrics, path=path)       # normalises `dls`, if nobody has
-    kind = type(task_of(learn))
+    kind = type(task_of(dls))
     if kind is not CategoryTask:
         raise ValueError(f"train_clips takes clips of one class each; these have {kind.__name__}: use seq_learner")
-    labels, candidates = class_numbers(dls), usual_candidates(weights)
-    name = settings_digest(dls, minutes=minutes, weights=str(weights), seed=seed, group=str(group))
+    learn = seq_learner(dls, MotionNet(dls.c), metrics=metrics, path=path)       # normalises `dls`, if nobody has
+    labels, candidates = class_numbers(dls), usual_candidates(weights, dls.device)
+    groups = [str(recording_of(clip, as_group_func(group))) for clip in dls.train_ds.items]
+    folds = grouped_folds(groups, labels, seed=seed)
+    name = settings_digest(dls, minutes=minutes, weights=str(weights), seed=seed, groups=groups)
     finished = Finished(learn.path/learn.model_dir/f'train_clips_{name}.pt')
     looks = take_looks(dls, candidates, .3*seconds)
-    groups = [recording_of(clip, as_group_func(group)) for clip in dls.train_ds.items]
-    folds = grouped_folds(groups, labels, seed=seed)
     left = .8*seconds - (time.time() - start)
     learn.tried, plans = try_candidates(candidates, looks, labels, dls.c, folds, left, finished)
     print(learn.tried.to_string(), flush=True)
