@@ -8,6 +8,7 @@ Docs: https://fastai-seq.github.io/fastai_seq/data/dataloaders.html.md"""
 __all__ = ['ImageSeqDataLoaders']
 
 # %% ../../nbs/data/dataloaders.ipynb #cde5469d
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -147,6 +148,15 @@ def _column(df, name, may_be_empty=False):
         raise ValueError(f"column {name!r} is empty in row {list(res.isna()).index(True)}")
     return res
 
+def _clip_at(path, name):
+    "The clip `name` below `path`; a table made on Windows may have backslashes in its names"
+    clip = path/name
+    return clip if '\\' not in name or clip.exists() else path/name.replace('\\', '/')
+
+def _several(text, delim):
+    "The labels in the cell `text`; an empty one holds none"
+    return [] if pd.isna(text) else [part.strip() for part in str(text).split(delim) if part.strip()]
+
 def _seconds(df, name):
     "The column `name` as seconds, None where it is empty"
     if name is None: return [None]*len(df)
@@ -177,18 +187,15 @@ def from_df(cls:ImageSeqDataLoaders,
     """Clips of a data frame. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError for
     clips that cannot be read."""
     check_arguments(kwargs, cls.from_df)
-    files = [Path(path)/str(f) for f in _column(df, fn_col)]
+    files = [_clip_at(Path(path), str(f)) for f in _column(df, fn_col)]
     if start_col is not None or end_col is not None:
         spans = zip(_seconds(df, start_col), _seconds(df, end_col))
         files = [VideoRange(f, start or 0, end) for f, (start, end) in zip(files, spans)]
     if is_listy(label_col):
         labels = [[float(v) for v in row] for row in zip(*(_column(df, c) for c in label_col))]
     else:
-        labels = _column(df, label_col).tolist()
-    if label_delim:
-        labels = [
-            [part.strip() for part in str(label).split(label_delim) if part.strip()] for label in labels
-        ]
+        labels = _column(df, label_col, may_be_empty=label_delim is not None).tolist()
+    if label_delim: labels = [_several(label, label_delim) for label in labels]
     if valid_col is not None:
         others = {name: kwargs.get(name) for name in ('splitter', 'valid_pct', 'group')}
         by_column = IndexSplitter(_held_out_rows(df, valid_col))
@@ -196,14 +203,29 @@ def from_df(cls:ImageSeqDataLoaders,
     return cls.from_lists(path, files, labels, **kwargs)
 
 # %% ../../nbs/data/dataloaders.ipynb #615d58f5
+_number = re.compile(r'-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?')
+_truth = {'True': True, 'False': False, 'true': True, 'false': False}
+
+def _typed(
+    column # Cells as text
+)->pd.Series:
+    "`column` as True and False, or as numbers, if all of its cells are; `001`, `NA` and `None` are text; what is empty is None"
+    filled = column[column != '']
+    if len(filled) and filled.isin(_truth).all(): return column.map(_truth)
+    if len(filled) and filled.map(_number.fullmatch).notna().all(): return pd.to_numeric(column)
+    return column.where(column != '', None)
+
 @patch(cls_method=True)
 @delegates(ImageSeqDataLoaders.from_df, but='df')
 def from_csv(cls:ImageSeqDataLoaders,
     path, # Folder of the table, that the names of clips start from
     csv_fname='labels.csv', # Name of the table
-    header='infer', delimiter=',', # To `pandas.read_csv`
+    header='infer', delimiter=',', # To `pandas.read_csv`, which reads every cell as text
     **kwargs
 )->DataLoaders: # `x`: TensorVideo `(bs,seq_len,3,size,size)`
     """Clips of a table in a file. Raises ValueError for bad arguments, TypeError for unknown ones, VideoError
     for clips that cannot be read."""
-    return cls.from_df(pd.read_csv(Path(path)/csv_fname, header=header, delimiter=delimiter), path=path, **kwargs)
+    text = pd.read_csv(Path(path)/csv_fname, header=header, delimiter=delimiter, dtype=str, keep_default_na=False)
+    fn_col = kwargs.get('fn_col', 0)
+    names = text.columns[fn_col] if isinstance(fn_col, int) else fn_col
+    return cls.from_df(text.apply(lambda column: column if column.name == names else _typed(column)), path=path, **kwargs)

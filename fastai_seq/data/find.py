@@ -17,7 +17,7 @@ from fastcore.foundation import L
 from fastcore.parallel import num_cpus
 from fastprogress.fastprogress import progress_bar
 from ..video.processes import in_processes
-from ..video.files import video_extensions
+from ..video.files import is_litter, video_extensions
 from ..video.read import examine
 
 # %% ../../nbs/data/find.ipynb #34abca27
@@ -36,8 +36,9 @@ def get_instances(
         raise FileNotFoundError(
             f"{'Not a folder' if path.exists() else 'No such folder'}: {path}; {expected_layout}"
         )
-    is_clip = lambda f: f.name[0] != '.' and (f.is_dir() or f.suffix.lower() in video_extensions)
-    classes = {cls: L(cls.iterdir()).filter(is_clip) for cls in path.iterdir() if cls.is_dir() and cls.name[0] != '.'}
+    def is_clip(f): return not is_litter(f.name) and (f.is_dir() or f.suffix.lower() in video_extensions)
+    folders = [f for f in path.iterdir() if f.is_dir() and not is_litter(f.name)]
+    classes = {cls: L(cls.iterdir()).filter(is_clip) for cls in folders}
     clips = L(classes.values()).concat().sorted()
     flat = any(f.is_file() and is_clip(f) for f in path.iterdir())
     if clips and all(map(_holds_clips, clips[:3])):

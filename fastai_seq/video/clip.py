@@ -17,7 +17,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 from fastcore.basics import patch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from .decode import OpenVideo
 from .files import VideoError, file_stamp
@@ -117,7 +117,10 @@ class FrameFolder(Clip):
 
     def stored(self):
         "Height and width, and the name of the format"
-        with Image.open(self.files()[0]) as img: return img.height, img.width, img.format.lower()
+        with Image.open(self.files()[0]) as img:
+            size = img.height, img.width
+            lies = img.getexif().get(ExifTags.Base.Orientation, 1) > 4
+            return *(size[::-1] if lies else size), img.format.lower()
 
     def info(self, count=False):
         n, fps = self.count(), (self.note() or {}).get('fps')

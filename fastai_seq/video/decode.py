@@ -48,7 +48,7 @@ class OpenVideo:
     def __init__(self, path):
         self.path = Path(path)
         if not self.path.is_file(): raise FileNotFoundError(f"No such video: {path}")
-        try: self.container = open_av(path)
+        try: self.container = open_av(self.path.absolute())           # as `12:30.mp4` it would be an address
         except (av.FFmpegError, ValueError, OverflowError, MemoryError) as e: raise VideoError(
             f"{path} cannot be opened as a video ({_words(e)}); leave it out or get it again") from e
         streams = [s for s in self.container.streams.video if s.codec_context is not None]

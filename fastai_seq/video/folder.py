@@ -16,16 +16,14 @@ import numpy as np
 from fastcore.basics import patch
 from fastcore.foundation import L
 
-from .files import VideoError, file_stamp
+from .files import VideoError, file_stamp, is_litter
 
 # %% ../../nbs/video/folder.ipynb #ef81ceb5
-_litter = {'thumbs.db', 'desktop.ini'}
-
 @patch
 def ls_sorted(self:Path)->L:
     """The folder's entries, sorted by the number that is their name; hidden files and `Thumbs.db`
     are left out. Raises ValueError for other names."""
-    files = L(f for f in self.iterdir() if f.name[0] != '.' and f.name.lower() not in _litter)
+    files = L(f for f in self.iterdir() if not is_litter(f.name))
     for f in files:
         if not f.stem.isdecimal(): raise ValueError(
             f"{f}: expected a number as name (0.jpg, 1.jpg, …); is {self} a folder of frames? Move the file "
@@ -40,7 +38,7 @@ _image_extensions = {k for k,v in mimetypes.types_map.items() if v.startswith('i
 def _plain_folder(path, mtime):
     """Number of the first frame, how many there are, and their ending; None if there is anything
     else in the folder"""
-    names = [n for n in os.listdir(path) if n[0] != '.']
+    names = [n for n in os.listdir(path) if not is_litter(n)]
     ends = {n[n.rfind('.'):] for n in names}
     if len(ends) != 1 or (end := ends.pop()).lower() not in _image_extensions: return None
     numbers = {n[:-len(end)] for n in names}
