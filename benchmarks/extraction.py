@@ -37,7 +37,7 @@ tmp = tempfile.TemporaryDirectory(
     dir='/dev/shm' if Path('/dev/shm').is_dir() else None
 )  # in memory: the disk's moods are not measured
 work, shared = Path(tmp.name), here/'../../shared'
-sets = {'made': get_videos(motion_clips(work/'clips', n_groups=1, clips_per_group=1, n_frames=60, size=(320, 240)))}
+sets = {'made': get_videos(motion_clips(work/'clips', n_groups=1, clips_per_group=1, n_frames=60, size=(240, 320)))}
 if shared.is_dir():
     sets = {
         'UCF101': (

@@ -40,7 +40,7 @@ if shared.is_dir():
     for f in [*get_videos(shared/'clips').filter(lambda f: f.name[:2] == 'v_'), *get_videos(shared/'gestures')[::40]]:
         (src/f.parent.name).mkdir(parents=True, exist_ok=True)
         shutil.copy(f, src/f.parent.name)
-else: motion_clips(src, n_groups=1, clips_per_group=1, n_frames=180, size=(320, 240))
+else: motion_clips(src, n_groups=1, clips_per_group=1, n_frames=180, size=(240, 320))
 videos = get_videos(src)
 for v in videos:
     seed.avi2frames(v, work/'jpegs')

@@ -132,7 +132,7 @@ def test_crops_lie_along_the_longer_side(tmp_path, size, axis):
 def test_crops_of_folders_of_images(clips, tmp_path):
     "The centre of three is what the loader gives, but for a part of a pixel"
     extract_dataset(
-        motion_clips(tmp_path / 'v', n_classes=2, n_groups=1, clips_per_group=1, size=(96, 64), n_frames=4),
+        motion_clips(tmp_path / 'v', n_classes=2, n_groups=1, clips_per_group=1, size=(64, 96), n_frames=4),
         tmp_path / 'f',
         workers=0,
     )

@@ -806,7 +806,7 @@ def test_it_plays_in_a_browser(trained, flash, tmp_path):
 
 def test_what_is_explained_is_what_is_predicted(tmp_path):
     "Also where the size is reached by transforms that draw in training"
-    path = motion_clips(tmp_path/'clips', n_classes=2, n_groups=4, clips_per_group=2, n_frames=6, size=(48, 32))
+    path = motion_clips(tmp_path/'clips', n_classes=2, n_groups=4, clips_per_group=2, n_frames=6, size=(32, 48))
     learn = untrained(
         ImageSeqDataLoaders.from_folder(
             path, seq_len=3, size=(32, 48), item_tfms=RandomResizedCrop(24), bs=4, seed=0, num_workers=0

@@ -21,7 +21,7 @@ from fastprogress.fastprogress import progress_bar
 from fastai.data.external import fastai_path
 from fastcore.foundation import L
 from ..video.archive import unrar
-from ..utils import written_whole
+from ..utils import written_whole, size_pair
 from ..video.files import write_video
 
 # %% ../../nbs/data/datasets.ipynb #4d2f853a
@@ -68,7 +68,7 @@ def motion_clips(
     n_groups=10, # Recording groups a class; clips of a group share their background
     clips_per_group=4, # Clips a class and group
     n_frames=32, # Frames a clip
-    size=(128,128), # Width and height in pixels; or one number for both
+    size=128, # Height and width in pixels, or `(height, width)`
     fps=25, # Frames a second
     seed=0 # The same seed gives the same frames, byte for byte
 )->Path: # `dest`
@@ -76,7 +76,7 @@ def motion_clips(
     on. Raises ValueError if `dest` holds clips made otherwise."""
     if n_classes not in (2, 4, 6, 8):
         raise ValueError(f"n_classes={n_classes}: the classes come in pairs; choose 2, 4, 6 or 8")
-    size = (size,size) if isinstance(size, int) else tuple(size)
+    size = size_pair(size)[::-1]                     # as PIL has it, and the settings of 0.1.0
     settings = dict(n_classes=n_classes, n_groups=n_groups, clips_per_group=clips_per_group, n_frames=n_frames,
                     size=list(size), fps=fps, seed=seed)
     if dest is None:

@@ -20,7 +20,7 @@ from sklearn.datasets import load_digits
 
 from ..core import TensorVideo
 from .datasets import recording_background, hue_colour, draw_letter, check_settings
-from ..utils import written_whole
+from ..utils import written_whole, size_pair
 from ..video.files import write_video
 
 # %% ../../nbs/data/synthetic.ipynb #6ffc40f0
@@ -137,12 +137,12 @@ def changing_clips(
     n_groups=10, # Recording groups; clips of a group share their background
     clips_per_group=4, # Clips a group
     n_frames=32, # Frames a clip
-    size=(64,64), # Width and height in pixels; or one number for both
+    size=64, # Height and width in pixels, or `(height, width)`
     seed=0 # The same seed gives the same clips
 )->Path: # `dest`
     """Make clips of a letter that goes left, right, up or down, and changes its mind once or twice. What is
     there already is kept. Raises ValueError if `dest` holds clips made otherwise."""
-    dest, size = Path(dest), (size,size) if isinstance(size, int) else tuple(size)
+    dest, size = Path(dest), size_pair(size)[::-1]           # as PIL has it, and the settings of 0.1.0
     check_settings(
         dest / 'changing_clips.json',
         dict(
