@@ -50,7 +50,7 @@ def clips(tmp_path_factory):
         n_groups=4,
         clips_per_group=2,
         n_frames=16,
-        size=(40, 48),
+        size=(48, 40),
     )
 
 
