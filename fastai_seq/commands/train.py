@@ -133,7 +133,8 @@ def train_network(
     learn, pretrained, head = train_learner(dls, out, arch or 'resnet18', head, weights)
     check_room(learn.model, out)
     name = ', '.join(filter(None, [arch or 'resnet18', head, 'pretrained' if pretrained else 'from scratch']))
-    fit = partial(fit_stages, learn, pretrained, epochs or 8, fine_tune or 0, 4e-3 if lr is None else lr)
+    given = {k: v for k, v in dict(epochs=epochs, fine_tune=fine_tune, lr=lr).items() if v is not None}
+    fit = partial(fit_stages, learn, pretrained, **dict(epochs=8, fine_tune=0, lr=4e-3) | given)
     return learn, timed_fit(name, learn, fit)
 
 # %% ../../nbs/commands/train.ipynb #f9869c59
@@ -207,7 +208,8 @@ def train(
     out, of_network = Path(out), dict(arch=arch, head=head, epochs=epochs, fine_tune=fine_tune, lr=lr)
     check_train(out, split, force, minutes, of_network)
     by_minutes = all(value is None for value in of_network.values())
-    seq_len, method = seq_len or (16 if by_minutes else 8), method or ('squish' if by_minutes else 'crop')
+    if seq_len is None: seq_len = 16 if by_minutes else 8
+    if method is None: method = 'squish' if by_minutes else 'crop'
     clips = dict(exclude=exclude, seq_len=seq_len, size=size, method=method, bs=bs)
     dls = train_loaders(path, seed, split, valid_pct, group, **clips)
     out.mkdir(parents=True, exist_ok=True)
