@@ -2,8 +2,8 @@
 import re, subprocess, sys
 
 import numpy as np, pytest, torch
-from fastai.data.all import RegressionBlock
 from fastai.learner import load_learner
+from torchvision.models import squeezenet1_1
 
 from fastai_seq.data.augment import safe_tfms
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders
@@ -38,13 +38,17 @@ def test_it_is_used_as_any_other_learner(trained, clips, tmp_path):
     bundle = load_bundle(save_bundle(trained, tmp_path/'bundle'))
     for learn in (again, bundle):
         with learn.no_bar(): torch.testing.assert_close(learn.predict(clip)[2], expected, rtol=0, atol=1e-5)
-    export_onnx(trained, tmp_path/'model.onnx')
-    probs = OnnxPredictor(tmp_path/'model.onnx')(clip).probs
-    np.testing.assert_allclose([*probs.values()], expected, atol=1e-4)
     assert len(predict_timeline(trained, clip, window=.3, stride=.1).df)
     stream = StreamPredictor(trained, seq_len=4)
     answers = [a for f in read_frames(clip, range(6)) if (a := stream.push(f))]
     assert answers and set(answers[-1].probs) == set(trained.dls.vocab)
+
+def test_it_is_exported(trained, clips, tmp_path):
+    for package in ('onnx', 'onnxruntime', 'onnxscript'): pytest.importorskip(package)
+    clip = get_instances(clips)[0]
+    export_onnx(trained, tmp_path/'model.onnx')
+    with trained.no_bar(): expected = trained.predict(clip)[2]
+    np.testing.assert_allclose([*OnnxPredictor(tmp_path/'model.onnx')(clip).probs.values()], expected, atol=1e-4)
 
 def test_a_killed_one_goes_on_to_the_same_model(trained, clips, tmp_path, monkeypatch):
     fit, calls = recipe.MotionCandidate.fit, []
@@ -107,7 +111,7 @@ def test_augmented_looks_are_near_the_plain_one(clips):
     plain, varied = (take_look(dls, dict(x=torch.nn.Flatten()), tfms)['x'] for tfms in ((), safe_tfms()))
     assert abs(plain.mean() - varied.mean()) < .4 and .6 < varied.std()/plain.std() < 1.5
 
-@pytest.mark.parametrize('model', [MotionNet(3), ClipPixels(), ClipStats(FrameEncoder('resnet18', False))], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize('model', [MotionNet(3), ClipPixels(), ClipStats(FrameEncoder(squeezenet1_1, False))], ids=lambda m: type(m).__name__)
 def test_padding_is_no_frame(model, clips):
     x = load(clips, sampler=EveryFrame, bs=24, drop_last=False).train.one_batch()[0]
     x.lengths = (2,)*len(x)
