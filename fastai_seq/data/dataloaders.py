@@ -209,7 +209,8 @@ _truth = {'True': True, 'False': False, 'true': True, 'false': False}
 def _typed(
     column # Cells as text
 )->pd.Series:
-    "`column` as True and False, or as numbers, if all of its cells are; `001`, `NA` and `None` are text; what is empty is None"
+    """`column` as True and False, or as numbers, if all of its cells are; `001`, `NA` and `None` are text, an empty
+    cell is None"""
     filled = column[column != '']
     if len(filled) and filled.isin(_truth).all(): return column.map(_truth)
     if len(filled) and filled.map(_number.fullmatch).notna().all(): return pd.to_numeric(column)
@@ -228,4 +229,5 @@ def from_csv(cls:ImageSeqDataLoaders,
     text = pd.read_csv(Path(path)/csv_fname, header=header, delimiter=delimiter, dtype=str, keep_default_na=False)
     fn_col = kwargs.get('fn_col', 0)
     names = text.columns[fn_col] if isinstance(fn_col, int) else fn_col
-    return cls.from_df(text.apply(lambda column: column if column.name == names else _typed(column)), path=path, **kwargs)
+    typed = text.apply(lambda column: column if column.name == names else _typed(column))
+    return cls.from_df(typed, path=path, **kwargs)

@@ -1,4 +1,4 @@
-"""Find the clips of a data set, and judge them. Needs neither torch nor fastai, so that a look at one's data starts at once.
+"""Find the clips of a data set, and judge them. Needs neither torch nor fastai, so it starts at once.
 
 Docs: https://fastai-seq.github.io/fastai_seq/data/find.html.md"""
 
@@ -113,8 +113,8 @@ def examine_clips(
 ) -> (
     pd.DataFrame
 ):
-    """Read every clip of a data set whole, and judge it: a row per clip, indexed by its path, with cls, group, frames (counted),
-    header, fps, height, width, problem, and verdict ('' if it is fit for use)"""
+    """Read every clip of a data set whole, and judge it: a row per clip, indexed by its path, with cls, group, frames
+    (counted), header, fps, height, width, problem, and verdict ('' if it is fit for use)"""
     files = L(train_valid_folders(path) or [path]).map(get_instances).concat()
     found = progress_bar(
         in_processes(examine, files, num_cpus() if workers is None else workers),

@@ -44,6 +44,7 @@ def split_index(dataset):
     "0 for a data set to train on, 1 for one to validate on, None for others"
     return dataset.tls[0].split_idx if isinstance(dataset, Datasets) else None
 
+# %% ../../nbs/data/load.ipynb #00cf2a9c
 class ClipDL(TfmdDL):
     "A `TfmdDL` that draws alike whatever the number of workers, and can go on past a clip that cannot be read"
     def __init__(self,
@@ -123,12 +124,14 @@ def _warn_of_replaced(self:ClipDL):
 # %% ../../nbs/data/load.ipynb #848c030c
 @patch
 def before_iter(self:ClipDL):
+    "Begin a list of the clips that are replaced"
     super(ClipDL, self).before_iter()
     self._warn_of_replaced()          # of an epoch that was not read to its end
     self.log = Path(tempfile.gettempdir())/f'fastai_seq_{uuid4().hex}.log'
 
 @patch
 def after_iter(self:ClipDL, x=None):
+    "Warn of the clips that were replaced"
     super(ClipDL, self).after_iter(x)
     self._warn_of_replaced()
 

@@ -79,7 +79,8 @@ def head_from_config(
     return PerFrame(head) if config.get('per_frame') else head
 
 # %% ../../nbs/deploy/model_config.ipynb #1ab7131e
-_plain_models = (Forecaster, ConvLSTMForecaster, ConvGRUForecaster, SimVP, TemporalUNet, MyTimeSformer, MotionNet, ClipPixels)
+_plain_models = (Forecaster, ConvLSTMForecaster, ConvGRUForecaster, SimVP, TemporalUNet, MyTimeSformer, MotionNet,
+                 ClipPixels)
 _known_models = {c.__name__: c for c in _plain_models}      # made of their arguments alone
 
 @singledispatch

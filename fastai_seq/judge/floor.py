@@ -45,9 +45,11 @@ def beside_floor(
 )->pd.DataFrame: # Rows 'model', 'linear floor', 'majority class', 'chance'; columns `value`, `low` and `high`
     "The accuracy on the held-out clips beside what can be had without a network, with 95% intervals over recordings"
     dls, task = learn.dls, task_of(learn)
-    if type(task) is not CategoryTask: raise ValueError(f"a floor takes one class per clip; these are {type(task).__name__}")
+    if type(task) is not CategoryTask:
+        raise ValueError(f"a floor takes one class per clip; these are {type(task).__name__}")
     if not len(dls.train_ds) or not len(dls.valid_ds):
-        raise ValueError("a floor takes clips to train on and to validate on; a learner from a file has none: give it `learn.dls = …`")
+        raise ValueError("a floor takes clips to train on and to validate on; a learner from a file has none: "
+                         "give it `learn.dls = …`")
     floor = (linear_floor(dls) if floor is None else floor).to(dls.device).eval()
     labels, by_model, by_floor = _answers([learn.model.eval(), floor], dls.valid)
     majority = np.bincount(class_numbers(dls), minlength=dls.c).argmax()

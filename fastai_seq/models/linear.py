@@ -1,4 +1,4 @@
-"""The floor: a linear classifier of a clip's pixels, or of statistics over time of what an image network sees. What does not beat it has learnt nothing more.
+"""The floor: a linear classifier of a clip's pixels, or of how an image network's features run in time.
 
 Docs: https://fastai-seq.github.io/fastai_seq/models/linear.html.md"""
 

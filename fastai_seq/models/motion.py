@@ -21,8 +21,8 @@ def small_grey(
     x, # Clips `(B,T,C,H,W)`, or an `ImageTuple` of T frames `(B,C,H,W)`
     size # `(height, width)` in pixels
 )->torch.Tensor: # `(B,T,height,width)`, mean 0 and spread 1 in each clip
-    """Grey frames of a small size, without the clip's brightness and contrast. Raises ValueError for clips that were filled
-    up."""
+    """Grey frames of a small size, without the clip's brightness and contrast. Raises ValueError for clips that were
+    filled up."""
     x = whole_clips(x, 'a small grey clip').mean(2)
     if tuple(x.shape[2:]) != tuple(size): x = F.interpolate(x, size=tuple(size), mode='area')
     mean, std = x.mean((1,2,3), keepdim=True), x.std((1,2,3), keepdim=True)

@@ -67,63 +67,55 @@ def _look(learn, dl, progress=None):
 # %% ../../nbs/train/features.ipynb #3dbe4f79
 _not_alone = MixHandler, ProgressiveClips, Resumable, SaveModelCallback     # they want clips, or the whole model
 
+def _check_head(learn, looks, cbs):
+    "Raises ValueError unless the head of `learn` can be trained alone"
+    model, n = learn.model, len(learn.dls.train.dataset)
+    if not isinstance(model, SeqModel) or not isinstance(model.head, Head):
+        raise ValueError(
+            "fit_head wants a `SeqModel` with a `Head`, such as `create_seq_model` makes of an image"
+            f" network; {type(model).__name__} is trained with fine_tune or fit_one_cycle")
+    if looks < 1 or not n:
+        raise ValueError(
+            f"looks={looks} at {n} training clips: expected at least one of each; a learner"
+            " from a file has no clips, give it `learn.dls = …`")
+    if bad := [type(cb).__name__ for cb in L(cbs) if isinstance(cb, _not_alone)]:
+        raise ValueError(
+            f"{bad[0]} does not work in fit_head, where no clips go through the whole model; train with"
+            " fit_one_cycle or fine_tune")
+
+def _feature_loaders(learn, looks, bs, progress):
+    "Loaders of the features of each clip"
+    train, n = learn.dls.train, len(learn.dls.train.dataset)
+    asked = train.new(shuffle=False, drop_last=False, get_idxs=partial(list, range(n)))
+    kept = _Looks([_look(learn, asked, progress) for _ in range(looks)])
+    valid = _Looks([_look(learn, learn.dls.valid, progress)])
+    dl = partial(DataLoader, bs=bs or train.bs, create_batch=_features_together)
+    train_dl = dl(kept, get_idxs=lambda: train.get_idxs(), drop_last=n > (bs or train.bs))
+    return DataLoaders(train_dl, dl(valid), device=learn.dls.device)
+
+# %% ../../nbs/train/features.ipynb #e71ec342
 @patch
 @delegates(Learner.fit_one_cycle)
 def fit_head(self:Learner,
     n_epoch, # Epochs of the head, each over one look at every training clip
     lr_max=None, # Highest learning rate; the learner's, if None
     looks=4, # How often the encoder is asked for each training clip
-    bs=None, # Clips a batch; the data's, if None
+    bs=None, # Clips per batch; the data's, if None
     cbs=None, # Callbacks of this training; the learner's own take no part in it
     progress=None, # Draw a bar while the encoder is asked; as the learner does, if None
     **kwargs
 ):
     """Train the head, in one cycle, on features of the encoder, which stays as it is, computed once. Raises
     ValueError for models that are not an encoder and a `Head`, and for callbacks that need more."""
-    train, head = self.dls.train, getattr(self.model, 'head', None)
-    if not isinstance(head, Head) or not isinstance(self.model, SeqModel):
-        raise ValueError(
-            "fit_head wants a `SeqModel` with a `Head`, such as `create_seq_model` makes of an image"
-            f" network; {type(self.model).__name__} is trained with fine_tune or fit_one_cycle"
-        )
-    if looks < 1 or not len(train.dataset):
-        raise ValueError(
-            f"looks={looks} at {len(train.dataset)} training clips: expected at least one of each; a learner"
-            " from a file has no clips, give it `learn.dls = …`"
-        )
-    if bad := [type(cb).__name__ for cb in L(cbs) if isinstance(cb, _not_alone)]:
-        raise ValueError(
-            f"{bad[0]} does not work in fit_head, where no clips go through the whole model; train with"
-            " fit_one_cycle or fine_tune"
-        )
-    asked, bs = (
-        train.new(shuffle=False, drop_last=False, get_idxs=partial(list, range(len(train.dataset)))),
-        bs or train.bs,
-    )
-    ask = _look if progress is None else partial(_look, progress=progress)
-    kept = _Looks([ask(self, asked) for _ in range(looks)]), _Looks([ask(self, self.dls.valid)])
-    dl = partial(DataLoader, bs=bs, create_batch=_features_together)
-    dls = DataLoaders(
-        dl(kept[0], get_idxs=lambda: train.get_idxs(), drop_last=len(kept[0]) > bs),
-        dl(kept[1]),
-        device=self.dls.device,
-    )
+    _check_head(self, looks, cbs)
+    dls = _feature_loaders(self, looks, bs, progress)
     inner = Learner(
-        dls,
-        _OnFeatures(head),
-        self.loss_func,
-        self.opt_func,
-        self.lr,
-        cbs=[FiniteLoss()] + L(cbs),
-        metrics=self.metrics,
-        wd=self.wd,
-        wd_bn_bias=self.wd_bn_bias,
-        moms=self.moms,
-        path=self.path,
-        model_dir=self.model_dir,
-    )
+        dls, _OnFeatures(self.model.head), self.loss_func, self.opt_func, self.lr,
+        cbs=[FiniteLoss()] + L(cbs), metrics=self.metrics, wd=self.wd, wd_bn_bias=self.wd_bn_bias, moms=self.moms,
+        path=self.path, model_dir=self.model_dir)
     if not hasattr(self, 'progress'): inner.remove_cb(inner.progress)
     inner.logger = self.logger
     inner.fit_one_cycle(n_epoch, lr_max, **kwargs)
-    for k in ('values', 'losses', 'lrs', 'iters', 'metric_names'): setattr(self.recorder, k, getattr(inner.recorder, k))
+    for name in ('values', 'losses', 'lrs', 'iters', 'metric_names'):
+        setattr(self.recorder, name, getattr(inner.recorder, name))
     self.final_record = inner.final_record

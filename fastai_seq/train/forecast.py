@@ -99,57 +99,31 @@ def _compared(inp, targ, pred, n_max=5):
     )
 
 # %% ../../nbs/train/forecast.ipynb #3e187655
+def _side_by_side(inp, targ, pred):
+    "Three clips: the target, the prediction and their difference, each after the input"
+    targ, pred = _float(targ), _float(pred)
+    before = _float(inp) if inp.shape[1:] == targ.shape[1:] else targ[:0]
+    pairs = (before, targ), (before, pred), (before*0, (pred - targ).abs())
+    return [TensorVideo(torch.cat(o)) for o in pairs]
+
 @dispatch
-def show_results(
-    x: TensorVideo,
-    y: TensorVideo,
-    samples,
-    outs,
-    ctxs=None,
-    max_n=4,
-    n_frames=5,
-    figsize=None,
-    animate=False,
-    fps=8,
-    **kwargs,
-):
+def show_results(x:TensorVideo, y:TensorVideo, samples, outs, ctxs=None, max_n=4, n_frames=5, figsize=None,
+                 animate=False, fps=8, **kwargs):
     """Input, target, prediction and difference as strips of `n_frames` frames; with `animate=True` side by side
     as clips that play"""
     samples = own_frames(x, samples[:max_n])
     if animate:
-        clips = []
-        for (inp,targ,*_),(pred,*_) in zip(samples, outs):
-            before = _float(inp) if inp.shape[1:] == targ.shape[1:] else _float(targ)[:0]
-            clips += [
-                TensorVideo(torch.cat([b, c]))
-                for b, c in (
-                    (before, _float(targ)),
-                    (before, _float(pred)),
-                    (before * 0, (_float(pred) - _float(targ)).abs()),
-                )
-            ]
-        return display(
-            HTML(
-                clips_html(
-                    clips, ['input, then target', 'input, then prediction', 'difference'] * len(samples), fps
-                )
-            )
-        )
-    ctxs = ctxs or get_grid(
-        len(samples),
-        nrows=len(samples),
-        ncols=1,
-        figsize=figsize or (2.2 * n_frames, 3.6 * len(samples)),
-        double=False,
-    )
+        clips = [clip for s, o in zip(samples, outs) for clip in _side_by_side(*s[:2], o[0])]
+        names = ['input, then target', 'input, then prediction', 'difference']
+        return display(HTML(clips_html(clips, names*len(samples), fps)))
+    n, figsize = len(samples), figsize or (2.2*n_frames, 3.6*len(samples))
+    ctxs = ctxs or get_grid(n, nrows=n, ncols=1, figsize=figsize, double=False)
     for (inp,targ,*_),(pred,*_),ax in zip(samples, outs, ctxs):
         picture, share = _compared(inp, targ, pred, n_frames)
         show_image(picture, ctx=ax, **kwargs)
         ax.set_title('what was seen, then what came', loc='left', fontsize=9)
-        for k, text in enumerate(('prediction', 'difference')):
-            ax.text(
-                share - 0.01, (1.5 - k) / 3, text, transform=ax.transAxes, ha='right', va='center', fontsize=9
-            )
+        style = dict(transform=ax.transAxes, ha='right', va='center', fontsize=9)
+        for k, text in enumerate(('prediction', 'difference')): ax.text(share - .01, (1.5 - k)/3, text, **style)
     return ctxs
 
 # %% ../../nbs/train/forecast.ipynb #0713cc88

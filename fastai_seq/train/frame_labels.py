@@ -19,33 +19,24 @@ from ..data.future import figure_rows
 from ..data.show_targets import frame_texts, label_rows, runs_text, overlay_mask
 
 # %% ../../nbs/train/frame_labels.ipynb #e6e22dfe
+def _write_words(ax, pred, targ, idxs, right_or_wrong):
+    "The predicted text below each shown frame; where `right_or_wrong`, green, or red with the true one"
+    for k, i in enumerate(idxs):
+        color = 'black' if not right_or_wrong else 'green' if pred[i] == targ[i] else 'red'
+        text = pred[i] if color == 'green' else f'{pred[i]}\n({targ[i]})'
+        ax.text((k + .5)/len(idxs), -.02, text, transform=ax.transAxes, ha='center', va='top', fontsize=8, color=color)
+
 def _show_words(x, y, samples, outs, ctxs=None, max_n=6, n_frames=8, figsize=None, animate=False, fps=8, **kwargs):
     samples = own_frames(x, samples[:max_n])
     if animate:
-        said = [[runs_text(frame_texts(v)[:len(s[0])]) for v in (o[0], s[1])] for s,o in zip(samples, outs)]
-        return display(
-            HTML(
-                clips_html(
-                    [s[0] for s in samples], [p if p == t else f'{p} (in truth {t})' for p, t in said], fps
-                )
-            )
-        )
-    for (clip,targ,*_),(pred,*_),ax in zip(samples, outs, ctxs := label_rows(samples, ctxs, figsize, n_frames)):
+        pairs = [[runs_text(frame_texts(v)[:len(s[0])]) for v in (o[0], s[1])] for s, o in zip(samples, outs)]
+        texts = [pred if pred == targ else f'{pred} (in truth {targ})' for pred, targ in pairs]
+        return display(HTML(clips_html([s[0] for s in samples], texts, fps)))
+    ctxs = label_rows(samples, ctxs, figsize, n_frames)
+    for (clip,targ,*_),(pred,*_),ax in zip(samples, outs, ctxs):
         clip.show(ctx=ax, n_max=n_frames, **kwargs)
-        targ, pred, idxs = frame_texts(targ), frame_texts(pred), spread_indices(len(clip), n_frames)
-        for k,i in enumerate(idxs):
-            color = 'black' if isinstance(y, TensorFrameNumbers) else 'green' if pred[i] == targ[i] else 'red'
-            text = pred[i] if color == 'green' else f'{pred[i]}\n({targ[i]})'
-            ax.text(
-                (k + 0.5) / len(idxs),
-                -0.02,
-                text,
-                transform=ax.transAxes,
-                ha='center',
-                va='top',
-                fontsize=8,
-                color=color,
-            )
+        idxs = spread_indices(len(clip), n_frames)
+        _write_words(ax, frame_texts(pred), frame_texts(targ), idxs, not isinstance(y, TensorFrameNumbers))
     return ctxs
 
 @dispatch
@@ -60,34 +51,21 @@ def show_results(x:TensorVideo, y:TensorFrameNumbers, samples, outs, **kwargs):
     `animate=True` as clips that play"""
     return _show_words(x, y, samples, outs, **kwargs)
 
-
+# %% ../../nbs/train/frame_labels.ipynb #ac60bdb3
 @dispatch
-def show_results(
-    x: TensorVideo,
-    y: TensorFrameMask,
-    samples,
-    outs,
-    ctxs=None,
-    max_n=4,
-    n_frames=5,
-    figsize=None,
-    animate=False,
-    fps=8,
-    **kwargs,
-):
+def show_results(x:TensorVideo, y:TensorFrameMask, samples, outs, ctxs=None, max_n=4, n_frames=5, figsize=None,
+                 animate=False, fps=8, **kwargs):
     """Clips as strips of `n_frames` frames, with the true masks over them and beside it the predicted ones;
     with `animate=True` as clips that play"""
     samples = own_frames(x, samples[:max_n])
     if animate:
         clips = [overlay_mask(s[0], m[:len(s[0])]) for s,o in zip(samples, outs) for m in (s[1], o[0])]
         return display(HTML(clips_html(clips, ['truth', 'prediction']*len(samples), fps)))
-    for (clip, targ, *_), (pred, *_), axs in zip(
-        samples, outs, rows := ctxs or figure_rows(len(samples), ('truth', 'prediction'), figsize)
-    ):
+    rows = ctxs or figure_rows(len(samples), ('truth', 'prediction'), figsize)
+    for (clip, targ, *_), (pred, *_), axs in zip(samples, outs, rows):
         for mask, ax in zip((targ, pred), axs):
-            overlay_mask(clip, mask[: len(clip)]).show(ctx=ax, n_max=n_frames, title=ax.get_title(), **kwargs)
+            overlay_mask(clip, mask[:len(clip)]).show(ctx=ax, n_max=n_frames, title=ax.get_title(), **kwargs)
     return rows
-
 
 @dispatch
 def show_results(x:TensorVideo, y:type(None), samples, outs, **kwargs):

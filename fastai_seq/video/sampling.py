@@ -126,7 +126,7 @@ class FirstFrames(FrameSampler):
 
     def _places(self, rate):
         step = rate/self.fps if self.fps else self.stride
-        return [int(i*step + 1e-6) for i in range(self.seq_len)]         # 30 frames per second at 11: no step is one less
+        return [int(i*step + 1e-6) for i in range(self.seq_len)]     # what is whole stays so: 11*(30/11) is 30
 
     def need(self, rate): return self._places(rate)[-1] + 1
     def pick(self, n, draw, rate): return self._places(rate)

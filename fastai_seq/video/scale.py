@@ -78,8 +78,8 @@ def _eight_bits(img, file):
     "A PIL image of one deep channel as grey of 8 bits: of 16 bits the upper 8"
     values = np.asarray(img)
     if img.mode == 'F' or values.min() < 0 or values.max() > 65535:
-        raise VideoError(f"{file} holds {img.mode} numbers from {values.min()} to {values.max()}, of which nobody says what "
-                         "is black and white; write it with 8 or 16 bits")
+        raise VideoError(f"{file} holds {img.mode} numbers from {values.min()} to {values.max()}, of which nobody says "
+                         "what is black and white; write it with 8 or 16 bits")
     return Image.fromarray((values >> 8).astype(np.uint8))
 
 def _turned_jpeg(data):
