@@ -214,6 +214,9 @@ def test_fit_head_where_processes_start_anew(clips, monkeypatch):
     "Their loaders are pickled (Linux does so from Python 3.14 on)"
     learn = seq_learner(load(clips), tiny, pretrained=False, head='avg')
     seen, look = [], room._look
-    monkeypatch.setattr(room, '_look', lambda learn, dl: (seen.append(pickle.dumps(dl.get_idxs)), look(learn, dl))[1])
+    def pickled(learn, dl, progress):
+        seen.append(pickle.dumps(dl.get_idxs))
+        return look(learn, dl, progress)
+    monkeypatch.setattr(room, '_look', pickled)
     with learn.no_bar(), learn.no_logging(): learn.fit_head(1)
     assert seen
