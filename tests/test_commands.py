@@ -241,3 +241,10 @@ def test_a_disk_without_room_for_the_model_is_told_before_training(clips, tmp_pa
     assert cli.main(['train', str(clips), '--out', str(tmp_path), *small]) == 2
     res = capsys.readouterr()
     assert f'fastai-seq: error: {tmp_path}' in res.err and 'train_loss' not in res.out and not list(tmp_path.iterdir())
+
+def test_minutes_tell_what_was_tried(clips, tmp_path, capsys):
+    args = ['train', str(clips), '--out', str(tmp_path), '--minutes', '.02', '--weights', 'none', '--size', '32', '--seq_len', '4']
+    assert cli.main(args) == 0
+    for text in (capsys.readouterr().out, (tmp_path/'report.html').read_text()):
+        assert 'accuracy on folds' in text and 'linear floor' in text and 'majority class' in text
+    assert cli.main(['predict', str(tmp_path/'model.pkl'), str(get_instances(clips)[0])]) == 0

@@ -216,8 +216,10 @@ def train(
     if by_minutes: learn, row = train_by_minutes(dls, out, 10 if minutes is None else minutes, group, weights, seed)
     else: learn, row = train_network(dls, out, weights=weights, **of_network)
     save_learner(learn, out/'model.pkl')
-    text = f"{path}: {seq_len} frames per clip at {size} pixels, {dls.c} classes, seed {seed}."
+    parts = [f"{path}: {seq_len} frames per clip at {size} pixels, {dls.c} classes, seed {seed}."]
+    if by_minutes: parts.append(learn.tried.to_string())
+    parts.append(floor_text(learn, group))
     title = f'fastai_seq: {Path(path).resolve().name}'
-    report_training(learn, out/'report.html', title, f'{text}\n\n{floor_text(learn, group)}', [row], group)
+    report_training(learn, out/'report.html', title, '\n\n'.join(parts), [row], group)
     print(f"model: {out/'model.pkl'}  (fastai-seq predict {out/'model.pkl'} FILE...)")
     return [row]
