@@ -122,10 +122,13 @@ def loader(self:ProgressiveClips,
     return shrink_loader(dl, frames, side, self.multiple, bs)
 
 @patch
-def before_fit(self:ProgressiveClips): self.checked = False
+def before_fit(self:ProgressiveClips):
+    "Nothing is checked yet"
+    self.checked = False
 
 @patch
 def before_train(self:ProgressiveClips):
+    "Take the loader of the epoch's stage"
     if not self.checked: self._check_shapes()
     shares = self.plan(self.n_epoch)[self.epoch]
     if shares != (1,1): self.learn.dl = self.loader(*shares)

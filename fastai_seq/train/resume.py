@@ -187,12 +187,14 @@ def _check_settings(self:Resumable):
 # %% ../../nbs/train/resume.ipynb #bb9dbd34
 @patch
 def before_epoch(self:Resumable):
+    "Leave out an epoch that an earlier run has done"
     if self.epoch >= self.done: return
     self.recorder.log += self.past[self.fit_no]['rows'][self.epoch]
     raise CancelEpochException
 
 @patch
 def after_epoch(self:Resumable):
+    "Save a new epoch; behind the last one that was left out, take up its state"
     if self.epoch >= self.done: return self._write()
     for cb in self._savers():
         if not cb.every_epoch: TrackerCallback.after_epoch(cb)      # it takes note of the best value, and saves nothing
@@ -200,6 +202,7 @@ def after_epoch(self:Resumable):
 
 @patch
 def after_cancel_fit(self:Resumable):
+    "Take up the saved state all the same"
     if self.epoch < self.done: self._go_on()
 
 @patch

@@ -171,6 +171,7 @@ class VideoFile(Clip):
 # %% ../../nbs/video/clip.ipynb #bc79cc07
 @patch
 def read(self:VideoFile, idxs, size=None, method='crop', on_error='raise', fit=resize_each):
+    "As `Clip.read`; a video that was not counted yet is counted on the way"
     if callable(idxs) and not is_counted(self.path):
         if found := self._read_counting(idxs, size, method, on_error): return found
     idxs, scaler = self.pick(idxs, lambda: self.count(on_error)), VideoReformatter()
@@ -196,6 +197,7 @@ def _read_counting(self:VideoFile, sampler, size, method, on_error):
 
 @patch
 def timed_frames(self:VideoFile, on_error='raise', size=None, method='crop', fit=resize_each):
+    "As `Clip.timed_frames`, with the stamps of the file"
     scaler = VideoReformatter()
     with OpenVideo(self.path) as v:
         for frame in v.frames(on_error):
@@ -258,6 +260,7 @@ def frames(self:VideoRange,
 
 @patch
 def read(self:VideoRange, idxs, size=None, method='crop', on_error='raise', fit=resize_each):
+    "As `Clip.read`; frame 0 is the first of the part"
     first, n = self.frames(on_error)
     idxs = [first + i for i in self.within(idxs, n, on_error)]
     return self.whole().read(idxs, size, method, on_error, fit) if idxs else []
