@@ -3,7 +3,7 @@ import re, subprocess, sys
 
 import numpy as np, pytest, torch
 from fastai.learner import load_learner
-from torchvision.models import squeezenet1_1
+from torchvision.models import mobilenet_v2
 
 from fastai_seq.data.augment import safe_tfms
 from fastai_seq.data.dataloaders import ImageSeqDataLoaders
@@ -14,12 +14,13 @@ from fastai_seq.deploy.predict_timeline import predict_timeline
 from fastai_seq.deploy.runtime import OnnxPredictor
 from fastai_seq.deploy.stream import StreamPredictor
 from fastai_seq.judge.floor import beside_floor
-from fastai_seq.models.ensemble import best_weights
-from fastai_seq.models.linear import ClipPixels, ClipStats, fit_linear
-from fastai_seq.models.encoder import FrameEncoder
+from fastai_seq.models.ensemble import Averaged, best_weights
+from fastai_seq.models.linear import ClipPixels, LinearModel, fit_linear
 from fastai_seq.models.motion import MotionNet, small_grey
-from fastai_seq.train import recipe
-from fastai_seq.train.recipe import grouped_folds, settings_digest, take_look, train_clips
+from fastai_seq.models.places import ClipPlaces, PlacesNet
+from fastai_seq.train import candidates, recipe
+from fastai_seq.train.candidates import NetCandidate, take_look
+from fastai_seq.train.recipe import grouped_folds, settings_digest, train_clips
 from fastai_seq.video.read import read_frames
 from fastai_seq.video.sampling import EveryFrame
 
@@ -50,20 +51,54 @@ def test_it_is_exported(trained, clips, tmp_path):
     with trained.no_bar(): expected = trained.predict(clip)[2]
     np.testing.assert_allclose([*OnnxPredictor(tmp_path/'model.onnx')(clip).probs.values()], expected, atol=1e-4)
 
+def joined(n_out=2):
+    "A model of all kinds that the recipe joins, of random weights"
+    features = ClipPlaces(mobilenet_v2)
+    linear = LinearModel(features, 4*features.n_features, n_out, stats=True)
+    return Averaged([LinearModel(ClipPixels(), 12*18*18, n_out), linear, PlacesNet(features, n_out), MotionNet(n_out)], [1, 1, 1, 1])
+
+def test_all_that_it_joins_is_used_as_any_other_model(clips, tmp_path):
+    clip, learn = get_instances(clips)[0], recipe.seq_learner(load(clips), joined())
+    with learn.no_bar(): expected = learn.predict(clip)[2]
+    bundle = load_bundle(save_bundle(learn, tmp_path/'bundle'))
+    with bundle.no_bar(): torch.testing.assert_close(bundle.predict(clip)[2], expected, rtol=0, atol=1e-5)
+    for package in ('onnx', 'onnxruntime', 'onnxscript'): pytest.importorskip(package)
+    export_onnx(learn, tmp_path/'model.onnx')
+    np.testing.assert_allclose([*OnnxPredictor(tmp_path/'model.onnx')(clip).probs.values()], expected, atol=1e-4)
+
+def test_what_an_image_network_sees_is_tried(clips, tmp_path):
+    torch.save(mobilenet_v2().state_dict(), tmp_path/'weights.pth')
+    learn = train_clips(load(clips), .05, weights=tmp_path/'weights.pth', path=tmp_path)
+    assert {'image network, linear', 'network of places'} <= set(learn.tried.index)
+
+def test_what_several_see_is_computed_once(clips):
+    model, calls = joined().eval(), []
+    model.models[1].features.register_forward_hook(lambda *_: calls.append(1))
+    x = load(clips).train.one_batch()[0]
+    one_by_one = sum(m(x).log_softmax(1) for m in model.models)
+    calls.clear()
+    torch.testing.assert_close(model(x), one_by_one)
+    assert len(calls) == 1
+
+def test_what_was_seen_already_is_answered_alike(clips):
+    x = load(clips).train.one_batch()[0]
+    for model in joined().eval().models:
+        if hasattr(model, 'features'): torch.testing.assert_close(model(x), model.scores(model.features(x)))
+
 def test_a_killed_one_goes_on_to_the_same_model(trained, clips, tmp_path, monkeypatch):
-    fit, calls = recipe.MotionCandidate.fit, []
+    fit, calls = NetCandidate.fit, []
     def killed(self, *args, **kwargs):
         calls.append(args)
         if len(calls) == 4: raise KeyboardInterrupt
         return fit(self, *args, **kwargs)
     def plan(self, *args): return dict(epochs=2)                # what it measures is not the same twice
-    monkeypatch.setattr(recipe.MotionCandidate, 'plan', plan)
-    monkeypatch.setattr(recipe.MotionCandidate, 'fit', killed)
+    monkeypatch.setattr(NetCandidate, 'plan', plan)
+    monkeypatch.setattr(NetCandidate, 'fit', killed)
     train = lambda: train_clips(load(clips), .05, weights=False, path=tmp_path)
     with pytest.raises(KeyboardInterrupt): train()
     kept, = tmp_path.rglob('train_clips_*.pt')
     finished = torch.load(kept, weights_only=True)
-    assert {'folds of pixels, linear', 'folds of small network of motion'} <= set(finished)
+    assert {'folds of pixels, linear', 'folds of network of motion'} <= set(finished)
     learn = train()
     assert len(calls) == 5 and not kept.exists()         # three folds and the last fit, which was killed once
     assert (learn.tried.weight > 0).any()
@@ -108,10 +143,11 @@ def test_augmented_looks_are_near_the_plain_one(clips):
     "Light is changed before frames are normalised"
     dls = load(clips)
     recipe.seq_learner(dls, MotionNet(dls.c))
-    plain, varied = (take_look(dls, dict(x=torch.nn.Flatten()), tfms)['x'] for tfms in ((), safe_tfms()))
+    flat = torch.nn.Flatten()
+    plain, varied = (take_look(dls, [flat], tfms)[flat].float() for tfms in ((), safe_tfms()))
     assert abs(plain.mean() - varied.mean()) < .4 and .6 < varied.std()/plain.std() < 1.5
 
-@pytest.mark.parametrize('model', [MotionNet(3), ClipPixels(), ClipStats(FrameEncoder(squeezenet1_1, False))], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize('model', [MotionNet(3), ClipPixels(), ClipPlaces(mobilenet_v2)], ids=lambda m: type(m).__name__)
 def test_padding_is_no_frame(model, clips):
     x = load(clips, sampler=EveryFrame, bs=24, drop_last=False).train.one_batch()[0]
     x.lengths = (2,)*len(x)

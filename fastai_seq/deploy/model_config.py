@@ -27,7 +27,8 @@ from ..models.vit_timesformer import VitTimeSformer, timesformer_from_vit
 from ..models.videonets import VideoNet
 from ..models.motion import MotionNet
 from ..models.ensemble import Averaged
-from ..models.linear import ClipPixels, ClipStats, LinearModel
+from ..models.linear import ClipPixels, LinearModel
+from ..models.places import ClipPlaces, PlacesNet
 
 # %% ../../nbs/deploy/model_config.ipynb #19fe7900
 _known_heads = {c.__name__: c for c in (Head, *head_classes.values())}
@@ -127,13 +128,18 @@ def _(model:HFVideoModel):
 
 # %% ../../nbs/deploy/model_config.ipynb #fc5dd714
 @model_to_config.register
-def _(model:ClipStats):
-    return dict(kind='ClipStats', net=network_to_config(_arguments(model.encoder)['arch']), places=model.places)
+def _(model:ClipPlaces):
+    return dict(kind='ClipPlaces', net=network_to_config(_arguments(model)['arch']), places=model.places)
+
+@model_to_config.register
+def _(model:PlacesNet):
+    return dict(kind='PlacesNet', features=model_to_config(model.features), args=_arguments(model.over_time))
 
 @model_to_config.register
 def _(model:LinearModel):
     n_out, n_in = model.classify.weight.shape
-    return dict(kind='LinearModel', features=model_to_config(model.features), n_in=n_in, n_out=n_out)
+    return dict(kind='LinearModel', features=model_to_config(model.features), n_in=n_in, n_out=n_out,
+                stats=model.stats)
 
 @model_to_config.register
 def _(model:Averaged):
@@ -155,11 +161,12 @@ def _hf_model(config):
 
 def _plain_model(config): return _known_models[config['kind']](**config['args'])
 
-def _clip_stats(config):
-    return ClipStats(FrameEncoder(network_from_config(config['net']), False), config['places'])
+def _clip_places(config): return ClipPlaces(network_from_config(config['net']), False, config['places'])
+
+def _places_net(config): return PlacesNet(_part(config['features']), **config['args'])
 
 def _linear_model(config):
-    return LinearModel(_part(config['features']), config['n_in'], config['n_out'])
+    return LinearModel(_part(config['features']), config['n_in'], config['n_out'], config['stats'])
 
 def _averaged(config): return Averaged([_part(o) for o in config['models']], config['weights'])
 
@@ -169,7 +176,8 @@ def _part(config):
     return model_from_config(config)
 
 _makers = dict(SeqModel=_seq_model, VideoNet=_video_net, VitTimeSformer=_vit_model, HFVideoModel=_hf_model,
-               ClipStats=_clip_stats, LinearModel=_linear_model, Averaged=_averaged)
+               ClipPlaces=_clip_places, PlacesNet=_places_net,
+               LinearModel=_linear_model, Averaged=_averaged)
 _makers |= dict.fromkeys(_known_models, _plain_model)
 _own_parts = dict(SeqModel=('arch', 'head'), VideoNet=('arch',))
 

@@ -18,7 +18,7 @@ from ..data.task import CategoryTask
 from ..data.task_of import task_of
 from .intervals import metric_table
 from ..models.linear import ClipPixels, LinearModel
-from ..train.recipe import LinearCandidate, class_numbers, take_look
+from ..train.candidates import LinearCandidate, class_numbers, take_look
 
 # %% ../../nbs/judge/floor.ipynb #c9082f21
 def linear_floor(
@@ -26,8 +26,8 @@ def linear_floor(
 )->LinearModel: # From clips to scores of classes
     "A logistic regression of small grey pixels, fitted to one look at the training clips"
     candidate = LinearCandidate('linear floor', ClipPixels())
-    look = take_look(dls, {candidate.name: candidate.part})
-    return candidate.model(candidate.fit([look[candidate.name]], class_numbers(dls), dls.c))
+    look = take_look(dls, [candidate.part])
+    return candidate.fit([look[candidate.part]], class_numbers(dls), dls.c)
 
 # %% ../../nbs/judge/floor.ipynb #9ac4c785
 @torch.no_grad()
