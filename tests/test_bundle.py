@@ -248,7 +248,7 @@ def test_tampered_files_are_refused_and_nothing_is_run(saved, tmp_path):
             lambda: edit(answer=[]),
             lambda: arch(),
         ],
-        'format': [lambda: edit(format=2), lambda: edit(format=None)],
+        'format': [lambda: edit(format=3), lambda: edit(format=None)],
         'no bundle of this library': [lambda: (path / 'bundle.json').write_text('[]')],
         'no network': [lambda: arch(name='os.system')],
         'may name no others': [

@@ -64,6 +64,7 @@ def test_a_training_goes_on(files, tmp_path, capsys):
         head='lstm',
         pretrained=False,
         hidden_size=4,
+        bn=True,                # as heads of 0.1.0 were
         path=files,
         model_dir='.',
     )

@@ -41,6 +41,13 @@ def _group_remarks(grouped):
     groups = grouped.groupby('cls').group.nunique()
     lone = groups[groups < 2].index
     if len(lone): yield f"classes of one recording group, which cannot be split honestly: {', '.join(lone)}"
+    number = grouped.group.str.extract(r'(g\d+)$')[0]
+    classes = grouped.cls.groupby(number).nunique().sort_values(ascending=False, kind='stable')
+    if classes.iloc[0] > 1:
+        yield (f"{(classes > 1).sum()} group numbers stand in several classes, such as {classes.index[0]} in "
+               f"{classes.iloc[0]} of {grouped.cls.nunique()}. Each is taken for a recording of its class, as in UCF101. "
+               "If a number is one person, camera or day, hold it out as a whole: --group '_(g[0-9]+)', or "
+               "group=r'_(g\\d+)' in Python")
 
 # %% ../../nbs/commands/doctor.ipynb #a51fafe6
 def print_findings(

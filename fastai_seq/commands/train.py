@@ -134,7 +134,7 @@ def train_network(
     check_room(learn.model, out)
     name = ', '.join(filter(None, [arch or 'resnet18', head, 'pretrained' if pretrained else 'from scratch']))
     given = {k: v for k, v in dict(epochs=epochs, fine_tune=fine_tune, lr=lr).items() if v is not None}
-    fit = partial(fit_stages, learn, pretrained, **dict(epochs=8, fine_tune=0, lr=4e-3) | given)
+    fit = partial(fit_stages, learn, pretrained, **dict(epochs=8, fine_tune=0, lr=1e-3) | given)
     return learn, timed_fit(name, learn, fit)
 
 # %% ../../nbs/commands/train.ipynb #f9869c59
@@ -186,7 +186,7 @@ def train(
     # (see `fit_head`)
     epochs: int = None,
     fine_tune: int = None,  # Further epochs in which all of the network of your choice learns; pays with many clips
-    lr: float = None,  # Highest learning rate of a network of your choice; 4e-3 if not given
+    lr: float = None,  # Highest learning rate of a network of your choice; 1e-3 if not given
     # The network's weights: download, none, or a local file (of MobileNetV2, if no network is chosen)
     weights: str = 'download',
     seq_len: int = None,  # Frames per clip; 16 if not given, 8 for a network of your choice

@@ -24,7 +24,7 @@ from safetensors.torch import load, save
 from ..data.task import task_from_config
 from .answering import answer_config, loss_for, target_tfms
 from .card import model_card
-from .model_config import model_from_config, model_to_config
+from .model_config import model_from_config, model_to_config, of_format_1
 from .networks import library_versions
 from .reading import clips_config, dls_from_config
 from ..utils import written_whole
@@ -32,7 +32,7 @@ from ..video.sampling import sampler_from_config
 
 # %% ../../nbs/deploy/bundle.ipynb #7899c440
 bundle_files = _config_file, _weights_file, _card_file = 'bundle.json', 'model.safetensors', 'README.md'
-_format = 1
+_format = 2
 
 def _digest(config):
     "Of what `bundle.json` says, but for this digest itself"
@@ -135,11 +135,13 @@ def _read_config(file):
     with _no_bundle(file): config = json.loads(file.read_text(encoding='utf-8'))
     if not isinstance(config, dict) or config.get('library') != 'fastai_seq': raise ValueError(
         f"{file} is no bundle of this library")
-    if config.get('format') != _format: raise ValueError(
+    if config.get('format') not in (1, _format): raise ValueError(
         f"{file.parent} has format {config.get('format')!r}, this version of the library ({version('fastai_seq')}) "
-        f"reads format {_format}; it was written by {config.get('versions')}: install that")
+        f"reads formats 1 and {_format}; it was written by {config.get('versions')}: install that")
     if config.get('digest') != _digest(config): raise ValueError(
         f"{file} is not the file that was saved: what it says has another digest than it names; get the bundle again")
+    if config['format'] == 1:
+        with _no_bundle(file): config['model'] = of_format_1(config['model'])
     return config
 
 # %% ../../nbs/deploy/bundle.ipynb #16870182
