@@ -41,12 +41,13 @@ class ClipPlaces(MadeWith, Module):
         pretrained=False, # As in `FrameEncoder`
         places=4 # Rows and columns of the grid on which features are averaged
     ):
-        self.layers, n = lower_half(FrameEncoder(arch, pretrained).body)
+        layers, n = lower_half(FrameEncoder(arch, pretrained).body)
+        self.layers = layers.to(memory_format=torch.channels_last)      # a third faster on CPUs
         self.places, self.n_features = places, n*places**2
 
     def forward(self, x):
         x = whole_clips(x, 'ClipPlaces')
-        maps = self.layers(x.flatten(0, 1))
+        maps = self.layers(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         return F.adaptive_avg_pool2d(maps, self.places).flatten(1).unflatten(0, x.shape[:2])
 
 # %% ../../nbs/models/places.ipynb #04fb2a08

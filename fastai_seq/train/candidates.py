@@ -50,6 +50,7 @@ def take_look(
 # %% ../../nbs/train/candidates.ipynb #92ce7c29
 class LinearCandidate:
     "A logistic regression of what `part` says of a clip"
+    max_looks = 6      # more do not help
     def __init__(self,
         name, # For the table
         part, # Module from clips to vectors, or to a vector for each frame
@@ -64,6 +65,7 @@ class LinearCandidate:
         n_out # Number of classes
     )->LinearModel: # From clips to scores
         "The fitted model; its `scores` takes rows of a look"
+        looks = looks[:self.max_looks]
         vectors = LinearModel(self.part, 1, n_out, self.stats).vectors
         layer = fit_linear(torch.cat([vectors(o.float()) for o in looks]).numpy(), np.tile(labels, len(looks)), n_out)
         model = LinearModel(self.part, layer.in_features, n_out, self.stats)

@@ -100,16 +100,19 @@ class Finished:
 # %% ../../nbs/train/recipe.ipynb #27075a7c
 def take_looks(
     dls, # `DataLoaders` of clips
-    candidates, # From `usual_candidates`
+    parts, # Modules from clips to what is held of them
     seconds, # To take, more or less
-    max_looks=6 # More do not help
-)->list: # A dict of tensors for each look
-    "One look at the clips as they are, and as many augmented ones as there is time for"
-    parts, start = [candidate.part.to(dls.device) for candidate in candidates], time.time()
-    looks = [take_look(dls, parts)]
-    n_more = int(np.clip(seconds/(time.time() - start) - 1, 1, max_looks - 1))
+    max_looks=10 # Of each part; more do not help
+)->dict: # Part -> a tensor for each look
+    """One look at the clips as they are, and as many augmented ones as there is time for; those without a network cost
+    little, and get more"""
+    start, parts = time.time(), list(dict.fromkeys(parts))
+    looks = [take_look(dls, [part.to(dls.device) for part in parts])]
+    n_more = int(np.clip(.8*seconds/(time.time() - start) - 1, 1, max_looks - 1))
     for _ in progress_bar(range(n_more), leave=False): looks.append(take_look(dls, parts, safe_tfms()))
-    return looks
+    light = [part for part in parts if not list(part.parameters())]
+    while len(looks) < max_looks and time.time() - start < seconds: looks.append(take_look(dls, light, safe_tfms()))
+    return {part: [look[part] for look in looks if part in look] for part in parts}
 
 def settings_digest(
     dls, # `DataLoaders` of clips
@@ -125,7 +128,7 @@ def settings_digest(
 # %% ../../nbs/train/recipe.ipynb #ba691d2b
 def try_candidates(
     candidates, # What is tried
-    looks, labels, n_out, # A dict of tensors for each look; class of each clip; number of classes
+    looks, labels, n_out, # Part -> its looks; class of each clip; number of classes
     folds, # From `grouped_folds`
     seconds, # To take, more or less
     finished # `Finished` values
@@ -135,7 +138,7 @@ def try_candidates(
     judged = labels[np.concatenate([o for _, o in folds])]
     for n_tried, candidate in enumerate(progress_bar(candidates, leave=False)):
         name, start, share = candidate.name, time.time(), seconds/(len(candidates) - n_tried)
-        part = [look[candidate.part] for look in looks]
+        part = looks[candidate.part]
         plan = finished(f'plan of {name}', lambda: candidate.plan(part, labels, n_out, share))
         answers = finished(f'folds of {name}', lambda: predict_folds(candidate, part, labels, n_out, folds, **plan))
         right = float((answers.argmax(1).numpy() == judged).mean())
@@ -151,14 +154,14 @@ def try_candidates(
 def fit_chosen(
     candidates, plans, # What was tried, and the plan of each
     tried, # Table of `try_candidates`
-    looks, labels, n_out, # A dict of tensors for each look; class of each clip; number of classes
+    looks, labels, n_out, # Part -> its looks; class of each clip; number of classes
     finished # `Finished` values
 )->Averaged: # From clips to scores
     "Those candidates that have a weight, fitted to all training clips and joined"
     models = []
     for candidate, plan in zip(candidates, plans):
         if not tried.weight[candidate.name]: continue
-        part = [look[candidate.part] for look in looks]
+        part = looks[candidate.part]
         def fit(): return candidate.fit(part, labels, n_out, **plan).state_dict()
         state = finished(f'fit of {candidate.name}', fit)
         model = candidate.unfitted(state, n_out)
@@ -191,11 +194,12 @@ def train_clips(
     folds = grouped_folds(groups, labels, seed=seed)
     name = settings_digest(dls, minutes=minutes, weights=str(weights), seed=seed, groups=groups)
     finished = Finished(learn.path/learn.model_dir/f'train_clips_{name}.pt')
-    looks = take_looks(dls, candidates, .3*seconds)
+    looks = take_looks(dls, [candidate.part for candidate in candidates], .35*seconds)
     left = .8*seconds - (time.time() - start)
     learn.tried, plans = try_candidates(candidates, looks, labels, dls.c, folds, left, finished)
     print(learn.tried.to_string(), flush=True)
     learn.model = fit_chosen(candidates, plans, learn.tried, looks, labels, dls.c, finished).to(dls.device)
     finished.remove()
-    print(f'trained in {human_duration(time.time() - start)}, on {len(looks)} looks at {len(labels)} clips')
+    n_looks = min(map(len, looks.values()))
+    print(f'trained in {human_duration(time.time() - start)}, on {n_looks} looks or more at {len(labels)} clips')
     return learn
