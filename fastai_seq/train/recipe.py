@@ -195,7 +195,7 @@ def train_clips(
     name = settings_digest(dls, minutes=minutes, weights=str(weights), seed=seed, groups=groups)
     finished = Finished(learn.path/learn.model_dir/f'train_clips_{name}.pt')
     looks = take_looks(dls, [candidate.part for candidate in candidates], .35*seconds)
-    left = .8*seconds - (time.time() - start)
+    left = .9*seconds - (time.time() - start)
     learn.tried, plans = try_candidates(candidates, looks, labels, dls.c, folds, left, finished)
     print(learn.tried.to_string(), flush=True)
     learn.model = fit_chosen(candidates, plans, learn.tried, looks, labels, dls.c, finished).to(dls.device)
