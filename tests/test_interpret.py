@@ -248,7 +248,7 @@ def test_occlusion_encodes_each_frame_once(flash):
 @pytest.mark.parametrize('shared', [True, False])
 def test_grad_cam_of_a_linear_head_is_known(flash, shared):
     "The classifier's weights times the maps: features averaged over places, one linear layer"
-    learn = untrained(flash[0], 'avg', lin_ftrs=[])
+    learn = untrained(flash[0], 'avg', lin_ftrs=[], bn=True)
     f, (lin,) = flash[0].valid.items[0], [m for m in learn.model.head.classify.modules() if isinstance(m, nn.Linear)]
     x = learn.dls.test_dl([f]).one_batch()[0]
     with torch.no_grad(): maps = learn.model.eval().features(x)[0]

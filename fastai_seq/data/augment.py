@@ -152,10 +152,12 @@ def safe_tfms(
     max_shift=.08, # Share of width and height
     max_lighting=.2 # Change of brightness and contrast
 )->list: # Transforms of batches
-    "Augmentation that changes no label, for any clips: small turns, shifts, zoom and light, one draw a clip"
-    shift = AffineCoordTfm(aff_fs=partial(random_shift, max_shift=max_shift), align_corners=True)
+    """Augmentation that changes no label, for any clips: small turns, shifts, zoom and light, one draw a clip. What
+    comes in at the border repeats it: a reflection would be a second hand, which moves the other way."""
+    border = dict(pad_mode=PadMode.Border, align_corners=True)
+    shift = AffineCoordTfm(aff_fs=partial(random_shift, max_shift=max_shift), **border)
     others = aug_transforms(do_flip=False, max_rotate=max_rotate, min_zoom=1/max_zoom, max_zoom=max_zoom,
-                            max_warp=0, max_lighting=max_lighting)
+                            max_warp=0, max_lighting=max_lighting, **border)
     return [shift, *others]
 
 # %% ../../nbs/data/augment.ipynb #7d8f1b16
