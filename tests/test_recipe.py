@@ -80,6 +80,13 @@ def test_what_several_see_is_computed_once(clips):
     torch.testing.assert_close(model(x), one_by_one)
     assert len(calls) == 1
 
+def test_models_of_frames_are_joined_too(clips):
+    from fastai_seq.models.seqmodel import create_seq_model
+    from torchvision.models import squeezenet1_1
+    model = create_seq_model(squeezenet1_1, 2, 'lstm', pretrained=False, hidden_size=8).eval()
+    x = load(clips).train.one_batch()[0]
+    torch.testing.assert_close(Averaged([model], [1.])(x), model(x).log_softmax(1))
+
 def test_what_was_seen_already_is_answered_alike(clips):
     x = load(clips).train.one_batch()[0]
     for model in joined().eval().models:

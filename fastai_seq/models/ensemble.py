@@ -18,17 +18,16 @@ from torch.nn import functional as F
 class Averaged(Module):
     "The weighted sum of the logarithms of what `models` take for probable: `(B,T,C,H,W)` to `(B,n_out)`"
     def __init__(self,
-        models, # Modules from clips to scores of classes; one with `features` has `scores` of these
+        models, # Modules from clips to scores of classes; those with `features` and `scores` of them may share the former
         weights # A number for each
     ): self.models, self.weights = nn.ModuleList(models), list(map(float, weights))
 
     def forward(self, x):
         seen = {}           # what several models see in the frames is computed once
         def scores(m):
-            features = getattr(m, 'features', None)
-            if features is None: return m(x)
-            if features not in seen: seen[features] = features(x)
-            return m.scores(seen[features])
+            if not (hasattr(m, 'features') and hasattr(m, 'scores')): return m(x)
+            if m.features not in seen: seen[m.features] = m.features(x)
+            return m.scores(seen[m.features])
         return sum(w*scores(m).log_softmax(1) for w, m in zip(self.weights, self.models))
 
 # %% ../../nbs/models/ensemble.ipynb #60cc353c

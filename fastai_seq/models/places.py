@@ -1,4 +1,4 @@
-"""What an image network sees at each place of a frame, halfway up, and how it changes: features that are computed once, and a small network of them.
+"""What the lower half of an image network sees at each place of a frame, and a small network of how it changes.
 
 Docs: https://fastai-seq.github.io/fastai_seq/models/places.html.md"""
 
