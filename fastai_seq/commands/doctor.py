@@ -45,9 +45,9 @@ def _group_remarks(grouped):
     classes = grouped.cls.groupby(number).nunique().sort_values(ascending=False, kind='stable')
     if classes.iloc[0] > 1:
         yield (f"{(classes > 1).sum()} group numbers stand in several classes, such as {classes.index[0]} in "
-               f"{classes.iloc[0]} of {grouped.cls.nunique()}. Each is taken for a recording of its class, as in UCF101. "
-               "If a number is one person, camera or day, hold it out as a whole: --group '_(g[0-9]+)', "
-               "or group=r'_(g\\d+)' in Python")
+               f"{classes.iloc[0]} of {grouped.cls.nunique()}. "
+               "Each is taken for a recording of its class, as in UCF101. If a number is one person, camera or day, "
+               "hold it out as a whole: --group '_(g[0-9]+)', or group=r'_(g\\d+)' in Python")
 
 # %% ../../nbs/commands/doctor.ipynb #a51fafe6
 def print_findings(

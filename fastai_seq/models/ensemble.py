@@ -18,7 +18,7 @@ from torch.nn import functional as F
 class Averaged(Module):
     "The weighted sum of the logarithms of what `models` take for probable: `(B,T,C,H,W)` to `(B,n_out)`"
     def __init__(self,
-        models, # Modules from clips to scores of classes; those with `features` and `scores` of them may share the former
+        models, # Modules from clips to scores of classes; those with `features` and `scores` may share features
         weights # A number for each
     ): self.models, self.weights = nn.ModuleList(models), list(map(float, weights))
 
